@@ -1,0 +1,716 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: freethreading_compatible=True
+"""The only border between Python and the kernels: Network, Stream, BLAS and the GIL.
+
+A `Network` is a packed model as the C structs of ``kernels/fastlstm.h``; a `Stream` is a network plus
+its state. Nothing here imports a Python module of ours; ``fastlstm.model`` and ``fastlstm.stream`` give
+these classes their public faces.
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
+from cpython.pythread cimport (
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
+    WAIT_LOCK)
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+import numpy as np
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from *:
+    """
+    /* 1 if the caller now holds the flag, 0 if someone else does. Atomic, because a free-threaded
+       interpreter has no GIL to make a test-and-set one step. */
+    static inline int fl_enter(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
+    static inline void fl_leave(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+    """
+    int fl_enter(int *flag) nogil
+    void fl_leave(int *flag) nogil
+
+
+cdef extern from "stdlib.h":
+    void *aligned_alloc(size_t alignment, size_t size) nogil
+
+
+cdef extern from "kernels/fastlstm.h":
+    ctypedef enum fl_kind:
+        FL_LOOKUP, FL_LINEAR, FL_ACTIVATION, FL_LSTM, FL_GRU, FL_RNN
+
+    ctypedef enum fl_function:
+        FL_IDENTITY, FL_RELU, FL_TANH, FL_SIGMOID, FL_SOFTMAX, FL_LOG_SOFTMAX
+
+    ctypedef struct fl_panels:
+        const void *weights
+        const void *bias
+        size_t stride, panels, groups
+
+    ctypedef struct fl_cell:
+        fl_panels gates, projection
+        const void *bias_n
+        const void *table
+        size_t input_rows, hidden_size, h_size, h_offset, c_offset, y_offset
+
+    ctypedef struct fl_layer:
+        fl_kind kind
+        fl_function function
+        size_t input_size, output_size
+        const void *table
+        fl_panels linear
+        int directions
+        fl_cell cell[2]
+
+    ctypedef struct fl_model:
+        const fl_layer *layers
+        size_t n_layers, state_size
+        int takes_tokens
+
+    ctypedef struct fl_plan:
+        size_t chunk, gate_steps, bytes
+
+    ctypedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x,
+                             size_t x_stride, const void *w, void *y,
+                             size_t y_stride) noexcept nogil
+
+    ctypedef struct fl_call:
+        size_t T, B
+        const void *x
+        ptrdiff_t x_t, x_b
+        const int64_t *tokens
+        void *y
+        ptrdiff_t y_t, y_b
+        void *const *state
+        const fl_plan *plan
+        void *scratch
+        fl_gemm gemm
+        const char *ran
+
+    ctypedef struct fl_kernel:
+        const char *name
+        size_t lanes, real_size
+        uint32_t needs
+        size_t gemm_rows
+        void (*run)(const fl_model *model, fl_call *call) noexcept nogil
+
+    const fl_kernel *const fl_kernels[]
+    uint32_t fl_cpu_features()
+    const fl_kernel *fl_find(const char *name, size_t real_size)
+    int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T, size_t B,
+                    fl_plan *plan)
+
+
+cdef dict KINDS = {
+    "lookup": FL_LOOKUP, "linear": FL_LINEAR, "activation": FL_ACTIVATION,
+    "lstm": FL_LSTM, "gru": FL_GRU, "rnn": FL_RNN,
+}
+cdef dict FUNCTIONS = {
+    "identity": FL_IDENTITY, "relu": FL_RELU, "tanh": FL_TANH, "sigmoid": FL_SIGMOID,
+    "softmax": FL_SOFTMAX, "log_softmax": FL_LOG_SOFTMAX,
+}
+
+# Bytes of weights a call may read with the GIL held: about 5 microseconds at the 30 to 60 GB/s at
+# which one core reads beyond its first-level cache. Releasing and taking it back costs 0.1.
+cdef size_t GIL_BYTES = 192 * 1024
+
+
+def kernels(size_t real_size=4):
+    """Kernels this machine can run, best first.
+
+    Parameters
+    ----------
+    real_size : {4, 8}
+        Bytes of one number.
+
+    Returns
+    -------
+    list of (str, int)
+        Name and lanes.
+    """
+    found = []
+    cdef size_t i = 0
+    while fl_kernels[i] != NULL:
+        if fl_kernels[i].real_size == real_size and fl_find(fl_kernels[i].name, real_size) != NULL:
+            found.append((fl_kernels[i].name.decode(), fl_kernels[i].lanes))
+        i += 1
+    return found
+
+
+def known_isas():
+    """Names of all instruction sets built for this architecture, whether or not the CPU has them."""
+    names = []
+    cdef size_t i = 0
+    while fl_kernels[i] != NULL:
+        if fl_kernels[i].real_size == 4:
+            names.append(fl_kernels[i].name.decode())
+        i += 1
+    return names
+
+
+
+# BLAS, of SciPy's Cython interface. Nothing links to it: the functions are looked up when a kernel
+# wants them, and their absence or an unknown signature only means that the kernel's own loops run.
+
+ctypedef void (*gemm32)(char *, char *, int *, int *, int *, void *, void *, int *, void *, int *,
+                        void *, void *, int *) noexcept nogil
+ctypedef void (*gemm64)(char *, char *, int64_t *, int64_t *, int64_t *, void *, void *, int64_t *,
+                        void *, int64_t *, void *, void *, int64_t *) noexcept nogil
+
+cdef gemm32 blas32[2]  # sgemm, dgemm with 32-bit integers
+cdef gemm64 blas64[2]  # the same of an ILP64 build
+cdef PyThread_type_lock blas_lock = PyThread_allocate_lock()
+cdef object blas_found = None
+
+# OpenBLAS starts its threads above 2^18 multiply-adds a call (interface/gemm.c: SMP_THRESHOLD_MIN
+# times GEMM_MULTITHREAD_THRESHOLD); a model runs on the threads it was given, so calls stay below.
+cdef size_t BLAS_WORK = 1 << 18
+
+
+cdef void gemm(int which, size_t rows, size_t outputs, size_t inputs, const char *x,
+               size_t x_stride, const void *w, char *y, size_t y_stride) noexcept nogil:
+    """`fl_gemm` in Fortran's column-major terms: y^T += w^T x^T."""
+    cdef char n = b"N"
+    cdef float one = 1
+    cdef double one64 = 1
+    cdef void *unit = <void *>&one if which == 0 else <void *>&one64
+    cdef size_t item = 4 if which == 0 else 8
+    cdef size_t r = 0, most = max(BLAS_WORK // (outputs * inputs), <size_t>1)
+    cdef int m, k, count, ldx, ldy
+    cdef int64_t m64, k64, count64, ldx64, ldy64
+    m = m64 = outputs
+    k = k64 = inputs
+    ldx = ldx64 = x_stride
+    ldy = ldy64 = y_stride
+    PyThread_acquire_lock(blas_lock, WAIT_LOCK)
+    while r < rows:
+        count = count64 = min(most, rows - r)
+        if blas32[which] != NULL:
+            blas32[which](&n, &n, &m, &count, &k, unit, <void *>w, &m,
+                          <void *>(x + r * x_stride * item), &ldx, unit,
+                          <void *>(y + r * y_stride * item), &ldy)
+        else:
+            blas64[which](&n, &n, &m64, &count64, &k64, unit, <void *>w, &m64,
+                          <void *>(x + r * x_stride * item), &ldx64, unit,
+                          <void *>(y + r * y_stride * item), &ldy64)
+        r += most
+    PyThread_release_lock(blas_lock)
+
+
+cdef void gemm_of_floats(size_t rows, size_t outputs, size_t inputs, const void *x, size_t x_stride,
+                         const void *w, void *y, size_t y_stride) noexcept nogil:
+    gemm(0, rows, outputs, inputs, <const char *>x, x_stride, w, <char *>y, y_stride)
+
+
+cdef void gemm_of_doubles(size_t rows, size_t outputs, size_t inputs, const void *x,
+                          size_t x_stride, const void *w, void *y, size_t y_stride) noexcept nogil:
+    gemm(1, rows, outputs, inputs, <const char *>x, x_stride, w, <char *>y, y_stride)
+
+
+def find_blas():
+    """Look up sgemm and dgemm in ``scipy.linalg.cython_blas``, once.
+
+    Returns
+    -------
+    str
+        "LP64" or "ILP64" if both are there, else why they are not used.
+    """
+    global blas_found
+    if blas_found is None:
+        blas_found = look_up_blas()
+    return blas_found
+
+
+cdef object look_up_blas():
+    cdef const char *signature
+    cdef void *found[2]
+    cdef set integers = set()
+    try:
+        from scipy.linalg import cython_blas
+        capsules = [cython_blas.__pyx_capi__[name] for name in ("sgemm", "dgemm")]
+    except (ImportError, AttributeError, KeyError) as error:
+        return f"not found: {error!r}"
+    for i, real in enumerate("sd"):
+        signature = PyCapsule_GetName(capsules[i])
+        real = f"__pyx_t_5scipy_6linalg_11cython_blas_{real}"
+        for integer in ("int", "int64_t"):
+            known = (f"void (char *, char *, {integer} *, {integer} *, {integer} *, {real} *, "
+                     f"{real} *, {integer} *, {real} *, {integer} *, {real} *, {real} *, "
+                     f"{integer} *)")
+            if signature == known.encode():
+                integers.add(integer)
+                break
+        else:
+            return f"unknown signature: {signature.decode()}"
+        found[i] = PyCapsule_GetPointer(capsules[i], signature)
+    if len(integers) > 1:
+        return "integers of two sizes"
+    for i in range(2):
+        if "int" in integers:
+            blas32[i] = <gemm32>found[i]
+        else:
+            blas64[i] = <gemm64>found[i]
+    return "LP64" if "int" in integers else "ILP64"
+
+
+cdef class Buffer:
+    """Memory for the kernels: 64-byte aligned, zeroed, freed with the object."""
+
+    cdef char *data
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        self.size = (size + 63) // 64 * 64 if size < <size_t>-64 else size
+        self.data = <char *>aligned_alloc(64, self.size or 64)
+        if self.data == NULL:
+            raise MemoryError(f"{size} bytes of working memory")
+        memset(self.data, 0, self.size)
+
+    def __dealloc__(self):
+        free(self.data)
+
+
+cdef class Network:
+    """A packed model, read-only and shareable between threads.
+
+    Parameters
+    ----------
+    packed : pack.PackedModel
+        Packed for the lanes of `isa`; kept alive, read in place.
+    isa : str
+        Name of a kernel from :func:`kernels`.
+    reproducible : bool
+        Whether to do without BLAS, so that no bit depends on how a sequence is cut into calls.
+    """
+
+    cdef fl_model model
+    cdef fl_layer *layers
+    cdef const fl_kernel *kernel
+    cdef int type_num               # NumPy's number of the real type
+    cdef size_t step_bytes          # of weights that one step of one row reads
+    cdef bint wants_gemm            # whether to look for a BLAS before the first long run
+    cdef fl_gemm gemm               # NULL until then, or if there is none
+    cdef list spare                 # Buffers not in use; a list's append and pop are atomic
+    cdef readonly object packed
+    cdef readonly object dtype
+    cdef readonly Py_ssize_t input_size, output_size
+
+    def __cinit__(self, packed, str isa, bint reproducible=False):
+        self.packed = packed
+        self.dtype = packed.dtype
+        self.type_num = packed.dtype.num
+        self.spare = []
+        self.kernel = fl_find(isa.encode(), packed.dtype.itemsize)
+        if self.kernel == NULL or self.kernel.lanes != <size_t>packed.lanes:
+            raise ValueError(f"no kernel {isa!r} with {packed.lanes} lanes of {packed.dtype} here")
+        cdef size_t i, n = len(packed.layers)
+        self.layers = <fl_layer *>calloc(n, sizeof(fl_layer))
+        if self.layers == NULL:
+            raise MemoryError()
+        for i in range(n):
+            self.fill_layer(&self.layers[i], packed.layers[i])
+        self.model.layers = self.layers
+        self.model.n_layers = n
+        self.model.state_size = packed.state_size
+        self.model.takes_tokens = packed.takes_tokens
+        self.wants_gemm = self.kernel.gemm_rows > 0 and not reproducible
+        self.input_size = packed.layers[0].input_size
+        self.output_size = packed.layers[n - 1].output_size
+
+    def __dealloc__(self):
+        free(self.layers)
+
+    @property
+    def isa(self):
+        return self.kernel.name.decode()
+
+    cdef int point(self, const void **to, array) except -1:
+        if array is None:
+            return 0
+        if not (isinstance(array, np.ndarray) and array.flags.c_contiguous
+                and array.flags.aligned and array.dtype == self.dtype):
+            raise ValueError("packed arrays must be contiguous, aligned and of the model's dtype")
+        to[0] = cnp.PyArray_DATA(<cnp.ndarray>array)
+        return 0
+
+    cdef int fill_panels(self, fl_panels *to, panels) except -1:
+        if panels is None:
+            return 0
+        P, K, G, L = panels.weights.shape
+        if L != self.packed.lanes or panels.bias.shape != (P, G, L) or not 1 <= G <= 4:
+            raise ValueError(f"panels of shape {panels.weights.shape} do not fit the kernel")
+        self.point(&to.weights, panels.weights)
+        self.point(&to.bias, panels.bias)
+        to.panels, to.groups, to.stride = P, G, K * G * L
+        self.step_bytes += panels.weights.nbytes
+        return 0
+
+    cdef int fill_layer(self, fl_layer *to, layer) except -1:
+        to.kind = KINDS[layer.kind]
+        to.function = FUNCTIONS[layer.function]
+        to.input_size, to.output_size = layer.input_size, layer.output_size
+        self.point(&to.table, layer.table)
+        self.fill_panels(&to.linear, layer.linear)
+        to.directions = len(layer.cells)
+        if to.directions > 2:
+            raise ValueError(f"{to.directions} directions")
+        cdef fl_cell *at
+        for i, cell in enumerate(layer.cells):
+            at = &to.cell[<int>i]
+            self.fill_panels(&at.gates, cell.gates)
+            self.fill_panels(&at.projection, cell.projection)
+            self.point(&at.bias_n, cell.bias_n)
+            self.point(&at.table, cell.table)
+            at.input_rows, at.hidden_size, at.h_size = (
+                cell.input_rows, cell.hidden_size, cell.h_size)
+            at.h_offset, at.c_offset, at.y_offset = cell.h_offset, cell.c_offset, cell.y_offset
+        return 0
+
+    cdef int make_plan(self, size_t T, size_t B, fl_plan *plan) except -1:
+        if fl_plan_run(&self.model, self.kernel.lanes, self.kernel.real_size, T, B, plan) < 0:
+            raise MemoryError(f"a run of {T} steps of {B} rows needs more memory than there can be")
+        return 0
+
+    cdef bint is_long(self, size_t T, size_t B) noexcept:
+        """Whether a call is worth releasing the GIL for; 6 rows share one reading of the weights."""
+        return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
+
+    cdef int execute(self, fl_call *call) except -1:
+        """Run a call whose T, B, x or tokens, y, strides and state are set."""
+        cdef fl_plan plan
+        cdef Buffer scratch
+        self.make_plan(call.T, call.B, &plan)
+        try:
+            scratch = self.spare.pop()
+        except IndexError:
+            scratch = None
+        if scratch is None or scratch.size < plan.bytes:
+            scratch = Buffer(plan.bytes)
+        call.plan = &plan
+        call.scratch = scratch.data
+        if self.wants_gemm and call.T * call.B >= self.kernel.gemm_rows:
+            self.wants_gemm = False
+            if find_blas() in ("LP64", "ILP64"):
+                self.gemm = gemm_of_floats if self.kernel.real_size == 4 else gemm_of_doubles
+        call.gemm = self.gemm
+        if self.is_long(call.T, call.B):
+            with nogil:
+                self.kernel.run(&self.model, call)
+        else:
+            self.kernel.run(&self.model, call)
+        call.plan = NULL
+        # A run over a whole bidirectional sequence may have needed much: that is not kept.
+        if scratch.size <= KEEP_BYTES:
+            self.spare.append(scratch)
+        return 0
+
+    def run(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray state):
+        """Run a whole sequence; the caller has checked everything but what memory safety needs.
+
+        Parameters
+        ----------
+        x : array (T, B, I) of the model's dtype with unit stride along I, or int64 (T, B) of tokens
+            in range
+        y : array (T, B, O), likewise; written
+        state : array (B, state_size), contiguous; advanced in place
+        """
+        cdef cnp.npy_intp item = self.dtype.itemsize
+        cdef fl_call call
+        memset(&call, 0, sizeof(call))
+        if not (y.ndim == 3 and state.ndim == 2 and x.ndim == 3 - self.model.takes_tokens
+                and y.shape[2] == self.output_size and x.shape[0] == y.shape[0]
+                and x.shape[1] == y.shape[1] == state.shape[0]
+                and state.shape[1] == <Py_ssize_t>self.model.state_size
+                and y.dtype == self.dtype == state.dtype and state.flags.c_contiguous
+                and x.flags.aligned and y.flags.aligned
+                and (y.size == 0 or y.strides[2] == item) and y.flags.writeable
+                and state.flags.writeable):
+            raise ValueError("x, y and state do not fit the network")
+        call.T, call.B = y.shape[0], y.shape[1]
+        call.y, call.y_t, call.y_b = cnp.PyArray_DATA(y), y.strides[0] // item, y.strides[1] // item
+        if self.model.takes_tokens:
+            if x.dtype != np.int64:
+                raise ValueError("tokens must be int64")
+            check_tokens(x, self.input_size)
+            call.tokens = <const int64_t *>cnp.PyArray_DATA(x)
+            call.x_t, call.x_b = x.strides[0] // 8, x.strides[1] // 8
+        else:
+            if x.dtype != self.dtype or x.shape[2] != self.input_size or (
+                    x.size and x.strides[2] != item):
+                raise ValueError("x does not fit the network")
+            call.x = cnp.PyArray_DATA(x)
+            call.x_t, call.x_b = x.strides[0] // item, x.strides[1] // item
+        if call.T == 0 or call.B == 0:
+            return
+        cdef Buffer rows = Buffer(call.B * sizeof(void *))
+        cdef size_t b
+        cdef char *first = <char *>cnp.PyArray_DATA(state)
+        for b in range(call.B):
+            (<void **>rows.data)[b] = first + b * self.model.state_size * item
+        call.state = <void *const *>rows.data
+        self.execute(&call)
+
+
+# Bytes of scratch that a network keeps for its next run.
+cdef size_t KEEP_BYTES = 4 * 1024 * 1024
+
+
+def check_tokens(cnp.ndarray tokens, Py_ssize_t known):
+    """Raise ValueError if any of an int64 array of tokens lies outside [0, known)."""
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
+        wrong = np.argwhere((tokens < 0) | (tokens >= known))[0]
+        where = ", ".join(str(int(i)) for i in wrong)
+        raise ValueError(
+            f"token {tokens[tuple(wrong)]} at index ({where}) is out of range; the model knows "
+            f"tokens 0 to {known - 1}"
+        )
+
+
+def as_features(x, dtype, tuple shape):
+    """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
+
+    Raises
+    ------
+    TypeError
+        If x is not a plain NumPy array, or of another dtype or byte order.
+    ValueError
+        If its shape is another.
+    """
+    expected = "(" + ", ".join("T" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"x is a {type(x).__module__}.{type(x).__qualname__}; expected a NumPy array of {dtype} "
+            f"and shape {expected}; pass np.asarray(x, dtype=np.{dtype})"
+        )
+    if x.dtype != dtype or not x.dtype.isnative:
+        raise TypeError(
+            f"x has dtype {x.dtype.str if not x.dtype.isnative else x.dtype}; the model computes in "
+            f"{dtype} of this machine's byte order; pass x.astype(np.{dtype})"
+        )
+    if x.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, x.shape)):
+        raise ValueError(f"x has shape {x.shape}; expected {expected}")
+    return np.require(x, requirements=["C", "A"])
+
+
+def as_tokens(x, tuple shape, Py_ssize_t known):
+    """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known)."""
+    expected = "(" + ", ".join("T" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+    if not isinstance(x, (np.ndarray, np.integer, int)) or isinstance(x, (bool, np.ma.MaskedArray)):
+        raise TypeError(
+            f"x is a {type(x).__module__}.{type(x).__qualname__}; this model takes tokens: expected "
+            f"integers of shape {expected}; pass np.asarray(x, dtype=np.int64)"
+        )
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"x has dtype {array.dtype}; this model takes tokens: expected integers of shape "
+            f"{expected}; pass x.astype(np.int64)"
+        )
+    if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape)):
+        raise ValueError(f"x has shape {array.shape}; expected {expected}")
+    check_tokens(array, known)
+    return np.require(array, np.int64, ["C", "A"])
+
+
+cdef class Stream:
+    """A network and the state of `batch_size` rows that step together; the base of fastlstm.Stream.
+
+    Parameters
+    ----------
+    network : Network
+    batch_size : int or None
+        None: one unbatched row, arrays without the B axis.
+    """
+
+    cdef readonly Network network
+    cdef readonly object batch_size
+    cdef Py_ssize_t rows                # B
+    cdef Buffer state_block             # real (B, state_size)
+    cdef Buffer state_rows              # (B,) pointers into it
+    cdef Buffer scratch
+    cdef fl_plan plan
+    cdef fl_call call                   # of a step: all set but x, tokens and y
+    cdef int busy
+    cdef bint release                   # whether a step releases the GIL
+    cdef int x_ndim, y_ndim
+    cdef cnp.npy_intp x_shape[2]
+    cdef cnp.npy_intp y_shape[2]
+    cdef int64_t token
+
+    def __cinit__(self, Network network, batch_size=None, *args, **kwargs):
+        cdef Py_ssize_t b, B = 1 if batch_size is None else batch_size
+        cdef size_t row = network.model.state_size * network.kernel.real_size
+        if B < 1:
+            raise ValueError(f"batch_size is {B}; expected at least 1")
+        self.network = network
+        self.batch_size = batch_size
+        self.rows = B
+        if row and <size_t>B > (<size_t>-1) // 2 // row:
+            raise MemoryError(f"the states of {B} rows")
+        self.state_block = Buffer(row * B)
+        self.state_rows = Buffer(B * sizeof(void *))
+        for b in range(B):
+            (<void **>self.state_rows.data)[b] = self.state_block.data + b * row
+        network.make_plan(1, B, &self.plan)
+        self.scratch = Buffer(self.plan.bytes)
+        self.release = network.is_long(1, B)
+        self.call.T, self.call.B = 1, B
+        self.call.state = <void *const *>self.state_rows.data
+        self.call.plan = &self.plan
+        self.call.scratch = self.scratch.data
+        self.call.x_b = 1 if network.model.takes_tokens else network.input_size
+        self.call.y_b = network.output_size
+        cdef bint batched = batch_size is not None
+        self.x_shape[0] = self.y_shape[0] = B
+        self.x_shape[batched] = network.input_size
+        self.y_shape[batched] = network.output_size
+        self.x_ndim = batched + (not network.model.takes_tokens)
+        self.y_ndim = batched + 1
+
+    cdef int enter(self) except -1:
+        if not fl_enter(&self.busy):
+            raise RuntimeError(
+                "this Stream is in use by another thread; a Stream belongs to one thread at a time: "
+                "give each thread its own with model.stream() or stream.clone()"
+            )
+        return 0
+
+    def step(self, x, *, out=None):
+        """Advance every row by one step."""
+        cdef cnp.ndarray array, result
+        self.enter()
+        try:
+            if self.network.model.takes_tokens:
+                array = self.tokens_of_step(x)
+                if array is None:
+                    self.call.tokens = &self.token
+                else:
+                    self.call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
+            else:
+                array = self.features_of_step(x)
+                self.call.x = cnp.PyArray_DATA(array)
+            if out is None:
+                result = cnp.PyArray_EMPTY(self.y_ndim, self.y_shape, self.network.type_num, 0)
+            else:
+                result = self.check_out(out, self.y_ndim, self.y_shape, array)
+            self.call.y = cnp.PyArray_DATA(result)
+            if self.release:
+                with nogil:
+                    self.network.kernel.run(&self.network.model, &self.call)
+            else:
+                self.network.kernel.run(&self.network.model, &self.call)
+            return result
+        finally:
+            fl_leave(&self.busy)
+
+    cdef cnp.ndarray features_of_step(self, x):
+        cdef cnp.ndarray array
+        if cnp.PyArray_CheckExact(x):
+            array = <cnp.ndarray>x
+            if (cnp.PyArray_TYPE(array) == self.network.type_num and cnp.PyArray_ISCARRAY_RO(array)
+                    and array.ndim == self.x_ndim and array.shape[0] == self.x_shape[0]
+                    and (self.x_ndim == 1 or array.shape[1] == self.x_shape[1])):
+                return array
+        return as_features(x, self.network.dtype, self.step_shape(self.x_ndim, self.x_shape))
+
+    cdef cnp.ndarray tokens_of_step(self, x):
+        """The tokens as an array, or None for a single one, which is then in `self.token`."""
+        if self.x_ndim == 0 and type(x) is int and 0 <= x < self.network.input_size:
+            self.token = x
+            return None
+        return as_tokens(x, self.step_shape(self.x_ndim, self.x_shape), self.network.input_size)
+
+    cdef tuple step_shape(self, int ndim, cnp.npy_intp *shape):
+        return tuple([shape[i] for i in range(ndim)])
+
+    cdef cnp.ndarray check_out(self, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x):
+        """`out` if it can be written in place of a new array, else an error that helps."""
+        cdef cnp.ndarray array
+        cdef char *x_first
+        cdef char *y_first
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out is a {type(out).__qualname__}; expected a NumPy array")
+        array = <cnp.ndarray>out
+        if cnp.PyArray_TYPE(array) != self.network.type_num or cnp.PyArray_ISBYTESWAPPED(array):
+            raise TypeError(f"out has dtype {array.dtype.str}; expected {self.network.dtype}")
+        if array.ndim != ndim or any([array.shape[i] != shape[i] for i in range(ndim)]):
+            raise ValueError(
+                f"out has shape {(<object>array).shape}; expected {self.step_shape(ndim, shape)}")
+        if not cnp.PyArray_ISCARRAY(array):
+            raise ValueError("out must be writeable, aligned and C-contiguous; make one with np.empty")
+        if x is not None:
+            x_first = <char *>cnp.PyArray_DATA(x)
+            y_first = <char *>cnp.PyArray_DATA(array)
+            if y_first < x_first + cnp.PyArray_NBYTES(x) and (
+                    x_first < y_first + cnp.PyArray_NBYTES(array)):
+                raise ValueError("out shares memory with x; give it memory of its own")
+        return array
+
+    def run(self, x, *, out=None):
+        """Advance every row by a block of steps."""
+        cdef cnp.ndarray array, result
+        cdef fl_call call
+        cdef cnp.npy_intp y_shape[3]
+        cdef int i
+        self.enter()
+        try:
+            shape = (None, *self.step_shape(self.x_ndim, self.x_shape))
+            memset(&call, 0, sizeof(call))
+            if self.network.model.takes_tokens:
+                array = as_tokens(x, shape, self.network.input_size)
+                call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
+            else:
+                array = as_features(x, self.network.dtype, shape)
+                call.x = cnp.PyArray_DATA(array)
+            y_shape[0] = array.shape[0]
+            for i in range(self.y_ndim):
+                y_shape[i + 1] = self.y_shape[i]
+            if out is None:
+                result = cnp.PyArray_EMPTY(
+                    self.y_ndim + 1, y_shape, self.network.type_num, 0)
+            else:
+                result = self.check_out(out, self.y_ndim + 1, y_shape, array)
+            call.T, call.B = array.shape[0], self.rows
+            call.x_b, call.y_b = self.call.x_b, self.call.y_b
+            call.x_t, call.y_t = call.x_b * self.rows, call.y_b * self.rows
+            call.y = cnp.PyArray_DATA(result)
+            call.state = self.call.state
+            if call.T:
+                self.network.execute(&call)
+                self.call.ran = call.ran
+            return result
+        finally:
+            fl_leave(&self.busy)
+
+    def reset(self):
+        """Set the state of every row to zero, where each sequence starts."""
+        self.enter()
+        memset(self.state_block.data, 0, self.state_block.size)
+        fl_leave(&self.busy)
+
+    @property
+    def isa_of_last_step(self):
+        """Name that the kernel which ran last wrote itself; None before the first step."""
+        return None if self.call.ran == NULL else self.call.ran.decode()
+
+    cdef cnp.ndarray state_view(self):
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = self.rows, self.network.model.state_size
+        return cnp.PyArray_SimpleNewFromData(2, shape, self.network.type_num, self.state_block.data)
+
+    def read_block(self):
+        """A copy of the state of all rows: array (B, state_size)."""
+        self.enter()
+        try:
+            return self.state_view().copy()
+        finally:
+            fl_leave(&self.busy)
+
+    def write_block(self, block):
+        """Replace the state of all rows by a (B, state_size) array of the model's dtype."""
+        self.enter()
+        try:
+            (<object>self.state_view())[...] = block
+        finally:
+            fl_leave(&self.busy)

@@ -1,0 +1,458 @@
+/* cells_template.h - the layers, the cells and the loop over time, written once.
+ *
+ * An instruction set's file defines, and then includes this file:
+ *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SCALAR | FL_SCALAR64   which operations vec.h gives
+ *   FL_KERNEL    the fl_kernel object to define
+ *   FL_NAME      its name, a string
+ *   FL_NEEDS     the FL_CPU_ bits it needs
+ *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
+ *   GEMM_ROWS    rows from which a BLAS does input projections faster, 0 if it never does
+ *   ROWS         batch rows computed together, 2 to 6: ROWS * 4 accumulators fit the registers
+ * Combinations tested: the files beside this one.
+ *
+ * The summation order of every output is: bias, then each input in order, then each h in order. It
+ * does not depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
+ * neither does any bit of the result. No expression may be contracted (-ffp-contract=off).
+ */
+#include "fastlstm.h"
+
+#define FL_PRAGMA(x) _Pragma(#x)
+#if defined(FL_TARGET)
+#if defined(__clang__)
+#define FL_REGION(t) FL_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+#define FL_REGION_END FL_PRAGMA(clang attribute pop)
+#else
+#define FL_REGION(t) FL_PRAGMA(GCC push_options) FL_PRAGMA(GCC target(t))
+#define FL_REGION_END FL_PRAGMA(GCC pop_options)
+#endif
+#else
+#define FL_REGION(t)
+#define FL_REGION_END
+#endif
+
+FL_REGION(FL_TARGET)
+
+#include "vec.h"
+
+#define UNROLL FL_PRAGMA(GCC unroll 8)
+
+/* One row of a batch at one step: pointers, so that rows may lie anywhere. */
+typedef struct {
+    const real *init;  /* (P, G, L) what the gates start from: the bias, or bias + input product */
+    const real *x;     /* (I,), or NULL where init holds the input product already */
+    const real *h;     /* (O,) of the step before */
+    real *c;           /* (H,), LSTM only; updated in place */
+    real *y;           /* (H,) or (O,): this step's h */
+} row;
+
+/* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. */
+typedef vec accumulators[ROWS][4];
+
+/* acc[m * N + n][g] += sum over k of x[m][k] * w[n][k][g], where the last gate adds to `last`. */
+INLINE void accumulate(const int M, const int N, const int G, const int last, accumulators acc,
+                       const real *w /* N panels (K, G, L), `stride` apart */, size_t stride,
+                       const real *const *x /* (M,) pointers to (K,) */, size_t K) {
+    for (size_t k = 0; k < K; ++k, w += G * L) {
+        UNROLL for (int n = 0; n < N; ++n) {
+            vec wk[4];
+            UNROLL for (int g = 0; g < G; ++g) wk[g] = v_load(w + (size_t)n * stride + g * L);
+            UNROLL for (int m = 0; m < M; ++m) {
+                vec xk = v_set1(x[m][k]);
+                UNROLL for (int g = 0; g < G; ++g) {
+                    const int to = g == G - 1 ? last : g;
+                    acc[m * N + n][to] = v_fma(xk, wk[g], acc[m * N + n][to]);
+                }
+            }
+        }
+    }
+}
+
+/* Copy accumulators to memory, so that what follows can be a loop: an index that is not a constant
+ * would force the accumulators themselves out of their registers. */
+INLINE void keep(const int MN, const int G, accumulators acc, vec (*sums)[4]) {
+    UNROLL for (int i = 0; i < MN; ++i)
+        UNROLL for (int g = 0; g < G; ++g) sums[i][g] = acc[i][g];
+}
+
+/* Outputs [first, first + L) of `size`: all L, or what is left of them. */
+INLINE size_t lanes_left(size_t size, size_t first) {
+    size_t left = size > first ? size - first : 0;
+    return left < L ? left : L;
+}
+INLINE vec load_left(const real *p, size_t left) { return left == L ? v_load(p) : v_load_n(p, left); }
+INLINE void store_left(real *p, vec a, size_t left) {
+    if (left == L) v_store(p, a);
+    else v_store_n(p, a, left);
+}
+
+INLINE vec lstm_unit(const vec *gate /* i f g o */, vec c, vec *c_new) {
+    *c_new = v_fma(v_sigmoid(gate[1]), c, v_mul(v_sigmoid(gate[0]), v_tanh(gate[2])));
+    return v_mul(v_sigmoid(gate[3]), v_tanh(*c_new));
+}
+
+INLINE vec gru_unit(const vec *gate /* r z n_x n_h */, vec h) {
+    vec n = v_tanh(v_fma(v_sigmoid(gate[0]), gate[3], gate[2]));
+    return v_fma(v_sigmoid(gate[1]), v_sub(h, n), n);
+}
+
+/* One step of M rows in panels [p, p + N). `kind` is FL_LSTM or FL_GRU, G its gates. */
+INLINE void gated_block(const fl_kind kind, const int M, const int N, const int G,
+                        const fl_cell *cell, size_t p, const row *rows) {
+    const real *w = (const real *)cell->gates.weights + p * cell->gates.stride;
+    const real *x[ROWS], *h[ROWS];
+    accumulators acc;
+    UNROLL for (int m = 0; m < M; ++m) {
+        x[m] = rows[m].x;
+        h[m] = rows[m].h;
+        UNROLL for (int n = 0; n < N; ++n) {
+            const real *init = rows[m].init + (p + (size_t)n) * (size_t)(G * L);
+            UNROLL for (int g = 0; g < G; ++g) acc[m * N + n][g] = v_load(init + g * L);
+            if (kind == FL_GRU)
+                acc[m * N + n][3] = v_load((const real *)cell->bias_n + (p + (size_t)n) * L);
+        }
+    }
+    if (x[0]) accumulate(M, N, G, G - 1, acc, w, cell->gates.stride, x, cell->input_rows);
+    w += cell->input_rows * (size_t)(G * L);
+    accumulate(M, N, G, 3, acc, w, cell->gates.stride, h, cell->h_size);
+    vec sums[ROWS][4];
+    keep(M * N, 4, acc, sums);
+    for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) {
+            size_t at = (p + (size_t)n) * L, left = lanes_left(cell->hidden_size, at);
+            vec y, *gate = sums[m * N + n];
+            if (kind == FL_LSTM) {
+                vec c = load_left(rows[m].c + at, left);
+                y = lstm_unit(gate, c, &c);
+                store_left(rows[m].c + at, c, left);
+            } else {
+                y = gru_unit(gate, load_left(rows[m].h + at, left));
+            }
+            store_left(rows[m].y + at, y, left);
+        }
+    }
+}
+
+/* A product with a matrix in panels, of up to two inputs that follow each other along K. */
+typedef struct {
+    const real *weights;   /* (P, K, G, L), panels `stride` apart */
+    size_t stride, panels;
+    size_t x_size, h_size; /* K = x_size + h_size */
+    size_t h_at;           /* where in a panel the rows of h begin */
+    size_t y_size;         /* outputs to write: the rest of the last panel is padding */
+    fl_function function;  /* FL_IDENTITY, FL_TANH or FL_RELU */
+} product;
+
+INLINE vec apply(fl_function function, vec a) {
+    switch (function) {
+    case FL_RELU: return v_max(v_set1(0), a);
+    case FL_TANH: return v_tanh(a);
+    case FL_SIGMOID: return v_sigmoid(a);
+    default: return a;
+    }
+}
+
+/* rows[m].y = function(init + W [x, h]) for M rows in panels [p, p + N). */
+INLINE void product_block(const int M, const int N, const int G, const product *a, size_t p,
+                          const row *rows) {
+    const real *w = a->weights + p * a->stride;
+    const real *x[ROWS], *h[ROWS];
+    accumulators acc;
+    UNROLL for (int m = 0; m < M; ++m) {
+        x[m] = rows[m].x;
+        h[m] = rows[m].h;
+        UNROLL for (int n = 0; n < N; ++n)
+            UNROLL for (int g = 0; g < G; ++g)
+                acc[m * N + n][g] =
+                    v_load(rows[m].init + ((p + (size_t)n) * (size_t)G + (size_t)g) * L);
+    }
+    if (x[0]) accumulate(M, N, G, G - 1, acc, w, a->stride, x, a->x_size);
+    if (h[0]) accumulate(M, N, G, G - 1, acc, w + a->h_at, a->stride, h, a->h_size);
+    vec sums[ROWS][4];
+    keep(M * N, G, acc, sums);
+    for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) {
+            for (int g = 0; g < G; ++g) {
+                size_t at = ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
+                store_left(rows[m].y + at, apply(a->function, sums[m * N + n][g]),
+                           lanes_left(a->y_size, at));
+            }
+        }
+    }
+}
+
+/* Every panel of every row: panels outside, so that a panel's weights are read once for all rows.
+ * A row alone takes two panels at a time, which doubles the sums in flight and changes none. */
+#define FOR_ROWS_AND_PANELS(BLOCK, P, n)                              \
+    do {                                                              \
+        size_t p_ = 0;                                                \
+        if ((n) == 1)                                                 \
+            for (; p_ + 2 <= (P); p_ += 2) BLOCK(1, 2, p_, 0);        \
+        for (; p_ < (P); ++p_) {                                      \
+            size_t r_ = 0;                                            \
+            for (; r_ + ROWS <= (n); r_ += ROWS) BLOCK(ROWS, 1, p_, r_); \
+            switch ((n) - r_) {                                       \
+                CASE_5(BLOCK, p_, r_)                                 \
+                CASE_4(BLOCK, p_, r_)                                 \
+                CASE_3(BLOCK, p_, r_)                                 \
+                CASE_2(BLOCK, p_, r_)                                 \
+            case 1: BLOCK(1, 1, p_, r_); break;                       \
+            default: break;                                           \
+            }                                                         \
+        }                                                             \
+    } while (0)
+#define ROWS_CASE(BLOCK, M, p, r) case M: BLOCK(M, 1, p, r); break;
+#define CASE_2(BLOCK, p, r)
+#define CASE_3(BLOCK, p, r)
+#define CASE_4(BLOCK, p, r)
+#define CASE_5(BLOCK, p, r)
+#if ROWS > 2
+#undef CASE_2
+#define CASE_2(BLOCK, p, r) ROWS_CASE(BLOCK, 2, p, r)
+#endif
+#if ROWS > 3
+#undef CASE_3
+#define CASE_3(BLOCK, p, r) ROWS_CASE(BLOCK, 3, p, r)
+#endif
+#if ROWS > 4
+#undef CASE_4
+#define CASE_4(BLOCK, p, r) ROWS_CASE(BLOCK, 4, p, r)
+#endif
+#if ROWS > 5
+#undef CASE_5
+#define CASE_5(BLOCK, p, r) ROWS_CASE(BLOCK, 5, p, r)
+#endif
+
+static void lstm_step(const fl_cell *cell, const row *rows, size_t n) {
+#define BLOCK(M, N, p, r) gated_block(FL_LSTM, M, N, 4, cell, p, rows + (r))
+    FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+#undef BLOCK
+}
+
+static void gru_step(const fl_cell *cell, const row *rows, size_t n) {
+#define BLOCK(M, N, p, r) gated_block(FL_GRU, M, N, 3, cell, p, rows + (r))
+    FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+#undef BLOCK
+}
+
+static void multiply(const product *a, size_t groups, const row *rows, size_t n) {
+#define BLOCK_1(M, N, p, r) product_block(M, N, 1, a, p, rows + (r))
+#define BLOCK_2(M, N, p, r) product_block(M, N, 2, a, p, rows + (r))
+#define BLOCK_3(M, N, p, r) product_block(M, N, 3, a, p, rows + (r))
+#define BLOCK_4(M, N, p, r) product_block(M, N, 4, a, p, rows + (r))
+    switch (groups) {
+    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, a->panels, n); break;
+    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, a->panels, n); break;
+    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, a->panels, n); break;
+    default: FOR_ROWS_AND_PANELS(BLOCK_4, a->panels, n); break;
+    }
+#undef BLOCK_1
+#undef BLOCK_2
+#undef BLOCK_3
+#undef BLOCK_4
+}
+
+/* A whole panel matrix applied to rows that all have an x and start from its bias. */
+static product matrix_product(const fl_panels *a, size_t x_size, size_t y_size) {
+    product made = {a->weights, a->stride, a->panels, x_size, 0, 0, y_size, FL_IDENTITY};
+    return made;
+}
+
+static void softmax(fl_function function, const real *x, real *y, size_t size) {
+    real most = x[0], sum = 0;
+    for (size_t i = 1; i < size; ++i) most = x[i] > most ? x[i] : most;
+    for (size_t i = 0; i < size; i += L) {
+        size_t left = lanes_left(size, i);
+        real e[L];
+        v_store(e, v_exp(v_sub(load_left(x + i, left), v_set1(most))));
+        for (size_t l = 0; l < left; ++l) sum += e[l];
+        if (function == FL_SOFTMAX) memcpy(y + i, e, left * sizeof(real));
+    }
+    if (function == FL_SOFTMAX)
+        for (size_t i = 0; i < size; ++i) y[i] /= sum;
+    else {
+        real log_sum = real_log(sum);
+        for (size_t i = 0; i < size; ++i) y[i] = (x[i] - most) - log_sum;
+    }
+}
+
+static void activate(fl_function function, const real *x, real *y, size_t size) {
+    if (function == FL_SOFTMAX || function == FL_LOG_SOFTMAX) {
+        softmax(function, x, y, size);
+        return;
+    }
+    for (size_t i = 0; i < size; i += L) {
+        size_t left = lanes_left(size, i);
+        store_left(y + i, apply(function, load_left(x + i, left)), left);
+    }
+}
+
+/* One step of B rows of one direction. An h that is projected goes through `hidden` (B, H), and
+ * `projected` has room for B rows. */
+static void cell_step(const fl_layer *layer, const fl_cell *cell, row *rows, row *projected,
+                      real *hidden, size_t B) {
+    if (layer->kind == FL_RNN) {
+        product a = {cell->gates.weights, cell->gates.stride, cell->gates.panels, cell->input_rows,
+                     cell->h_size, cell->input_rows * cell->gates.groups * L, cell->hidden_size,
+                     layer->function};
+        multiply(&a, cell->gates.groups, rows, B);
+    } else if (layer->kind == FL_GRU) {
+        gru_step(cell, rows, B);
+    } else if (!cell->projection.weights) {
+        lstm_step(cell, rows, B);
+    } else {
+        product a = matrix_product(&cell->projection, cell->hidden_size, cell->h_size);
+        for (size_t b = 0; b < B; ++b) {
+            projected[b].init = cell->projection.bias;
+            projected[b].x = hidden + b * cell->hidden_size;
+            projected[b].h = NULL;
+            projected[b].y = rows[b].y;
+            rows[b].y = hidden + b * cell->hidden_size;
+        }
+        lstm_step(cell, rows, B);
+        multiply(&a, cell->projection.groups, projected, B);
+    }
+}
+
+/* Rows of a chunk: x (R,) and y (R,) are pointers to its input and output rows, r = t * B + b. */
+typedef struct {
+    const fl_call *call;
+    const real *const *x;
+    real *const *y;
+    const int64_t *tokens;
+    size_t steps;
+} chunk;
+
+static char *scratch_at(const fl_call *call, size_t offset) { return (char *)call->scratch + offset; }
+
+/* y[r] (y_size,) = bias + W x[r] for R rows; row r of y lies at y_rows[r], or else at y + r * y_size. */
+static void multiply_rows(const fl_call *call, const fl_panels *matrix, size_t x_size, size_t y_size,
+                          const real *const *x_rows, real *const *y_rows, real *y, size_t R) {
+    row *rows = (row *)scratch_at(call, call->plan->cell_rows);
+    product a = matrix_product(matrix, x_size, y_size);
+    size_t most = call->B > ROWS ? call->B : ROWS; /* the rows there is room for */
+    for (size_t r = 0; r < R; r += most) {
+        size_t n = R - r < most ? R - r : most;
+        for (size_t i = 0; i < n; ++i) {
+            rows[i].init = matrix->bias;
+            rows[i].x = x_rows[r + i];
+            rows[i].h = NULL;
+            rows[i].y = y_rows ? y_rows[r + i] : y + (r + i) * y_size;
+        }
+        multiply(&a, matrix->groups, rows, n);
+    }
+}
+
+/* gates (R, P, G, L) = bias + W_ih x for R rows of x: the one place where a BLAS may be used. It
+ * sums in an order of its own, so a result then depends on how a sequence is cut into calls. */
+static void project(const fl_call *call, const fl_cell *cell, const real *const *x_rows, real *gates,
+                    size_t R) {
+    const fl_panels *a = &cell->gates;
+    size_t panel = a->groups * L, width = a->panels * panel;
+    size_t x_stride = R > 1 ? (size_t)(x_rows[1] - x_rows[0]) : 0;
+    int by_gemm = call->gemm && GEMM_ROWS && R >= GEMM_ROWS && x_rows[1] > x_rows[0] &&
+                  x_stride <= INT32_MAX && width <= INT32_MAX; /* a BLAS counts in int */
+    for (size_t r = 1; by_gemm && r < R; ++r) by_gemm = x_rows[r] == x_rows[0] + r * x_stride;
+    if (!by_gemm) {
+        multiply_rows(call, a, cell->input_rows, width, x_rows, NULL, gates, R);
+        return;
+    }
+    for (size_t r = 0; r < R; ++r) memcpy(gates + r * width, a->bias, width * sizeof(real));
+    for (size_t p = 0; p < a->panels; ++p)
+        call->gemm(R, panel, cell->input_rows, x_rows[0], x_stride,
+                   (const real *)a->weights + p * a->stride, gates + p * panel, width);
+}
+
+/* One direction of one recurrent layer over a chunk. */
+static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, int backwards) {
+    const fl_call *call = in->call;
+    size_t B = call->B, width = cell->gates.panels * cell->gates.groups * L;
+    row *rows = (row *)scratch_at(call, call->plan->cell_rows);
+    real *gates = (real *)scratch_at(call, call->plan->gates);
+    real *hidden = (real *)scratch_at(call, call->plan->hidden);
+    const int projects = !cell->table && call->plan->gate_steps > 1 && in->steps > 1;
+    size_t most = projects ? call->plan->gate_steps : in->steps;
+    for (size_t done = 0; done < in->steps; done += most) {
+        size_t steps = in->steps - done < most ? in->steps - done : most;
+        size_t first = backwards ? in->steps - done - steps : done;
+        if (projects) project(call, cell, in->x + first * B, gates, steps * B);
+        for (size_t s = 0; s < steps; ++s) {
+            size_t t = backwards ? first + steps - 1 - s : first + s;
+            for (size_t b = 0; b < B; ++b) {
+                size_t r = t * B + b, before = backwards ? r + B : r - B;
+                real *state = call->state[b];
+                rows[b].x = projects || cell->table ? NULL : in->x[r];
+                rows[b].init = projects ? gates + (r - first * B) * width
+                               : cell->table
+                                   ? (const real *)cell->table + (size_t)in->tokens[r] * width
+                                   : (const real *)cell->gates.bias;
+                rows[b].h = done + s == 0 ? state + cell->h_offset : in->y[before] + cell->y_offset;
+                rows[b].c = state + cell->c_offset;
+                rows[b].y = in->y[r] + cell->y_offset;
+            }
+            cell_step(layer, cell, rows, rows + B, hidden, B);
+        }
+    }
+    for (size_t b = 0; b < B; ++b) {
+        size_t r = (backwards ? 0 : in->steps - 1) * B + b;
+        memcpy((real *)call->state[b] + cell->h_offset, in->y[r] + cell->y_offset,
+               cell->h_size * sizeof(real));
+    }
+}
+
+static void run_layer(const fl_layer *layer, const chunk *in) {
+    size_t R = in->steps * in->call->B, size = layer->output_size;
+    switch (layer->kind) {
+    case FL_LOOKUP:
+        for (size_t r = 0; r < R; ++r)
+            memcpy(in->y[r], (const real *)layer->table + (size_t)in->tokens[r] * size,
+                   size * sizeof(real));
+        break;
+    case FL_LINEAR:
+        multiply_rows(in->call, &layer->linear, layer->input_size, size, in->x, in->y, NULL, R);
+        break;
+    case FL_ACTIVATION:
+        for (size_t r = 0; r < R; ++r) activate(layer->function, in->x[r], in->y[r], size);
+        break;
+    default:
+        for (int d = 0; d < layer->directions; ++d) recur(layer, &layer->cell[d], in, d == 1);
+    }
+}
+
+static void run(const fl_model *model, fl_call *call) {
+    const fl_plan *plan = call->plan;
+    const real **x = (const real **)(void *)scratch_at(call, plan->x_rows);
+    real **y = (real **)(void *)scratch_at(call, plan->y_rows);
+    int64_t *tokens = (int64_t *)(void *)scratch_at(call, plan->tokens);
+    __typeof__(v_flush_denormals()) before = v_flush_denormals();
+    for (size_t t0 = 0; t0 < call->T; t0 += plan->chunk) {
+        size_t steps = call->T - t0 < plan->chunk ? call->T - t0 : plan->chunk;
+        chunk in = {call, x, y, tokens, steps};
+        for (size_t t = 0; t < steps; ++t) {
+            for (size_t b = 0; b < call->B; ++b) {
+                ptrdiff_t at = (ptrdiff_t)(t0 + t) * call->x_t + (ptrdiff_t)b * call->x_b;
+                if (model->takes_tokens) tokens[t * call->B + b] = call->tokens[at];
+                else x[t * call->B + b] = (const real *)call->x + at;
+            }
+        }
+        for (size_t l = 0; l < model->n_layers; ++l) {
+            const fl_layer *layer = model->layers + l;
+            const int last = l + 1 == model->n_layers;
+            real *buffer = (real *)(void *)scratch_at(call, plan->buffer[l % 2]);
+            for (size_t t = 0; t < steps; ++t)
+                for (size_t b = 0; b < call->B; ++b)
+                    y[t * call->B + b] =
+                        last ? (real *)call->y + (ptrdiff_t)(t0 + t) * call->y_t +
+                                   (ptrdiff_t)b * call->y_b
+                             : buffer + (t * call->B + b) * layer->output_size;
+            run_layer(layer, &in);
+            for (size_t r = 0; r < steps * call->B; ++r) x[r] = y[r];
+        }
+    }
+    call->ran = FL_NAME;
+    v_restore(before);
+}
+
+FL_REGION_END
+
+extern const fl_kernel FL_KERNEL;
+const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run};

@@ -1,0 +1,433 @@
+"""Model: a file packed for one instruction set, and the ways to get one."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import _engine, format, pack, reference, sources, spec
+from fastlstm.stream import Stream, block_from_state, state_from_block
+
+__all__ = ["Model", "convert", "from_torch", "load"]
+
+Array = npt.NDArray[Any]
+Path = str | os.PathLike[str]
+
+# A kernel whose vectors are mostly padding for this model (hidden sizes far below its lanes) is
+# passed over if it would take more memory than this many times the weights, plus a floor.
+MOST_PADDING = 1.5
+FREE_PADDING_BYTES = 4 * 2**20
+
+SELF_CHECK_STEPS = 8
+SELF_CHECK_SEED = 20261121
+
+# Eight float32 steps of a sound model stay far below this, relative to the largest output; a wrong
+# kernel, gate order or weight does not.
+SELF_CHECK_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+
+
+class Model:
+    """A recurrent network packed for one instruction set: immutable, shareable, picklable.
+
+    Made by :func:`load`, :func:`convert` and :func:`from_torch`.
+
+    Calling it runs whole sequences; :meth:`stream` gives an object that is fed step by step.
+
+    Attributes
+    ----------
+    layers : tuple of spec.Layer
+        The model, first layer first.
+    input_size, output_size : int
+        Features of a step; for a model that takes tokens, ``input_size`` is the tokens it knows.
+    takes_tokens : bool
+        Whether the input is integer tokens.
+    dtype : numpy.dtype
+        float32 or float64: what the model computes in.
+    isa : str
+        The instruction set that runs it.
+    threads : int
+        Threads a call uses.
+    reproducible : bool
+        Whether no bit of a result depends on how a sequence is cut into calls.
+    nbytes : int
+        Bytes of its packed weights.
+    vocabulary : tuple of str or None
+        The text of each token, if the model has one.
+    source : dict of str to str
+        Where the model came from.
+    """
+
+    def __init__(
+        self,
+        file: format.ModelFile,
+        *,
+        threads: int = 1,
+        isa: str | None = None,
+        reproducible: bool = False,
+    ) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"threads is {threads!r}; expected a positive integer")
+        if threads > 1:
+            raise ValueError(
+                f"threads is {threads}; this version runs a model on one thread. Different streams "
+                f"of one model may run on threads of yours"
+            )
+        dtypes = {array.dtype for array in file.tensors.values()} or {np.dtype(np.float32)}
+        (self.dtype,) = dtypes
+        self.layers = file.layers
+        self.threads = threads
+        self.reproducible = reproducible
+        self.vocabulary = file.vocabulary
+        self.source = dict(file.source)
+        self._self_check = file.self_check
+        self._asked_isa = isa
+        self.isa, lanes = _choose_kernel(self.layers, self.dtype, isa)
+        packed = pack.pack(self.layers, file.tensors, lanes, self.dtype)
+        self._network = _engine.Network(packed, self.isa, reproducible)
+
+    @property
+    def input_size(self) -> int:
+        return self.layers[0].input_size
+
+    @property
+    def output_size(self) -> int:
+        return self.layers[-1].output_size
+
+    @property
+    def takes_tokens(self) -> bool:
+        return self.layers[0].takes_tokens
+
+    @property
+    def nbytes(self) -> int:
+        return self._network.packed.nbytes
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """The weights under PyTorch's names, bit for bit as they were given."""
+        return pack.unpack(self.layers, self._network.packed)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the layers and weights: the same for every copy of this model."""
+        return format.fingerprint(self.layers, self.tensors)
+
+    @property
+    def self_check(self) -> tuple[Array, Array]:
+        """A short input and the output that the float64 reference gives for it."""
+        if self._self_check is None:
+            self._self_check = _make_self_check(self.layers, self.tensors, self.dtype)
+        return self._self_check
+
+    def check(self) -> float:
+        """Run the self-check and return the largest error, relative to the largest output.
+
+        Raises
+        ------
+        FormatError
+            If the engine does not give the recorded output: the file or this build is damaged.
+        """
+        x, expected = self.self_check
+        y, _ = self(x)
+        size = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        error = float(np.abs(y - expected).max(initial=0.0)) / size
+        if not (error <= SELF_CHECK_TOLERANCE[self.dtype.name] or _same_non_finite(y, expected)):
+            raise format.FormatError(
+                f"the self-check failed: the {self.isa} kernel differs from the recorded output by "
+                f"{error:.2g} of its size; expected at most "
+                f"{SELF_CHECK_TOLERANCE[self.dtype.name]:.0e}. The file is damaged, or this build "
+                f"is: convert the checkpoint again, and compare with isa='scalar'"
+            )
+        return error
+
+    def zero_state(self, batch_size: int | None = None) -> dict[str, Array]:
+        """The state every sequence starts from: name -> zeros (N * D, B, size), or without B."""
+        return state_from_block(
+            self,
+            np.zeros((batch_size or 1, self._network.packed.state_size), self.dtype),
+            batch_size is not None,
+        )
+
+    def __call__(
+        self, x: Array, state: Mapping[str, Array] | None = None, *, batch_first: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """Run a whole sequence.
+
+        Parameters
+        ----------
+        x : array (T, I) or (T, B, I) of the model's dtype; for a token model integers (T,) or (T, B)
+            The input; (B, T, I) or (B, T) with `batch_first`.
+        state : mapping of str to array (N * D, B, size), optional
+            Where to start from, as a call returned it; zeros if not given. It is not changed.
+        batch_first : bool, default False
+            Whether the first axis of a batched `x` and `y` is the batch.
+
+        Returns
+        -------
+        y : array (T, O) or (T, B, O), or (B, T, O) with `batch_first`
+        state : dict of str to array (N * D, B, size)
+            The state after the last step; without the B axis if `x` is unbatched.
+
+        Raises
+        ------
+        TypeError
+            If an array is of another dtype or byte order, or not an array.
+        ValueError
+            If a shape does not fit or a token is out of range.
+        """
+        features = () if self.takes_tokens else (self.input_size,)
+        ndim = getattr(x, "ndim", None)
+        batched = ndim == len(features) + 2
+        shape = (None, None, *features) if batched else (None, *features)
+        if self.takes_tokens:
+            sequence = _engine.as_tokens(x, shape, self.input_size)
+        else:
+            sequence = _engine.as_features(x, self.dtype, shape)
+        if not batched:
+            sequence = sequence[:, None]
+        elif batch_first:
+            sequence = sequence.swapaxes(0, 1)
+        T, B = sequence.shape[:2]
+        if state is None:
+            block = np.zeros((B, self._network.packed.state_size), self.dtype)
+        else:
+            block = block_from_state(self, state, B if batched else None)
+        if batched and batch_first:
+            y = np.empty((B, T, self.output_size), self.dtype)
+            self._network.run(sequence, y.swapaxes(0, 1), block)
+        else:
+            y = np.empty((T, B, self.output_size), self.dtype)
+            self._network.run(sequence, y, block)
+        return (y if batched else y[:, 0]), state_from_block(self, block, batched)
+
+    def stream(self, batch_size: int | None = None) -> Stream:
+        """A new stream of this model, its state at zero.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Rows that step together; without it the stream is unbatched.
+        """
+        return Stream(self, batch_size)
+
+    def save(self, path: Path) -> None:
+        """Write the model to a file, whole or not at all; :func:`load` reads it."""
+        format.write_model(path, self._file())
+
+    def _file(self) -> format.ModelFile:
+        return format.ModelFile(
+            layers=self.layers,
+            tensors=self.tensors,
+            self_check=self.self_check,
+            vocabulary=self.vocabulary,
+            source=self.source,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._file(), self.threads, self._asked_isa, self.reproducible)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(layer.describe() for layer in self.layers)
+        return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}>"
+
+
+def _restore(
+    file: format.ModelFile, threads: int, isa: str | None, reproducible: bool
+) -> Model:
+    return Model(file, threads=threads, isa=isa, reproducible=reproducible)
+
+
+def _same_non_finite(y: Array, expected: Array) -> bool:
+    """Weights may be infinite or NaN; then the check is that what is not finite is the same."""
+    finite = np.isfinite(expected)
+    return not finite.all() and bool(np.array_equal(np.isfinite(y), finite))
+
+
+def _choose_kernel(
+    layers: Sequence[spec.Layer], dtype: np.dtype[Any], isa: str | None
+) -> tuple[str, int]:
+    """(name, lanes) of the kernel asked for by argument or FASTLSTM_ISA, else of the best one."""
+    here = dict(_engine.kernels(dtype.itemsize))
+    asked, by = isa, "isa="
+    # The environment speaks for float32, where there is a choice; float64 has one kernel.
+    if asked is None and dtype == np.float32:
+        asked, by = os.environ.get("FASTLSTM_ISA") or None, "FASTLSTM_ISA="
+    if asked is not None:
+        if asked not in here:
+            known = asked in _engine.known_isas()
+            why = "this processor does not have it" if known else "there is no such instruction set"
+            if known and dtype == np.float64:
+                why = "float64 models have the plain kernel only"
+            raise ValueError(f"{by}{asked!r}: {why}; expected one of {', '.join(here)}")
+        return asked, here[asked]
+    for name, lanes in here.items():
+        plain, packed = (n * dtype.itemsize for n in pack.packed_size(layers, lanes))
+        if packed <= MOST_PADDING * plain + FREE_PADDING_BYTES:
+            return name, lanes
+    return name, lanes
+
+
+def _make_self_check(
+    layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: np.dtype[Any]
+) -> tuple[Array, Array]:
+    rng = np.random.default_rng(SELF_CHECK_SEED)
+    x: Array
+    if layers[0].takes_tokens:
+        x = rng.integers(0, layers[0].input_size, SELF_CHECK_STEPS)
+    else:
+        x = rng.standard_normal((SELF_CHECK_STEPS, layers[0].input_size)).astype(dtype)
+    y, _ = reference.forward(layers, tensors, x[:, None])
+    return x, y[:, 0]
+
+
+def _report_text(report: Sequence[str]) -> str:
+    """The report as one note of a model file; what does not fit is counted."""
+    kept = list(report)
+    while len(text := "\n".join(kept)) > format.MAX_NOTE_CHARS - 40:
+        kept.pop()
+    left = len(report) - len(kept)
+    return text + (f"\n(and {left} more lines)" if left else "")
+
+
+def load(
+    path: Path,
+    *,
+    threads: int = 1,
+    isa: str | None = None,
+    reproducible: bool = False,
+    check: bool = True,
+) -> Model:
+    """Read a model file and pack it for this machine.
+
+    Parameters
+    ----------
+    path : path
+        A file that :func:`convert` or :meth:`Model.save` wrote.
+    threads : int, default 1
+        Threads a call may use. This version runs one.
+    isa : str, optional
+        Instruction set to force, one of ``fastlstm doctor``'s list; the environment variable
+        ``FASTLSTM_ISA`` does the same. The best one by default.
+    reproducible : bool, default False
+        Whether results must be the same bits however a sequence is cut into calls. Only the scalar
+        and the float64 kernels do otherwise: they leave the input projection of long sequences to
+        BLAS, which is faster and sums in another order.
+    check : bool, default True
+        Whether to run the self-check stored in the file, which takes a few milliseconds.
+
+    Raises
+    ------
+    FormatError
+        If the file is not a sound model, or its self-check fails.
+    OSError
+        If it cannot be read.
+    ValueError
+        If `threads` or `isa` cannot be had here.
+    """
+    model = Model(
+        format.read_model(path), threads=threads, isa=isa, reproducible=reproducible
+    )
+    if check:
+        model.check()
+    return model
+
+
+def convert(
+    source: Any,
+    destination: Path,
+    *,
+    layers: str | Sequence[str] | None = None,
+    prefix: str | None = None,
+    nonlinearity: str | None = None,
+    ignore: Sequence[str] = (),
+    dtype: str = "float32",
+    vocabulary: Sequence[str] | None = None,
+) -> Model:
+    """Convert a trained checkpoint to a model file.
+
+    Parameters
+    ----------
+    source : path, torch.nn.Module, or mapping of str to array
+        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors`` file,
+        a live module, or a state dict.
+    destination : path
+        The file to write; replaced whole or left as it was.
+    layers : str or sequence of str, optional
+        The order of the layers, which a file does not tell:
+        ``"embedding, lstm, linear"``, or with the prefix of each one's tensors,
+        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone.
+    prefix : str, optional
+        Take only the tensors whose names start with it.
+    nonlinearity : {"tanh", "relu"}, optional
+        Of an RNN, which a file does not tell.
+    ignore : sequence of str, optional
+        Patterns (``fnmatch``) of tensor names that may stay unused.
+    dtype : {"float32", "float64"}, default "float32"
+        What the model is stored and computed in.
+    vocabulary : sequence of str, optional
+        The text of each token of a token model, if the checkpoint holds none.
+
+    Returns
+    -------
+    Model
+        The model that was written, ready to run. ``model.source["report"]`` tells what became of
+        every tensor.
+
+    Raises
+    ------
+    ConvertError
+        If the source cannot be mapped; the message lists what was seen and what to pass.
+    OSError
+        If a file cannot be read or written.
+    """
+    model = from_torch(
+        source,
+        layers=layers,
+        prefix=prefix,
+        nonlinearity=nonlinearity,
+        ignore=ignore,
+        dtype=dtype,
+        vocabulary=vocabulary,
+    )
+    model.check()
+    model.save(destination)
+    return model
+
+
+def from_torch(
+    source: Any,
+    *,
+    layers: str | Sequence[str] | None = None,
+    prefix: str | None = None,
+    nonlinearity: str | None = None,
+    ignore: Sequence[str] = (),
+    dtype: str = "float32",
+    vocabulary: Sequence[str] | None = None,
+) -> Model:
+    """A model of a live ``torch.nn.Module``, or of any other source; nothing is written.
+
+    Parameters and errors are those of :func:`convert`, without its destination.
+    """
+    made = sources.read(
+        source,
+        layers=layers,
+        prefix=prefix,
+        nonlinearity=nonlinearity,
+        ignore=ignore,
+        dtype=dtype,
+        vocabulary=vocabulary,
+    )
+    is_path = isinstance(source, str | os.PathLike)
+    name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
+    return Model(
+        format.ModelFile(
+            layers=made.layers,
+            tensors=made.tensors,
+            vocabulary=made.vocabulary,
+            source={"from": name, "report": _report_text(made.report)},
+        )
+    )

@@ -1,0 +1,310 @@
+"""LSTM, GRU, RNN and their cells with PyTorch's constructor and call, over Model.
+
+NumPy in, NumPy out. A module has no weights until :meth:`load_state_dict` gives it some: this is an
+inference engine, and random ones would only hide a forgotten call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import spec
+from fastlstm.model import Model, from_torch
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+
+Array = npt.NDArray[Any]
+
+NAME = "rnn"  # of the one layer of the model inside
+
+
+class _Module:
+    """What modules and cells share: options, weights, and the model made of both."""
+
+    _layer: spec.Recurrent
+    _dtype: str
+    _model: Model | None = None
+    _suffix = ""
+
+    def __init__(self, layer: spec.Recurrent, dtype: npt.DTypeLike) -> None:
+        self._layer = layer
+        self._dtype = np.dtype(dtype).name
+        if self._dtype not in ("float32", "float64"):
+            raise TypeError(f"dtype is {dtype!r}; expected float32 or float64")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the weights of a PyTorch module of the same options.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array or torch tensor
+            PyTorch's names, such as ``weight_ih_l0``; all of them and no others. float16, bfloat16
+            and float64 are converted to the module's dtype.
+
+        Raises
+        ------
+        ConvertError
+            If a name is missing or unknown, or the weights are those of another kind or size.
+        """
+        model = from_torch(
+            state_dict,
+            nonlinearity=getattr(self._layer, "nonlinearity", None),
+            dtype=self._dtype,
+        )
+        (given,) = model.layers
+        if dataclasses.replace(given, name=NAME) != self._layer:
+            raise spec.ConvertError(
+                f"the state dict is that of {given.describe()}; this module is "
+                f"{self._layer.describe()}"
+            )
+        self._model = model
+
+    def state_dict(self) -> dict[str, Array]:
+        """The weights under PyTorch's names."""
+        prefix = self.model.layers[0].name + "."
+        return {
+            name.removeprefix(prefix).removesuffix(self._suffix): array
+            for name, array in self.model.tensors.items()
+        }
+
+    @property
+    def model(self) -> Model:
+        """The model inside.
+
+        Raises
+        ------
+        RuntimeError
+            If no weights have been loaded yet.
+        """
+        if self._model is None:
+            raise RuntimeError(
+                f"this {type(self).__name__} has no weights yet; call load_state_dict first"
+            )
+        return self._model
+
+    def _state(self, hx: Any) -> dict[str, Any] | None:
+        """PyTorch's state argument, h or (h, c), under the names of the model's state."""
+        if hx is None:
+            return None
+        names = [f"{self.model.layers[0].name}.{s}" for s in "hc"[: 1 + self._layer.has_cell_state]]
+        arrays = hx if self._layer.has_cell_state else (hx,)
+        if not isinstance(arrays, tuple | list) or len(arrays) != len(names):
+            raise TypeError(f"hx is a {type(hx).__qualname__}; expected a tuple (h, c) of arrays")
+        return dict(zip(names, arrays, strict=True))
+
+    def _hx(self, arrays: Iterable[Array]) -> Any:
+        """The inverse of :meth:`_state`, of arrays in the model's order: h first."""
+        return tuple(arrays) if self._layer.has_cell_state else next(iter(arrays))
+
+    def eval(self) -> _Module:
+        """Return self: there is no other mode, dropout has no effect at inference."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self._layer.describe().removeprefix(self._layer.kind)}"
+
+
+class _Stack(_Module):
+    """A whole stack over a sequence; the state is PyTorch's h_0 or (h_0, c_0)."""
+
+    def __init__(self, layer: spec.Recurrent, batch_first: bool, dropout: float, dtype: Any):
+        super().__init__(layer, dtype)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is {dropout!r}; expected a probability")
+        self.input_size = layer.input_size
+        self.hidden_size = layer.hidden_size
+        self.num_layers = layer.num_layers
+        self.bias = layer.bias
+        self.bidirectional = layer.bidirectional
+        self.batch_first = batch_first
+        self.dropout = dropout
+
+    def __call__(self, input: Array, hx: Any = None) -> tuple[Array, Any]:
+        """Run a whole sequence.
+
+        Parameters
+        ----------
+        input : array (T, I) or (T, B, I); (B, T, I) with `batch_first`
+        hx : array (N * D, B, H), or for LSTM a tuple (h_0 (N * D, B, O), c_0 (N * D, B, H)), optional
+            Where to start from; zeros if not given. Without the B axis if `input` is unbatched.
+
+        Returns
+        -------
+        output : array (T, B, D * O), laid out as `input`
+        h_n, or (h_n, c_n) : like `hx`
+        """
+        output, state = self.model(input, self._state(hx), batch_first=self.batch_first)
+        return output, self._hx(state.values())
+
+
+class LSTM(_Stack):
+    """``torch.nn.LSTM``: same constructor, same names, same call, NumPy arrays.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int, default 1
+    bias : bool, default True
+    batch_first : bool, default False
+        Whether batched input and output are (B, T, features).
+    dropout : float, default 0
+        Accepted; no effect at inference.
+    bidirectional : bool, default False
+    proj_size : int, default 0
+        Size h is projected to; 0 for none.
+    dtype : dtype, default float32
+        float32 or float64.
+
+    Examples
+    --------
+    >>> lstm = fastlstm.LSTM(10, 20, num_layers=2)
+    >>> lstm.load_state_dict(torch_lstm.state_dict())
+    >>> output, (h_n, c_n) = lstm(x)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        layer = spec.LSTM(
+            NAME, input_size, hidden_size, num_layers, bias, bidirectional, proj_size
+        )
+        super().__init__(layer, batch_first, dropout, dtype)
+        self.proj_size = proj_size
+
+
+class GRU(_Stack):
+    """``torch.nn.GRU``; parameters as for :class:`LSTM`, without `proj_size`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        layer = spec.GRU(NAME, input_size, hidden_size, num_layers, bias, bidirectional)
+        super().__init__(layer, batch_first, dropout, dtype)
+
+
+class RNN(_Stack):
+    """``torch.nn.RNN``; parameters as for :class:`GRU`, and `nonlinearity` ("tanh" or "relu")."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        layer = spec.RNN(
+            NAME, input_size, hidden_size, num_layers, bias, bidirectional, nonlinearity
+        )
+        super().__init__(layer, batch_first, dropout, dtype)
+        self.nonlinearity = nonlinearity
+
+
+class _Cell(_Module):
+    """One step; the state is h, or (h, c) for LSTM."""
+
+    _suffix = "_l0"
+
+    def __init__(self, layer: spec.Recurrent, dtype: npt.DTypeLike) -> None:
+        super().__init__(layer, dtype)
+        self.input_size = layer.input_size
+        self.hidden_size = layer.hidden_size
+        self.bias = layer.bias
+
+    def __call__(self, input: Array, hx: Any = None) -> Any:
+        """Run one step.
+
+        Parameters
+        ----------
+        input : array (I,) or (B, I)
+        hx : array (H,) or (B, H), or for LSTMCell a tuple (h, c) of them, optional
+            Zeros if not given.
+
+        Returns
+        -------
+        h, or (h, c) : like `hx`
+        """
+        if not isinstance(input, np.ndarray):
+            raise TypeError(f"input is a {type(input).__qualname__}; expected a NumPy array")
+        if input.ndim not in (1, 2):
+            raise ValueError(f"input has shape {input.shape}; expected (I,) or (B, I)")
+        state = self._state(hx)
+        if state is not None:
+            state = {name: np.asarray(array)[None] for name, array in state.items()}
+        _, state = self.model(input[None], state)
+        return self._hx(array[0] for array in state.values())
+
+
+class LSTMCell(_Cell):
+    """``torch.nn.LSTMCell``: ``h, c = cell(x, (h, c))``.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    bias : bool, default True
+    dtype : dtype, default float32
+        float32 or float64.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(spec.LSTM(NAME, input_size, hidden_size, bias=bias), dtype)
+
+
+class GRUCell(_Cell):
+    """``torch.nn.GRUCell``: ``h = cell(x, h)``; parameters as for :class:`LSTMCell`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(spec.GRU(NAME, input_size, hidden_size, bias=bias), dtype)
+
+
+class RNNCell(_Cell):
+    """``torch.nn.RNNCell``: ``h = cell(x, h)``; as :class:`GRUCell`, and `nonlinearity`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        layer = spec.RNN(NAME, input_size, hidden_size, bias=bias, nonlinearity=nonlinearity)
+        super().__init__(layer, dtype)

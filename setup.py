@@ -1,0 +1,28 @@
+"""Build the one extension: the Cython border and the C kernels.
+
+No instruction-set flag is given: each kernel's file opens a target region of its own, and the best
+one the processor has is chosen at run time. Contraction is off because a result must not depend on
+which of a kernel's loops computed it.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+KERNELS = Path("fastlstm", "kernels")
+
+flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-ffp-contract=off"]
+
+engine = Extension(
+    "fastlstm._engine",
+    sources=["fastlstm/_engine.pyx", *sorted(str(path) for path in KERNELS.glob("*.c"))],
+    depends=sorted(str(path) for path in KERNELS.glob("*.h")),
+    include_dirs=["fastlstm", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    extra_compile_args=[*flags],
+)
+
+setup(ext_modules=cythonize([engine]))
