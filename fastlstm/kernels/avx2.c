@@ -7,6 +7,7 @@
 #define FL_TARGET "avx2,fma"
 #define GEMM_ROWS 0
 #define ROWS 3
+#define AHEAD 2
 #include "cells_template.h"
 #else
 typedef int fl_no_avx2; /* ISO C forbids an empty translation unit */

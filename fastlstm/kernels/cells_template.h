@@ -8,6 +8,7 @@
  *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
  *   GEMM_ROWS    rows from which a BLAS does input projections faster, 0 if it never does
  *   ROWS         batch rows computed together, 2 to 6: ROWS * 4 accumulators fit the registers
+ *   AHEAD        rows projected on the side of a scan: (AHEAD + 1) * 4 accumulators fit; 0: none
  * Combinations tested: the files beside this one.
  *
  * The summation order of every output is: bias, then each input in order, then each h in order. It
@@ -48,23 +49,27 @@ typedef struct {
 /* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. */
 typedef vec accumulators[ROWS][4];
 
-/* acc[m * N + n][g] += sum over k of x[m][k] * w[n][k][g], where the last gate adds to `last`. */
-INLINE void accumulate(const int M, const int N, const int G, const int last, accumulators acc,
-                       const real *w /* N panels (K, G, L), `stride` apart */, size_t stride,
-                       const real *const *x /* (M,) pointers to (K,) */, size_t K) {
-    for (size_t k = 0; k < K; ++k, w += G * L) {
-        UNROLL for (int n = 0; n < N; ++n) {
-            vec wk[4];
-            UNROLL for (int g = 0; g < G; ++g) wk[g] = v_load(w + (size_t)n * stride + g * L);
-            UNROLL for (int m = 0; m < M; ++m) {
-                vec xk = v_set1(x[m][k]);
-                UNROLL for (int g = 0; g < G; ++g) {
-                    const int to = g == G - 1 ? last : g;
-                    acc[m * N + n][to] = v_fma(xk, wk[g], acc[m * N + n][to]);
-                }
+/* acc[m * N + n][g] += x[m][k] * w[n][g] for one k, where the last gate adds to `last`. */
+INLINE void accumulate_one(const int M, const int N, const int G, const int last, accumulators acc,
+                           const real *w /* N of (G, L), `stride` apart */, size_t stride,
+                           const real *const *x /* (M,) pointers to (K,) */, size_t k) {
+    UNROLL for (int n = 0; n < N; ++n) {
+        vec wk[4];
+        UNROLL for (int g = 0; g < G; ++g) wk[g] = v_load(w + (size_t)n * stride + g * L);
+        UNROLL for (int m = 0; m < M; ++m) {
+            vec xk = v_set1(x[m][k]);
+            UNROLL for (int g = 0; g < G; ++g) {
+                const int to = g == G - 1 ? last : g;
+                acc[m * N + n][to] = v_fma(xk, wk[g], acc[m * N + n][to]);
             }
         }
     }
+}
+
+/* The sum over all K inputs in order; w is N panels (K, G, L). */
+INLINE void accumulate(const int M, const int N, const int G, const int last, accumulators acc,
+                       const real *w, size_t stride, const real *const *x, size_t K) {
+    for (size_t k = 0; k < K; ++k, w += G * L) accumulate_one(M, N, G, last, acc, w, stride, x, k);
 }
 
 /* Copy accumulators to memory, so that what follows can be a loop: an index that is not a constant
@@ -95,9 +100,42 @@ INLINE vec gru_unit(const vec *gate /* r z n_x n_h */, vec h) {
     return v_fma(v_sigmoid(gate[1]), v_sub(h, n), n);
 }
 
-/* One step of M rows in panels [p, p + N). `kind` is FL_LSTM or FL_GRU, G its gates. */
+/* A part of the input projection of AHEAD later rows: inputs [0, K) of x for one panel, added to
+ * what y holds, or to `init` if this is the first part. */
+typedef struct {
+    size_t K;
+    const real *w;             /* (K, G, L) */
+    const real *init;          /* (G, L), or NULL to go on from y */
+    const real *x[AHEAD + 1];  /* (AHEAD,) pointers to (K,) */
+    real *y[AHEAD + 1];        /* (AHEAD,) pointers to (G, L) */
+} slice;
+
+/* The recurrent sum of one row, with a slice computed in between: the sum waits for its weights to
+ * come from the second-level cache, which leaves the multipliers idle half of the time. */
+INLINE void accumulate_beside(const int G, accumulators acc, const real *w, const real *const *h,
+                              size_t K, const slice *side) {
+    accumulators other;
+    const real *v = side->w;
+    size_t k = 0, j = 0, together = K / (AHEAD ? AHEAD : 1);
+    if (together > side->K) together = side->K;
+    UNROLL for (int m = 0; m < AHEAD; ++m)
+        UNROLL for (int g = 0; g < G; ++g)
+            other[m][g] = v_load((side->init ? side->init : side->y[m]) + g * L);
+    for (; j < together; ++j, v += G * L) {
+        UNROLL for (int i = 0; i < AHEAD; ++i, ++k, w += G * L)
+            accumulate_one(1, 1, G, 3, acc, w, 0, h, k);
+        accumulate_one(AHEAD, 1, G, G - 1, other, v, 0, side->x, j);
+    }
+    for (; j < side->K; ++j, v += G * L) accumulate_one(AHEAD, 1, G, G - 1, other, v, 0, side->x, j);
+    for (; k < K; ++k, w += G * L) accumulate_one(1, 1, G, 3, acc, w, 0, h, k);
+    UNROLL for (int m = 0; m < AHEAD; ++m)
+        UNROLL for (int g = 0; g < G; ++g) v_store(side->y[m] + g * L, other[m][g]);
+}
+
+/* One step of M rows in panels [p, p + N). `kind` is FL_LSTM or FL_GRU, G its gates; `side`, if not
+ * NULL, is computed on the way (M = N = 1 then). */
 INLINE void gated_block(const fl_kind kind, const int M, const int N, const int G,
-                        const fl_cell *cell, size_t p, const row *rows) {
+                        const fl_cell *cell, size_t p, const row *rows, const slice *side) {
     const real *w = (const real *)cell->gates.weights + p * cell->gates.stride;
     const real *x[ROWS], *h[ROWS];
     accumulators acc;
@@ -113,7 +151,8 @@ INLINE void gated_block(const fl_kind kind, const int M, const int N, const int 
     }
     if (x[0]) accumulate(M, N, G, G - 1, acc, w, cell->gates.stride, x, cell->input_rows);
     w += cell->input_rows * (size_t)(G * L);
-    accumulate(M, N, G, 3, acc, w, cell->gates.stride, h, cell->h_size);
+    if (side) accumulate_beside(G, acc, w, h, cell->h_size, side);
+    else accumulate(M, N, G, 3, acc, w, cell->gates.stride, h, cell->h_size);
     vec sums[ROWS][4];
     keep(M * N, 4, acc, sums);
     for (int m = 0; m < M; ++m) {
@@ -222,15 +261,50 @@ INLINE void product_block(const int M, const int N, const int G, const product *
 #define CASE_5(BLOCK, p, r) ROWS_CASE(BLOCK, 5, p, r)
 #endif
 
-static void lstm_step(const fl_cell *cell, const row *rows, size_t n) {
-#define BLOCK(M, N, p, r) gated_block(FL_LSTM, M, N, 4, cell, p, rows + (r))
-    FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+/* Rows whose input projection is made on the side, while the rows before them are scanned: AHEAD rows
+ * at a time, panel by panel, each in AHEAD parts, so that a step of one row makes one row. */
+typedef struct {
+    const real *const *x;             /* (blocks * AHEAD,) pointers to (I,) */
+    real *gates;                      /* (blocks * AHEAD, P, G, L) */
+    size_t blocks, block, panel, part;
+} ahead;
+
+static void take_slice(ahead *a, const fl_cell *cell, slice *taken) {
+    const size_t G = cell->gates.groups, I = cell->input_rows, parts = AHEAD ? AHEAD : 1;
+    const size_t first = I * a->part / parts, at = a->panel * G * L;
+    taken->K = I * (a->part + 1) / parts - first;
+    taken->w = (const real *)cell->gates.weights + a->panel * cell->gates.stride + first * G * L;
+    taken->init = a->part ? NULL : (const real *)cell->gates.bias + at;
+    for (size_t m = 0; m < AHEAD; ++m) {
+        size_t r = a->block * AHEAD + m;
+        taken->x[m] = a->x[r] + first;
+        taken->y[m] = a->gates + r * cell->gates.panels * G * L + at;
+    }
+    if (++a->part == parts) a->part = 0, ++a->panel;
+    if (a->panel == cell->gates.panels) a->panel = 0, ++a->block;
+}
+
+static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
+#define BLOCK(M, N, p, r) gated_block(FL_LSTM, M, N, 4, cell, p, rows + (r), NULL)
+    if (later && later->block < later->blocks) {
+        for (size_t p = 0; p < cell->gates.panels; ++p) {
+            slice side;
+            take_slice(later, cell, &side);
+            gated_block(FL_LSTM, 1, 1, 4, cell, p, rows, &side);
+        }
+    } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
 #undef BLOCK
 }
 
-static void gru_step(const fl_cell *cell, const row *rows, size_t n) {
-#define BLOCK(M, N, p, r) gated_block(FL_GRU, M, N, 3, cell, p, rows + (r))
-    FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+static void gru_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
+#define BLOCK(M, N, p, r) gated_block(FL_GRU, M, N, 3, cell, p, rows + (r), NULL)
+    if (later && later->block < later->blocks) {
+        for (size_t p = 0; p < cell->gates.panels; ++p) {
+            slice side;
+            take_slice(later, cell, &side);
+            gated_block(FL_GRU, 1, 1, 3, cell, p, rows, &side);
+        }
+    } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
 #undef BLOCK
 }
 
@@ -287,18 +361,18 @@ static void activate(fl_function function, const real *x, real *y, size_t size) 
 }
 
 /* One step of B rows of one direction. An h that is projected goes through `hidden` (B, H), and
- * `projected` has room for B rows. */
+ * `projected` has room for B rows. `later` may be given for a single row of an LSTM or GRU. */
 static void cell_step(const fl_layer *layer, const fl_cell *cell, row *rows, row *projected,
-                      real *hidden, size_t B) {
+                      real *hidden, size_t B, ahead *later) {
     if (layer->kind == FL_RNN) {
         product a = {cell->gates.weights, cell->gates.stride, cell->gates.panels, cell->input_rows,
                      cell->h_size, cell->input_rows * cell->gates.groups * L, cell->hidden_size,
                      layer->function};
         multiply(&a, cell->gates.groups, rows, B);
     } else if (layer->kind == FL_GRU) {
-        gru_step(cell, rows, B);
+        gru_step(cell, rows, B, later);
     } else if (!cell->projection.weights) {
-        lstm_step(cell, rows, B);
+        lstm_step(cell, rows, B, later);
     } else {
         product a = matrix_product(&cell->projection, cell->hidden_size, cell->h_size);
         for (size_t b = 0; b < B; ++b) {
@@ -308,7 +382,7 @@ static void cell_step(const fl_layer *layer, const fl_cell *cell, row *rows, row
             projected[b].y = rows[b].y;
             rows[b].y = hidden + b * cell->hidden_size;
         }
-        lstm_step(cell, rows, B);
+        lstm_step(cell, rows, B, later);
         multiply(&a, cell->projection.groups, projected, B);
     }
 }
@@ -362,23 +436,31 @@ static void project(const fl_call *call, const fl_cell *cell, const real *const 
                    (const real *)a->weights + p * a->stride, gates + p * panel, width);
 }
 
-/* One direction of one recurrent layer over a chunk. */
+/* One direction of one recurrent layer over a chunk, a part of it after the other. The input
+ * projection of a part is made before it is scanned, or on the side of the part before it. */
 static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, int backwards) {
     const fl_call *call = in->call;
-    size_t B = call->B, width = cell->gates.panels * cell->gates.groups * L;
-    row *rows = (row *)scratch_at(call, call->plan->cell_rows);
-    real *gates = (real *)scratch_at(call, call->plan->gates);
-    real *hidden = (real *)scratch_at(call, call->plan->hidden);
+    const size_t B = call->B, width = cell->gates.panels * cell->gates.groups * L;
     const int projects = !cell->table && call->plan->gate_steps > 1 && in->steps > 1;
-    size_t most = projects ? call->plan->gate_steps : in->steps;
-    for (size_t done = 0; done < in->steps; done += most) {
-        size_t steps = in->steps - done < most ? in->steps - done : most;
-        size_t first = backwards ? in->steps - done - steps : done;
-        if (projects) project(call, cell, in->x + first * B, gates, steps * B);
+    const int on_the_side = AHEAD && projects && B == 1 && layer->kind != FL_RNN;
+    const size_t part = projects ? call->plan->gate_steps : in->steps;
+    row *rows = (row *)scratch_at(call, call->plan->cell_rows);
+    real *hidden = (real *)scratch_at(call, call->plan->hidden);
+    real *gates = (real *)scratch_at(call, call->plan->gates), *next = gates + part * B * width;
+    size_t ready = 0; /* rows of this part that were projected on the side of the one before */
+    for (size_t done = 0; done < in->steps; done += part) {
+        const size_t left = in->steps - done, steps = left < part ? left : part;
+        const size_t first = backwards ? left - steps : done; /* step of the chunk */
+        const size_t after = left - steps < part ? left - steps : part;
+        ahead later = {in->x + (backwards ? first - after : first + steps), next, 0, 0, 0, 0};
+        if (on_the_side) later.blocks = after / (AHEAD ? AHEAD : 1);
+        if (projects)
+            project(call, cell, in->x + first * B + ready, gates + ready * width, steps * B - ready);
+        ready = later.blocks * AHEAD;
         for (size_t s = 0; s < steps; ++s) {
-            size_t t = backwards ? first + steps - 1 - s : first + s;
+            const size_t t = backwards ? first + steps - 1 - s : first + s;
             for (size_t b = 0; b < B; ++b) {
-                size_t r = t * B + b, before = backwards ? r + B : r - B;
+                const size_t r = t * B + b, before = backwards ? r + B : r - B;
                 real *state = call->state[b];
                 rows[b].x = projects || cell->table ? NULL : in->x[r];
                 rows[b].init = projects ? gates + (r - first * B) * width
@@ -389,11 +471,16 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
                 rows[b].c = state + cell->c_offset;
                 rows[b].y = in->y[r] + cell->y_offset;
             }
-            cell_step(layer, cell, rows, rows + B, hidden, B);
+            cell_step(layer, cell, rows, rows + B, hidden, B, &later);
+        }
+        if (on_the_side) {
+            real *scanned = gates;
+            gates = next;
+            next = scanned;
         }
     }
     for (size_t b = 0; b < B; ++b) {
-        size_t r = (backwards ? 0 : in->steps - 1) * B + b;
+        const size_t r = (backwards ? 0 : in->steps - 1) * B + b;
         memcpy((real *)call->state[b] + cell->h_offset, in->y[r] + cell->y_offset,
                cell->h_size * sizeof(real));
     }

@@ -52,9 +52,10 @@ const fl_kernel *fl_find(const char *name, size_t real_size) {
     return NULL;
 }
 
-/* Bytes of input projections held at once: half of a 512 KB to 2 MB L2, whose other half is for the
- * weights that are scanned with them. */
-enum { GATE_BYTES = 256 * 1024 };
+/* Input projections held at once: few enough to stay near the core while the weights stream past
+ * them, enough rows to share each reading of the input's weights. There are two such parts: one is
+ * scanned while the next is made. A chunk has many parts, because its first is not made on the side. */
+enum { GATE_BYTES = 64 * 1024, LEAST_GATE_ROWS = 24, PARTS = 16 };
 
 /* The most rows one block of any kernel takes (ROWS of avx512 and neon). */
 enum { MOST_ROWS = 6 };
@@ -95,10 +96,11 @@ int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T,
     }
     /* Also without recurrent layers a chunk is bounded, by its widest row. */
     rows = largest(gates, largest(width[0], width[1]));
-    rows = GATE_BYTES / (largest(rows, 1) * real_size);
+    rows = largest(GATE_BYTES / (largest(rows, 1) * real_size), LEAST_GATE_ROWS);
     steps = largest(rows / B, 1);
     plan->gate_steps = steps < T ? steps : T;
-    plan->chunk = bidirectional ? T : plan->gate_steps;
+    steps = checked(plan->gate_steps, PARTS, 0);
+    plan->chunk = bidirectional || steps > T ? T : steps;
     rows = checked(plan->chunk, B, 0);
     plan->x_rows = reserve(plan, checked(rows, sizeof(void *), 0));
     plan->y_rows = reserve(plan, checked(rows, sizeof(void *), 0));
@@ -108,7 +110,7 @@ int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T,
         plan->buffer[i] = reserve(plan, checked(checked(rows, width[i], 0), real_size, 0));
     plan->gates = reserve(
         plan, plan->gate_steps > 1
-                  ? checked(checked(checked(plan->gate_steps, B, 0), gates, 0), real_size, 0)
+                  ? checked(checked(checked(plan->gate_steps, 2 * B, 0), gates, 0), real_size, 0)
                   : 0);
     plan->hidden = reserve(plan, checked(checked(B, hidden, 0), real_size, 0));
     return plan->bytes == SIZE_MAX ? -1 : 0;

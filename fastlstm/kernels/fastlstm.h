@@ -75,11 +75,11 @@ typedef struct {
 /* How a run is cut into pieces, and where its scratch memory goes (byte offsets into it). */
 typedef struct {
     size_t chunk;         /* steps that pass through all layers before the next ones start */
-    size_t gate_steps;    /* steps whose input projections are held at once */
+    size_t gate_steps;    /* steps of one part: whose input projections are made together */
     size_t x_rows, y_rows, tokens;  /* (chunk * B,) pointers and int64 */
     size_t cell_rows;     /* (2, max(B, 6)) structs of five pointers */
     size_t buffer[2];     /* outputs of the layers between the first and the last, in turn */
-    size_t gates;         /* input projections, (gate_steps * B, P, G, L) */
+    size_t gates;         /* input projections, (2, gate_steps * B, P, G, L) */
     size_t hidden;        /* h before its projection, (B, H) */
     size_t bytes;         /* total */
 } fl_plan;

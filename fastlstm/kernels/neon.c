@@ -6,6 +6,7 @@
 #define FL_NEEDS FL_CPU_NEON
 #define GEMM_ROWS 0
 #define ROWS 6
+#define AHEAD 4
 #include "cells_template.h"
 #else
 typedef int fl_no_neon; /* ISO C forbids an empty translation unit */

@@ -5,4 +5,5 @@
 #define FL_NEEDS 0
 #define GEMM_ROWS 16
 #define ROWS 2
+#define AHEAD 0
 #include "cells_template.h"

@@ -1,0 +1,317 @@
+"""Read PyTorch checkpoint files without PyTorch and without running anything they contain.
+
+Four things are read: the zip files of torch.save (1.6 and later), the stream it wrote before that,
+the zip files of torch.jit.save, and whole modules pickled into either of the first two. The layouts
+are those of torch/serialization.py (``_save``, ``_legacy_save``), torch/csrc/serialization.cpp
+(``writeFileRaw``) and the zip application note of PKWARE.
+
+The pickle inside becomes a graph of inert values (see `unpickle`), in which the names that torch
+writes are then given their meaning; storages are read last, each once. The file may be hostile:
+every length is checked against the file before memory is allocated for it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple
+
+from fastlstm.sources.rebuild import Meaning, StoredModule
+from fastlstm.sources.storages import RETRY, Extent, Storages, StoredTensor, check_crc
+from fastlstm.sources.unpickle import Budget, Opaque, load
+from fastlstm.spec import ConvertError
+
+__all__ = ["Opaque", "StoredModule", "StoredTensor", "read_checkpoint"]
+
+# The promise is twice the file and 16 MB; the rest is for what is not counted.
+SPARE_MEMORY = 14 * 10**6
+
+# The number 0x1950A86A20F9469CFC6C, as pickle protocols 2 to 5 and 0 to 1 write it.
+LEGACY_MAGIC = (b"l\xfc\x9cF\xf9 j\xa8P\x19", b"119547037146038801333356")
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> object:
+    """Read the object saved in a PyTorch checkpoint, with tensors as NumPy arrays.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file written by ``torch.save`` (a state dict, a training checkpoint, a whole module) or
+        by ``torch.jit.save``.
+
+    Returns
+    -------
+    object
+        Numbers, strings, bytes, None, lists, tuples and sets as they were saved, with dict for
+        OrderedDict, defaultdict and Counter, and bytes for bytearray; NumPy arrays as such and
+        NumPy scalars as Python numbers. Tensors and parameters are `StoredTensor`; modules, pickled
+        or scripted, are `StoredModule`; everything else is an `Opaque`, which says what stood
+        there: unknown objects, and tensors that cannot be an array, with the reason (quantised,
+        sparse, float8). The result holds no cycle, is at most 100 levels deep, and its size as a
+        tree is bounded.
+
+    Raises
+    ------
+    ConvertError
+        If the file is no PyTorch checkpoint, or a damaged one, or asks for much more memory than
+        its size accounts for (twice its size and 16 MB).
+    FileNotFoundError, PermissionError
+        As `open` gives them.
+    """
+    if os.path.isdir(path):
+        raise ConvertError(f"{os.fspath(path)} is a directory; give the checkpoint file inside it")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return _read(file, size, os.path.splitext(path)[1].lower())
+        except ConvertError as error:
+            raise ConvertError(f"{os.fspath(path)}: {error}") from error.__cause__
+
+
+def _read(file: BinaryIO, size: int, suffix: str) -> object:
+    head = file.read(512)
+    file.seek(0)
+    budget = Budget(2 * size + SPARE_MEMORY)
+    storages = Storages()
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        root, find, order = _open_zip(file, size, budget, storages)
+    elif any(magic in head[:32] for magic in LEGACY_MAGIC):
+        root, find, order = _open_legacy(file, size, budget, storages)
+    else:
+        raise ConvertError(_describe(head, size, suffix))
+    value = Meaning(budget, storages).value(root)
+    del root
+    storages.read_tensors(file, find, order, budget)
+    return value
+
+
+def _describe(head: bytes, size: int, suffix: str) -> str:
+    """What a file is that is no checkpoint, and what to do with it."""
+    text = head.lstrip().lower()
+    if size == 0:
+        return "the file is empty; expected a PyTorch checkpoint; download or save it again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "this is a git-lfs pointer, not the checkpoint itself; run 'git lfs pull'"
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return (
+            "this is a web page, not a checkpoint; the download went wrong (a login page or an "
+            "error message); fetch the file itself"
+        )
+    if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "this is a safetensors file, not a PyTorch checkpoint; open it with fastlstm.load"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "this is an HDF5 file, not a PyTorch checkpoint; use the Keras reader"
+    if suffix == ".onnx" or re.match(rb"\x08[\x03-\x1f][\x12\x1a\x22\x2a\x32\x3a]", head):
+        return "this is an ONNX model, not a PyTorch checkpoint; use the ONNX reader"
+    if head[257:262] == b"ustar":
+        return (
+            "this is a tar archive; if torch before 0.1.10 wrote it, load it with that version and "
+            "save it with a newer one; otherwise unpack it and give the checkpoint inside"
+        )
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")):
+        return "the file is compressed; unpack it and give the checkpoint inside"
+    if head.startswith(b"\x93NUMPY"):
+        return "this is a NumPy array file, not a PyTorch checkpoint; read it with numpy.load"
+    if re.match(rb"\x80[\x01-\x05]", head):
+        return (
+            "this is a plain pickle, not written by torch.save; expected a PyTorch checkpoint; if "
+            "you trust it, load it with its own program and save the weights with torch.save"
+        )
+    return (
+        f"the file begins with {head[:8]!r}; expected a PyTorch checkpoint written by torch.save "
+        "or torch.jit.save"
+    )
+
+
+def _open_zip(
+    file: BinaryIO, size: int, budget: Budget, storages: Storages
+) -> tuple[object, Callable[[str], Extent], str]:
+    """The pickled graph of a zip checkpoint, where its storages lie, and their byte order."""
+    archive = _Archive(file, size, budget)
+    roots = [name for name in archive.members if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
+    if len(roots) != 1:
+        raise ConvertError(archive.describe(len(roots)))
+    prefix = roots[0].removesuffix("data.pkl")
+    order = b"little"
+    if prefix + "byteorder" in archive.members:
+        order = archive.read(prefix + "byteorder")
+        if order not in (b"little", b"big"):
+            raise ConvertError(f"byte order {order[:20]!r}; expected 'little' or 'big'; {RETRY}")
+    pickled = archive.read(roots[0])
+    root = load(io.BytesIO(pickled), budget, storages.reference)
+    budget.release(len(pickled))
+    return root, lambda key: archive.extent(f"{prefix}data/{key}"), order.decode()
+
+
+class _Member(NamedTuple):
+    """An entry of a zip's central directory."""
+
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    nbytes: int
+    header: int
+
+
+class _Archive:
+    """The directory of a zip file, read with every offset checked and every entry paid for."""
+
+    def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
+        self.file, self.size, self.budget = file, size, budget
+        self.members: dict[str, _Member] = {}
+        tail_start = max(0, size - 22 - 0xFFFF)
+        tail = self.bytes_at(tail_start, size - tail_start)
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or at + 22 > len(tail):
+            raise ConvertError(f"a zip archive without its directory at the end; {RETRY}")
+        count, nbytes, offset = struct.unpack_from("<HII", tail, at + 10)
+        if count == 0xFFFF or 0xFFFFFFFF in (nbytes, offset):
+            count, nbytes, offset = self.zip64(tail, at)
+        directory = self.bytes_at(offset, nbytes)
+        at = 0
+        for _ in range(count):
+            at = self.entry(directory, at)
+        budget.release(len(tail) + len(directory))
+
+    def bytes_at(self, offset: int, nbytes: int) -> bytes:
+        """`nbytes` bytes at `offset`, which the caller must release when it drops them."""
+        if offset < 0 or offset + nbytes > self.size:
+            raise ConvertError(
+                f"bytes {offset} to {offset + nbytes} of a file of {self.size}; {RETRY}"
+            )
+        self.budget.charge(nbytes)
+        self.file.seek(offset)
+        data = self.file.read(nbytes)
+        if len(data) != nbytes:
+            raise ConvertError("the file became shorter while it was read; wait for its writer")
+        return data
+
+    def zip64(self, tail: bytes, at: int) -> tuple[int, int, int]:
+        if at < 20 or tail[at - 20 : at - 16] != b"PK\x06\x07":
+            raise ConvertError(f"a large zip archive without its zip64 record; {RETRY}")
+        (offset,) = struct.unpack_from("<Q", tail, at - 12)
+        record = self.bytes_at(offset, 56)
+        if record[:4] != b"PK\x06\x06":
+            raise ConvertError(f"a large zip archive without its zip64 record; {RETRY}")
+        count, nbytes, offset = struct.unpack_from("<QQQ", record, 32)
+        return count, nbytes, offset
+
+    def entry(self, directory: bytes, at: int) -> int:
+        """Take in the entry at `at` and return where the next one begins."""
+        if directory[at : at + 4] != b"PK\x01\x02" or at + 46 > len(directory):
+            raise ConvertError(f"a damaged directory of the zip archive; {RETRY}")
+        flags, method, crc, packed, nbytes, *lengths, header = struct.unpack_from(
+            "<HH4xIIIHHH8xI", directory, at + 8
+        )
+        name_length, extra_length, comment_length = lengths
+        name_end: int = at + 46 + name_length
+        name = directory[at + 46 : name_end].decode("utf-8", "replace")
+        extra = directory[name_end : name_end + extra_length]
+        if 0xFFFFFFFF in (packed, nbytes, header):
+            nbytes, packed, header = _zip64_sizes(extra, nbytes, packed, header)
+        if name in self.members:
+            raise ConvertError(f"two members of the zip archive are named {name[:80]!r}; {RETRY}")
+        self.budget.charge(500 + 4 * name_length)
+        self.members[name] = _Member(flags, method, crc, packed, nbytes, header)
+        return name_end + int(extra_length + comment_length)
+
+    def extent(self, name: str) -> Extent:
+        """Where the stored bytes of a member lie."""
+        if name not in self.members:
+            raise ConvertError(f"the zip archive has no member {name[:80]!r}; {RETRY}")
+        member = self.members[name]
+        if member.method != 0 or member.flags & 1 or member.packed != member.nbytes:
+            raise ConvertError(
+                f"member {name[:80]!r} of the zip archive is compressed or encrypted; torch.save "
+                "stores them plainly; unpack the archive and zip it again without compression"
+            )
+        local = self.bytes_at(member.header, 30)
+        if local[:4] != b"PK\x03\x04":
+            raise ConvertError(f"member {name[:80]!r} of the zip archive is not there; {RETRY}")
+        offset = member.header + 30 + sum(struct.unpack_from("<HH", local, 26))
+        if offset + member.nbytes > self.size:
+            raise ConvertError(f"member {name[:80]!r} runs beyond the end of the file; {RETRY}")
+        self.budget.release(30)
+        # torch.serialization.set_crc32_options(False) writes zero for every member.
+        return Extent(offset, member.nbytes, member.crc or None)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a small member, checked against its CRC."""
+        extent = self.extent(name)
+        data = self.bytes_at(extent.offset, extent.nbytes)
+        check_crc(data, extent, name)
+        return data
+
+    def describe(self, roots: int) -> str:
+        """What a zip archive is that does not hold one data.pkl."""
+        names = {name.rpartition("/")[2] for name in self.members}
+        if roots > 1:
+            return "the zip archive holds several checkpoints; unpack it and give one of them"
+        if {"config.json", "model.weights.h5"} <= names:
+            return "this is a Keras model, not a PyTorch checkpoint; use the Keras reader"
+        if "model.json" in names and "attributes.pkl" in names:
+            return "TorchScript of torch before 1.4; load and save it with torch.jit of a newer one"
+        if "archive_format" in names or "serialized_exported_program.json" in names:
+            return "this is a torch.export program; save the module's state_dict() with torch.save"
+        if any(name.endswith(".npy") for name in names):
+            return "this is a NumPy .npz file, not a PyTorch checkpoint; read it with numpy.load"
+        return (
+            "a zip archive without a data.pkl; expected a PyTorch checkpoint written by torch.save "
+            "or torch.jit.save; if the checkpoint is inside this archive, unpack it first"
+        )
+
+
+def _zip64_sizes(extra: bytes, nbytes: int, packed: int, header: int) -> tuple[int, int, int]:
+    """The three numbers of an entry, those which did not fit taken from its zip64 field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            numbers = extra[at + 4 : at + 4 + length]
+            wide = struct.iter_unpack("<Q", numbers[: len(numbers) & ~7])
+            nbytes, packed, header = (
+                next(wide, (number,))[0] if number == 0xFFFFFFFF else number
+                for number in (nbytes, packed, header)
+            )
+            break
+        at += 4 + length
+    return nbytes, packed, header
+
+
+def _open_legacy(
+    file: BinaryIO, size: int, budget: Budget, storages: Storages
+) -> tuple[object, Callable[[str], Extent], str]:
+    """The same as `_open_zip` for the stream that torch wrote before 1.6."""
+    load(file, budget)  # the magic number, already recognised
+    version, _system = load(file, budget), load(file, budget)
+    if version != 1001:
+        raise ConvertError(f"torch's serialization protocol {version!r}; expected 1001; {RETRY}")
+    root = load(file, budget, storages.reference)
+    keys = load(file, budget)
+    if type(keys) is not list:
+        raise ConvertError(f"no list of storages behind the pickled object; {RETRY}")
+    extents: dict[str, Extent] = {}
+    offset = file.tell()
+    for key in keys:
+        if type(key) is not str or key not in storages.sizes or key in extents:
+            raise ConvertError(f"a storage in the file that no tensor uses; {RETRY}")
+        file.seek(offset)
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        nbytes = count * storages.itemsizes[key]
+        offset += 8
+        if count < 0 or offset + nbytes > size:
+            raise ConvertError(f"storage {key[:40]!r} runs beyond the end of the file; {RETRY}")
+        extents[key] = Extent(offset, nbytes, None)
+        offset += nbytes
+
+    def find(key: str) -> Extent:
+        if key not in extents:
+            raise ConvertError(f"storage {key[:40]!r} is not in the file; {RETRY}")
+        return extents[key]
+
+    # Big-endian machines, too, wrote this format in little-endian order (writeFileRaw).
+    return root, find, "little"

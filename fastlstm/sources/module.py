@@ -1,0 +1,210 @@
+"""A whole module, live or stored in a checkpoint: what its classes tell that weights do not.
+
+A live ``torch.nn.Module`` is first turned into the record a checkpoint would hold of it, so there
+is one description of both. Nothing here imports torch: a module in hand brings its own classes, and
+they are recognised by their import paths.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastlstm.sources.blocks import Known
+from fastlstm.sources.checkpoint import StoredModule
+from fastlstm.sources.order import Word
+
+__all__ = ["Told", "is_module", "record", "tell"]
+
+_NN = "torch.nn.modules."
+
+# Word of ``layers=`` of each class. What has no effect at inference shares the word "dropout".
+_KINDS = {
+    f"{_NN}rnn.LSTM": "lstm",
+    f"{_NN}rnn.LSTMCell": "lstm",
+    f"{_NN}rnn.GRU": "gru",
+    f"{_NN}rnn.GRUCell": "gru",
+    f"{_NN}rnn.RNN": "rnn",
+    f"{_NN}rnn.RNNCell": "rnn",
+    f"{_NN}sparse.Embedding": "embedding",
+    f"{_NN}linear.Linear": "linear",
+    f"{_NN}activation.ReLU": "relu",
+    f"{_NN}activation.Tanh": "tanh",
+    f"{_NN}activation.Sigmoid": "sigmoid",
+    f"{_NN}activation.Softmax": "softmax",
+    f"{_NN}activation.LogSoftmax": "log_softmax",
+    f"{_NN}dropout.Dropout": "dropout",
+    f"{_NN}linear.Identity": "dropout",
+}
+_SEQUENTIAL = f"{_NN}container.Sequential"
+
+# Classes that run the one module inside them, and where they keep it.
+_SHELLS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What modules tell.
+
+    Parameters
+    ----------
+    known : dict of str to Known
+        By path, what each module is.
+    words : tuple of Word, or None
+        The layers in the order in which they run; None where that is code, or not known.
+    unsaid : str
+        Why the order is not known, or "".
+    notes : tuple of str
+        What was left out of account.
+    """
+
+    known: dict[str, Known]
+    words: tuple[Word, ...] | None
+    unsaid: str
+    notes: tuple[str, ...]
+
+
+def is_module(source: object) -> bool:
+    """Whether it is a live torch module; where torch was never imported, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.nn.Module)
+
+
+def record(module: Any) -> tuple[StoredModule, tuple[str, ...]]:
+    """A live module as the record a checkpoint would hold of it, and notes on what that leaves out.
+
+    A module of a subclass that inherits ``forward`` counts as one of the class it inherits from.
+    """
+    # A module used twice appears twice here, as it runs twice in a Sequential.
+    parts = dict(module.named_modules(remove_duplicate=False))
+    records = {path: StoredModule(_class_name(m), _settings(m)) for path, m in parts.items()}
+    for name, value in module.state_dict().items():
+        path, _, leaf = name.rpartition(".")
+        holder, key = (records[path], leaf) if path in records else (records[""], name)
+        holder[key] = value
+    for path, part in records.items():
+        if path:
+            parent, _, name = path.rpartition(".")
+            records[parent][name] = part
+    notes = tuple(
+        f"{_called(path, records[path])} has forward hooks, which are not run"
+        for path, part in parts.items()
+        if getattr(part, "_forward_hooks", None) or getattr(part, "_forward_pre_hooks", None)
+    )
+    return records[""], notes
+
+
+def _class_name(module: Any) -> str:
+    """Import path of the class whose ``forward`` it runs; "" for a scripted module."""
+    cls: Any = type(module)
+    own = f"{cls.__module__}.{cls.__qualname__}"
+    if hasattr(module, "original_name"):
+        return ""
+    if own in _SHELLS:
+        return own
+    if "forward" not in vars(module):
+        for base in cls.__mro__:
+            name = f"{base.__module__}.{base.__qualname__}"
+            if (name in _KINDS or name == _SEQUENTIAL) and cls.forward is base.forward:
+                return name
+        return own
+    return f"{own} with a forward of its own"
+
+
+def _settings(module: Any) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and isinstance(value, int | float | str | None)
+    }
+
+
+def tell(modules: Mapping[str, StoredModule], root: str) -> Told:
+    """Describe the modules of a model.
+
+    Parameters
+    ----------
+    modules : mapping of str to StoredModule
+        By path.
+    root : str
+        The path of the module that is the whole model, if there is one there.
+    """
+    modules = {path: module for path, module in modules.items() if module.class_name}
+    known = {path: _known(path, module) for path, module in modules.items()}
+    words: list[Word] | None = None
+    reasons: list[str] = []
+    if root in modules:
+        words = list(_order(root, modules[root], reasons))
+    notes = [note for path, module in modules.items() for note in _notes(path, module)]
+    if words is None or reasons:
+        silent = [_called(path, module) for path, module in modules.items() if not module]
+        if silent:
+            named = ", ".join(silent[:20]) + (", ..." if len(silent) > 20 else "")
+            notes.append(f"without weights, running only where layers= says: {named}")
+        return Told(known, None, "; ".join(reasons[:10]), tuple(notes))
+    for position, word in enumerate(words):
+        if word.kind == "dropout":
+            called = _called(word.path or "", modules[word.path or ""])
+            notes.append(f"{called} has no effect at inference and was left out")
+        elif word.kind in ("lstm", "gru", "rnn") and position < len(words) - 1:
+            called = _called(word.path or "", modules[word.path or ""])
+            notes.append(f"{called} passes its output, without its state, to the next layer")
+    return Told(known, tuple(words), "", tuple(notes))
+
+
+def _known(path: str, module: StoredModule) -> Known:
+    kind = _KINDS.get(module.class_name)
+    called = _called(path, module)
+    if kind is None:
+        return Known(
+            None,
+            refusal=f"{called} holds weights, but it is not one of torch's plain LSTM, GRU, RNN, "
+            f"their cells, Linear or Embedding; allow its weights to be unused with ignore=, or, "
+            f"if it computes the same, convert the module's state_dict()",
+        )
+    if module.settings.get("max_norm") is not None:
+        return Known(
+            None,
+            refusal=f"{called} has max_norm={module.settings['max_norm']}, which scales rows when "
+            f"they are looked up; scale the rows of its weight once and set max_norm=None",
+        )
+    mode = module.settings.get("nonlinearity") or module.settings.get("mode")
+    nonlinearity = str(mode).lower().removeprefix("rnn_") if kind == "rnn" and mode else None
+    return Known(kind, nonlinearity)
+
+
+def _order(path: str, module: StoredModule, reasons: list[str]) -> Iterator[Word]:
+    """The words of a module whose order is known, else reasons why it is not."""
+    name = module.class_name
+    if name == _SEQUENTIAL or name in _SHELLS:
+        for key, child in module.items():
+            if isinstance(child, StoredModule) and key == _SHELLS.get(name, key):
+                yield from _order(f"{path}.{key}".removeprefix("."), child, reasons)
+    elif name not in _KINDS:
+        reasons.append(f"{_called(path, module)} runs code of its own")
+    elif "softmax" in _KINDS[name] and module.settings.get("dim") not in (-1, 2):
+        # Sequences have three dimensions here, so 2 is the last one; 1 would be the batch.
+        reasons.append(
+            f"{_called(path, module)} has dim={module.settings.get('dim')}; expected dim=-1"
+        )
+    else:
+        yield Word(_KINDS[name], path)
+
+
+def _notes(path: str, module: StoredModule) -> Iterator[str]:
+    if _KINDS.get(module.class_name) in ("lstm", "gru", "rnn"):
+        if module.settings.get("batch_first"):
+            yield f"{_called(path, module)}: batch_first changes no weight and is not stored"
+        if module.settings.get("dropout"):
+            yield f"{_called(path, module)}: dropout has no effect at inference"
+
+
+def _called(path: str, module: StoredModule) -> str:
+    kind = module.class_name.rpartition(".")[2] or "scripted"
+    return f"{path!r:.200} ({kind:.100})" if path else f"the module ({kind:.100})"

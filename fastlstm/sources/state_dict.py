@@ -1,0 +1,363 @@
+"""From whatever was saved to the model's own tensors, under flat dotted names.
+
+A checkpoint is a nest of mappings and lists: the model's state dict sits somewhere in it, with the
+optimizer's state, counters and settings beside it. This file finds the state dict, and reads a
+tensor of any library and float dtype into an array.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.sources.checkpoint import StoredModule, StoredTensor
+from fastlstm.spec import ConvertError
+
+__all__ = ["RECURRENT", "StateDict", "Tensor", "find_state_dict", "listing", "to_array"]
+
+# The names torch.nn.LSTM, GRU and RNN give their tensors, and (without "_l0") those of the cells.
+RECURRENT = re.compile(
+    r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(0|[1-9]\d{0,3})(_reverse)?)?"
+)
+
+# Keys under which training scripts put the model's state dict beside other things.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net"),
+    *("network", "module", "weights", "params"),
+)
+
+# Weights that are not stored but computed from these: weight norm, spectral norm, pruning.
+_PARTS = re.compile(
+    r"(?:.*\.)?parametrizations\..*"
+    r"|(?:.*\.)?(?:weight|bias)(?:_ih|_hh|_hr)?(?:_l\d+)?(?:_reverse)?_(?:g|v|u|orig|mask)"
+)
+_QUANTIZED = re.compile(r"(?:.*\.)?(?:_packed_params|_all_weight_values)(?:\..*)?")
+_PACKED = (
+    "weights are packed for one kernel; expected float weights: convert the model before "
+    "quantising it"
+)
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+# A pickle may hold the same container many times over, or itself; no honest one is nested deeper
+# or holds more entries than this.
+MAX_NESTING = 128
+MAX_ENTRIES = 500_000
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """A named tensor that has not been read yet: ``value`` is what :func:`to_array` reads.
+
+    ``dtype`` is torch's name of the dtype it is stored in.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StateDict:
+    """A model's tensors by name, in file order, and what was found with them.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+    others : dict of str to object
+        By name, what stands among the tensors that is none.
+    modules : dict of str to StoredModule
+        By path, the modules that hold them, if whole modules were saved.
+    notes : tuple of str
+        What was left out.
+    """
+
+    tensors: dict[str, Tensor]
+    others: dict[str, Any]
+    modules: dict[str, StoredModule]
+    notes: tuple[str, ...]
+
+    def refuse_unreadable(self, ignored: frozenset[str]) -> None:
+        """Refuse weights that are there, but not as tensors that can be used as they are.
+
+        Raises
+        ------
+        ConvertError
+            Naming a quantised or reparametrised weight, or a record where a weight belongs.
+        """
+        for name in (name for name in (*self.tensors, *self.others) if name not in ignored):
+            if _QUANTIZED.fullmatch(name):
+                raise ConvertError(f"{name!r:.200} belongs to a quantised module, whose {_PACKED}")
+            if name in self.tensors and _PARTS.fullmatch(name):
+                raise ConvertError(
+                    f"{name!r:.200} is one part of a reparametrised weight (weight norm, spectral "
+                    f"norm or pruning); expected the weight itself: before saving, call "
+                    f"torch.nn.utils.remove_weight_norm, "
+                    f"torch.nn.utils.parametrize.remove_parametrizations or "
+                    f"torch.nn.utils.prune.remove"
+                )
+        for name, value in self.others.items():
+            # True, 4 or None under such a name is an option of a module ("bias": True).
+            if name not in ignored and _is_parameter(name) and not _is_plain(value):
+                raise ConvertError(
+                    f"{name!r:.200} is {value!r:.100}; expected a tensor, since that is the name "
+                    f"of a weight"
+                )
+
+
+def listing(tensors: Iterable[Tensor], most: int = 20) -> str:
+    """Name, dtype and shape of each tensor, one a line; the first ``most`` and their number."""
+    lines = [f"  {t.name!r:.120}: {t.dtype} {t.shape}" for t in tensors]
+    if len(lines) > most:
+        lines[most:] = [f"  and {len(lines) - most} more ({len(lines)} in all)"]
+    return "\n".join(lines)
+
+
+class _Optimizer:
+    """Stands for the state of a torch optimizer, which is never descended into."""
+
+
+_Path = tuple[str, ...]
+
+
+def find_state_dict(tree: Mapping[Any, Any], prefix: str | None) -> StateDict:
+    """Find the model's tensors in a nest of mappings and lists.
+
+    Parameters
+    ----------
+    tree : mapping
+        What a checkpoint holds, or a state dict itself.
+    prefix : str or None
+        Take only the tensors under this dotted prefix, counted from the top or from the state
+        dict; "" takes everything. None looks for the state dict under its usual names.
+
+    Raises
+    ------
+    ConvertError
+        If several state dicts lie side by side, nothing lies under the prefix, there is no tensor,
+        two tensors have one name, or a module is quantised.
+    """
+    leaves, modules = _flatten(tree)
+    prefix = prefix and prefix.removesuffix(".")
+    wrapper: tuple[str, ...] = ()
+    chosen = leaves if prefix == "" else _under(leaves, prefix)
+    if not chosen:
+        wrapper = _wrapper(leaves, modules)
+        inner = {p[len(wrapper) :]: v for p, v in leaves.items() if p[: len(wrapper)] == wrapper}
+        chosen = inner if prefix is None else _under(inner, prefix)
+
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, Any] = {}
+    for keys, value in chosen.items():
+        name = ".".join(keys)
+        if name in tensors or name in others:
+            raise ConvertError(f"two entries are called {name!r:.200}; expected one")
+        tensor = _as_tensor(name, value)
+        if tensor is not None:
+            tensors[name] = tensor
+        elif value is not None:
+            others[name] = value
+    inside = _modules_in(modules, wrapper, prefix or "")
+    if not tensors:
+        there = listing(t for p, v in leaves.items() if (t := _as_tensor(".".join(p), v)))
+        where = f" under the prefix {prefix!r:.200}" if prefix else ""
+        raise ConvertError(
+            f"there is no tensor{where}; expected a state dict, or a mapping that holds one. "
+            + (f"Tensors seen:\n{there}" if there else f"Entries seen: {_entries(leaves, 0)}")
+        )
+
+    notes = []
+    outside = leaves.keys() - ((*wrapper, *path) for path in chosen)
+    if outside:
+        beside = {path: value for path, value in leaves.items() if path in outside}
+        why = f"outside the prefix {prefix!r}" if prefix else "beside the model"
+        notes.append(f"left out, {why}: {_entries(beside, 0 if prefix else len(wrapper) - 1)}")
+    if others:
+        among: dict[_Path, Any] = {(name,): value for name, value in others.items()}
+        notes.append(f"left out, not a tensor: {_entries(among, 0)}")
+    return StateDict(tensors, others, inside, tuple(notes))
+
+
+def _flatten(tree: Mapping[Any, Any]) -> tuple[dict[_Path, Any], dict[_Path, StoredModule]]:
+    """Every leaf by its path of keys, and every module; a list of plain values is one leaf."""
+    leaves: dict[_Path, Any] = {}
+    modules: dict[_Path, StoredModule] = {}
+    left = MAX_ENTRIES
+
+    def visit(value: Any, path: _Path) -> None:
+        nonlocal left
+        if isinstance(value, Mapping | list | tuple):
+            left -= len(value)
+            if left < 0 or len(path) > MAX_NESTING:
+                raise ConvertError(
+                    f"the checkpoint is nested more than {MAX_NESTING} deep or holds more than "
+                    f"{MAX_ENTRIES} entries; expected a state dict: save module.state_dict() alone"
+                )
+        items: Iterable[tuple[Any, Any]]
+        if isinstance(value, Mapping):
+            if "state" in value and "param_groups" in value:
+                leaves[path] = _Optimizer()
+                return
+            if isinstance(value, StoredModule):
+                modules[path] = value
+            items = value.items()
+        elif isinstance(value, list | tuple) and any(map(_holds_more, value)):
+            items = enumerate(value)
+        else:
+            if path in leaves:
+                raise ConvertError(f"two entries are called {'.'.join(path)!r:.200}; expected one")
+            leaves[path] = value
+            return
+        for key, child in items:
+            visit(child, (*path, str(key)))
+
+    visit(tree, ())
+    return leaves, modules
+
+
+def _holds_more(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple) or _is_tensor(value)
+
+
+def _modules_in(
+    modules: Mapping[_Path, StoredModule], wrapper: _Path, prefix: str
+) -> dict[str, StoredModule]:
+    """The modules below a wrapper and a prefix, by dotted path below the wrapper."""
+    inside = {
+        ".".join(p[len(wrapper) :]): m for p, m in modules.items() if p[: len(wrapper)] == wrapper
+    }
+    inside = {p: m for p, m in inside.items() if not prefix or f"{p}.".startswith(f"{prefix}.")}
+    for path, module in inside.items():
+        if module.class_name.startswith("torch.") and "quantiz" in module.class_name:
+            raise ConvertError(
+                f"{path or 'the model'!r:.200} is a {module.class_name:.100}, whose {_PACKED}"
+            )
+    return inside
+
+
+def _under(leaves: dict[_Path, Any], prefix: str | None) -> dict[_Path, Any]:
+    """The leaves below a dotted prefix; the prefix may end inside a key that holds dots."""
+    if prefix is None:
+        return {}
+    return {p: v for p, v in leaves.items() if ".".join(p).startswith(f"{prefix}.")}
+
+
+def _wrapper(leaves: Mapping[_Path, Any], modules: Mapping[_Path, StoredModule]) -> _Path:
+    """The keys that lead to the state dict or module, () if the whole is one."""
+    parameters = [
+        path for path, value in leaves.items() if _is_tensor(value) and _is_parameter(path[-1])
+    ]
+    scope: _Path = ()
+    while True:
+        depth = len(scope)
+        heads = list(dict.fromkeys(path[depth] for path in parameters if len(path) > depth + 1))
+        direct = any(len(path) == depth + 1 for path in parameters)
+        if direct or scope in modules or not any(head in WRAPPERS for head in heads):
+            return scope
+        if len(heads) > 1:
+            choices = [".".join((*scope, head)) for head in heads[:20]]
+            raise ConvertError(
+                f"several state dicts lie side by side: {', '.join(map(repr, choices))}; expected "
+                f"one: choose it, for example with prefix={choices[0]!r}, or take all with "
+                f"prefix={'.'.join(scope)!r}"
+            )
+        scope = (*scope, heads[0])
+        parameters = [path for path in parameters if path[: depth + 1] == scope]
+
+
+def _entries(leaves: Mapping[_Path, Any], depth: int, most: int = 20) -> str:
+    """Leaves summed up by their key at a depth: ``'optimizer' (optimizer state), 'step' (int)``."""
+    groups: dict[str, list[Any]] = {}
+    for path, value in leaves.items():
+        groups.setdefault(".".join(path[: max(depth, 0) + 1]), []).append(value)
+    texts = []
+    for name, values in list(groups.items())[:most]:
+        tensors = sum(map(_is_tensor, values))
+        if isinstance(values[0], _Optimizer):
+            what = "optimizer state"
+        elif tensors:
+            what = "tensor" if len(values) == 1 else f"{tensors} tensors"
+        else:
+            what = type(values[0]).__name__ if len(values) == 1 else f"{len(values)} entries"
+        texts.append(f"{name!r:.120} ({what})")
+    if len(groups) > most:
+        texts.append(f"and {len(groups) - most} more")
+    return ", ".join(texts) or "none"
+
+
+def _is_parameter(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last in ("weight", "bias") or RECURRENT.fullmatch(last) is not None
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)
+
+
+def _is_tensor(value: Any) -> bool:
+    # A torch tensor is recognised by its methods, so that torch need not be there.
+    return isinstance(value, StoredTensor | np.ndarray) or (
+        hasattr(value, "detach") and hasattr(value, "cpu")
+    )
+
+
+def _as_tensor(name: str, value: Any) -> Tensor | None:
+    if not _is_tensor(value):
+        return None
+    if isinstance(value, StoredTensor):
+        return Tensor(name, tuple(value.array.shape), value.dtype, value.array)
+    if type(value).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
+        raise ConvertError(
+            f"{name!r:.200} belongs to a lazy module that is not initialised, so it has no shape; "
+            f"run the module once on an example before converting it"
+        )
+    dtype = value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype)
+    shape = tuple(int(n) for n in value.shape)
+    return Tensor(name, shape, dtype.removeprefix("torch."), value)
+
+
+def to_array(tensor: Tensor, dtype: str) -> npt.NDArray[Any]:
+    """Read a tensor into a new C-contiguous array of ``dtype`` ("float32" or "float64").
+
+    Raises
+    ------
+    ConvertError
+        If the tensor is not of a float dtype, holds no data (meta device) or is not dense, or a
+        finite value does not fit ``dtype``.
+    """
+    value = tensor.value
+    if tensor.dtype not in _FLOATS:
+        raise ConvertError(
+            f"tensor {tensor.name!r:.200} has dtype {tensor.dtype}; expected one of "
+            f"{', '.join(_FLOATS)}"
+            + ("; convert the model before quantising it" if tensor.dtype.startswith("q") else "")
+        )
+    if not isinstance(value, np.ndarray):
+        if value.device.type == "meta":
+            raise ConvertError(
+                f"tensor {tensor.name!r:.200} is on the meta device and holds no values; load the "
+                f"weights into the module before converting it"
+            )
+        if str(value.layout) != "torch.strided":
+            raise ConvertError(
+                f"tensor {tensor.name!r:.200} has layout {value.layout}; expected a dense one: "
+                f"call its to_dense() first"
+            )
+        # NumPy has no bfloat16; float32 holds every bfloat16 value. force: detached, on the CPU.
+        value = (value.float() if tensor.dtype == "bfloat16" else value).numpy(force=True)
+    with np.errstate(over="ignore", under="ignore"):
+        array = np.array(value, dtype=dtype, order="C")
+    if tensor.dtype == "float64" and dtype == "float32":
+        lost = np.isinf(array) & np.isfinite(value)
+        if lost.any():
+            raise ConvertError(
+                f"tensor {tensor.name!r:.200} holds {float(value[lost][0])!r}, which float32 "
+                f"cannot hold; store the model as dtype='float64'"
+            )
+    return array

@@ -1,0 +1,468 @@
+"""Live modules and the checkpoints torch writes of them, held against torch's own outputs."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastlstm import reference, spec
+from fastlstm.sources import Conversion, read
+from fastlstm.sources.checkpoint import StoredModule
+from fastlstm.spec import ConvertError
+
+torch: Any = pytest.importorskip("torch", reason="compares with torch's own modules")
+nn: Any = torch.nn
+
+T, B = 5, 3
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(20)
+
+
+def features(size: int) -> Any:
+    return torch.randn(T, B, size, dtype=torch.float64)
+
+
+def tokens(size: int) -> Any:
+    return torch.randint(size, (T, B))
+
+
+def run(conversion: Conversion, x: Any) -> np.ndarray:
+    return reference.forward(conversion.layers, conversion.tensors, x.numpy())[0]
+
+
+def same(conversion: Conversion, x: Any, expected: Any) -> None:
+    """A float64 conversion gives torch's float64 output."""
+    assert all(array.dtype == np.float64 for array in conversion.tensors.values())
+    np.testing.assert_allclose(run(conversion, x), expected.detach().numpy(), atol=1e-12)
+
+
+def says(conversion: Conversion, *phrases: str) -> None:
+    report = "\n".join(conversion.report)
+    for phrase in phrases:
+        assert phrase in report, report
+
+
+def kinds(conversion: Conversion) -> list[str]:
+    return [layer.kind for layer in conversion.layers]
+
+
+class First(nn.Module):  # type: ignore[misc]
+    """What users put behind an LSTM in a Sequential: takes its output, drops its state."""
+
+    def forward(self, pair: Any) -> Any:
+        return pair[0]
+
+
+class Net(nn.Module):  # type: ignore[misc]
+    """A class of its own, whose forward cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 6)  # registered out of order on purpose
+        self.emb = nn.Embedding(6, 4)
+        self.rnn = nn.GRU(4, 4, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5)
+        self.act = nn.Tanh()
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.act(self.rnn(self.emb(x).transpose(0, 1))[0].transpose(0, 1)))
+
+
+WORDS = "embedding, gru, tanh, linear"
+
+RECURRENT = [
+    (nn.LSTM, {}),
+    (nn.LSTM, {"bias": False}),
+    (nn.LSTM, {"num_layers": 3, "bidirectional": True}),
+    (nn.LSTM, {"num_layers": 2, "proj_size": 2}),
+    (nn.LSTM, {"num_layers": 2, "proj_size": 3, "bidirectional": True, "bias": False}),
+    (nn.GRU, {}),
+    (nn.GRU, {"num_layers": 2, "bidirectional": True, "bias": False}),
+    (nn.RNN, {}),
+    (nn.RNN, {"nonlinearity": "relu", "num_layers": 2}),
+    (nn.RNN, {"bidirectional": True, "bias": False}),
+]
+
+
+def named(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={option}" for key, option in value.items()) or "plain"
+    return str(getattr(value, "__name__", value))
+
+
+@pytest.mark.parametrize(("kind", "options"), RECURRENT, ids=named)
+def test_recurrent_modules_from_every_source(kind: Any, options: Any, tmp_path: Path) -> None:
+    module = kind(3, 5, **options).double().eval()
+    x = features(3)
+    expected = module(x)[0]
+    told = {"nonlinearity": module.nonlinearity} if kind is nn.RNN else {}
+
+    same(read(module, dtype="float64"), x, expected)
+    saved = module.state_dict()
+    same(read(saved, dtype="float64", **told), x, expected)
+    nested = {"model_state_dict": {f"module.net.rnn.{k}": v for k, v in saved.items()}, "epoch": 1}
+    conversion = read(nested, dtype="float64", **told)
+    same(conversion, x, expected)
+    assert conversion.layers[0].name == "rnn"
+
+    for number, (what, new) in enumerate([(saved, True), (saved, False), (nested, True)]):
+        path = tmp_path / f"{number}.pt"
+        torch.save(what, path, _use_new_zipfile_serialization=new)
+        same(read(path, dtype="float64", **told), x, expected)
+    torch.save(module, tmp_path / "whole.pt")
+    same(read(tmp_path / "whole.pt", dtype="float64"), x, expected)
+    same(read(str(tmp_path / "whole.pt"), dtype="float64", **told), x, expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells(kind: Any, bias: bool) -> None:
+    cell = kind(3, 5, bias=bias).double()
+    x = features(3)
+    state, expected = None, []
+    for x_t in x:
+        state = cell(x_t, state)
+        expected.append(state[0] if kind is nn.LSTMCell else state)
+    conversion = read(cell, dtype="float64")
+    same(conversion, x, torch.stack(expected))
+    says(conversion, "weight_ih (now weight_ih_l0)")
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.RNNCell])
+def test_a_module_tells_its_nonlinearity(kind: Any) -> None:
+    module = kind(3, 5, nonlinearity="relu")
+    assert read(module).layers[0].nonlinearity == "relu"  # type: ignore[attr-defined]
+    assert read(module, nonlinearity="relu").layers == read(module).layers
+    with pytest.raises(ConvertError, match=r"nonlinearity='tanh' was given, .* has 'relu'"):
+        read(module, nonlinearity="tanh")
+    with pytest.raises(ConvertError, match="give nonlinearity='tanh'"):
+        read(module.state_dict())
+
+
+def test_a_sequential_tells_its_order() -> None:
+    relu = nn.ReLU()  # one object, run twice
+    inner = nn.Sequential(nn.Linear(4, 4), relu, nn.Dropout(0.5), nn.Linear(4, 4), relu)
+    module = nn.Sequential(
+        OrderedDict(
+            emb=nn.Embedding(6, 4, padding_idx=0),
+            inner=inner,
+            same=nn.Identity(),
+            sigmoid=nn.Sigmoid(),
+            out=nn.Linear(4, 7, bias=False),
+            tanh=nn.Tanh(),
+            last=nn.LogSoftmax(dim=-1),
+        )
+    )
+    module = module.double().eval()
+    x = tokens(6)
+    conversion = read(module, dtype="float64")
+    same(conversion, x, module(x))
+    assert [layer.name for layer in conversion.layers] == [
+        *("emb", "inner.0", "inner.1", "inner.3", "inner.4", "sigmoid", "out", "tanh", "last")
+    ]
+    says(conversion, "'inner.2' (Dropout) has no effect at inference", "'same' (Identity) has no")
+
+
+def test_softmax_over_the_last_dimension_only() -> None:
+    for last in (-1, 2):
+        module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=last)).double()
+        x = features(3)
+        same(read(module, dtype="float64"), x, module(x))
+    for dim in (1, None):
+        module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=dim))
+        with pytest.raises(ConvertError, match=rf"'1' \(Softmax\) has dim={dim}; expected dim=-1"):
+            read(module)
+
+
+def test_an_lstm_inside_a_sequential_passes_its_output_on() -> None:
+    module = nn.Sequential(nn.LSTM(3, 5), nn.Linear(5, 2)).double()
+    x = features(3)
+    conversion = read(module, dtype="float64")
+    same(conversion, x, module[1](module[0](x)[0]))
+    says(conversion, "'0' (LSTM) passes its output, without its state, to the next layer")
+
+
+def test_a_sequential_with_code_of_its_own_asks_for_the_order() -> None:
+    module = nn.Sequential(nn.LSTM(3, 5), First(), nn.Linear(5, 2)).double()
+    with pytest.raises(ConvertError, match=r"'1' \(First\) runs code of its own.*layers="):
+        read(module)
+    x = features(3)
+    conversion = read(module, layers="lstm, linear", dtype="float64")
+    same(conversion, x, module(x))
+    says(conversion, "without weights, running only where layers= says: '1' (First)")
+
+
+def test_words_may_add_to_a_sequential_but_not_contradict_it() -> None:
+    module = nn.Sequential(nn.LSTM(6, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).double()
+    x = tokens(6)
+    one_hot = torch.nn.functional.one_hot(x, 6).double()
+    conversion = read(
+        module, layers="one_hot, lstm, linear, relu, linear, softmax", dtype="float64"
+    )
+    same(conversion, x, module[1:](module[0](one_hot)[0]).softmax(-1))
+    for layers in ("lstm, linear, linear", "lstm, linear:3, relu, linear:1", "lstm"):
+        with pytest.raises(ConvertError, match=r"leaves out .* which runs 'lstm:0, linear:1, "):
+            read(module, layers=layers)
+
+
+def test_a_class_of_its_own_needs_words() -> None:
+    module = Net().double().eval()
+    x = tokens(6)
+    with pytest.raises(ConvertError, match=r"\(Net\) runs code of its own.*layers=") as caught:
+        read(module)
+    assert "'rnn.weight_hh_l1_reverse': float64 (12, 4)" in str(caught.value)
+    conversion = read(module, layers=WORDS, dtype="float64")
+    same(conversion, x, module(x))
+    says(
+        conversion,
+        "'rnn' (GRU): batch_first changes no weight",
+        "'rnn' (GRU): dropout has no effect at inference",
+        "running only where layers= says: 'act' (Tanh)",
+    )
+
+
+def test_part_of_a_class_of_its_own() -> None:
+    module = Net().double().eval()
+    x = features(4)
+    conversion = read(module, prefix="rnn", dtype="float64")
+    assert conversion.layers[0].name == "rnn"
+    same(conversion, x, module.rnn(x.transpose(0, 1))[0].transpose(0, 1))
+    says(conversion, "outside the prefix 'rnn': 'head' (2 tensors), 'emb' (tensor)")
+    with pytest.raises(ConvertError, match="no tensor under the prefix 'decoder'"):
+        read(module, prefix="decoder")
+
+
+def test_a_sequential_inside_a_class_of_its_own() -> None:
+    module = nn.Module()
+    module.other = nn.Conv1d(3, 4, 1)
+    module.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = features(3)
+    conversion = read(module, prefix="body.", dtype="float64")
+    same(conversion, x, module.body(x))
+    assert [layer.name for layer in conversion.layers] == ["0", "1", "2"]
+
+
+def test_types_tell_an_embedding_from_a_linear() -> None:
+    module = nn.Module()
+    module.a = nn.Linear(4, 4, bias=False)
+    module.b = nn.Embedding(4, 4)
+    assert [layer.name for layer in read(module, layers="embedding, linear").layers] == ["b", "a"]
+    with pytest.raises(ConvertError, match="more than one way"):
+        read(module.state_dict(), layers="embedding, linear")
+
+
+def test_children_named_like_the_keys_of_a_checkpoint() -> None:
+    module = nn.Module()
+    module.model = nn.LSTM(3, 5)
+    module.head = nn.Linear(5, 2)
+    assert kinds(read(module, layers="lstm, linear")) == ["lstm", "linear"]
+
+
+def compiled(module: Any) -> Any:
+    return torch.compile(module, backend="eager")  # the others take seconds to import
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, compiled], ids=["DataParallel", "compile"])
+@pytest.mark.filterwarnings("ignore")  # of torch's own imports
+def test_wrappers_are_looked_through(wrap: Any) -> None:
+    module = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 2))
+    wrapped, plain = read(wrap(module)), read(module)
+    assert wrapped.layers == plain.layers
+    for name, array in plain.tensors.items():
+        np.testing.assert_array_equal(wrapped.tensors[name], array)
+    with pytest.raises(ConvertError, match=r"'(module|_orig_mod)' \(Net\) runs code of its own"):
+        read(wrap(Net()))
+
+
+def test_a_subclass_that_inherits_forward_is_its_base() -> None:
+    class Same(nn.LSTM):  # type: ignore[misc]
+        pass
+
+    class Other(nn.LSTM):  # type: ignore[misc]
+        def forward(self, *args: Any) -> Any:
+            return super().forward(*args)
+
+    assert kinds(read(Same(3, 5))) == ["lstm"]
+    patched = nn.LSTM(3, 5)
+    patched.forward = First().forward
+    for module in (Other(3, 5), patched):
+        with pytest.raises(ConvertError, match="not one of torch's plain LSTM"):
+            read(module, layers="lstm")
+    net = nn.Module()
+    net.lstm, net.extra = nn.LSTM(3, 5), Other(3, 5)
+    assert kinds(read(net, layers="lstm", ignore="extra.*")) == ["lstm"]
+
+
+def test_other_layers_with_weights_are_named() -> None:
+    module = nn.Sequential(nn.LSTM(3, 5), nn.LayerNorm(5))
+    with pytest.raises(ConvertError, match=r"'1' \(LayerNorm\) holds weights, but"):
+        read(module)
+    assert kinds(read(module, layers="lstm", ignore="1.*")) == ["lstm"]
+    module = nn.Sequential(nn.LSTM(3, 5), nn.BatchNorm1d(5, affine=False))
+    with pytest.raises(
+        ConvertError, match=r"(?s)no layer uses 3 .*'1\.num_batches_tracked': int64"
+    ):
+        read(module, layers="lstm")
+
+
+def test_reparametrised_modules_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = nn.utils.weight_norm(nn.LSTM(3, 5), "weight_hh_l0")
+    new = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 5), "weight_hh_l0")
+    spectral = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 5)))
+    prune = importlib.import_module("torch.nn.utils.prune")
+    pruned = prune.l1_unstructured(nn.Linear(3, 5), "weight", 0.5)
+    for module in (old, new, spectral, pruned):
+        for source in (module, module.state_dict()):
+            with pytest.raises(ConvertError, match="is one part of a reparametrised weight"):
+                read(source, layers="lstm")
+    nn.utils.parametrize.remove_parametrizations(new, "weight_hh_l0")
+    assert kinds(read(new)) == ["lstm"]
+
+
+def test_quantised_modules_are_refused(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(nn.LSTM(3, 5), nn.Linear(5, 2)), {nn.LSTM, nn.Linear}
+        )
+        torch.save(module, tmp_path / "whole.pt")
+        torch.save(module.state_dict(), tmp_path / "saved.pt")
+        for source in (module, module.state_dict(), tmp_path / "whole.pt", tmp_path / "saved.pt"):
+            with pytest.raises(ConvertError, match="kernel; expected float weights"):
+                read(source, layers="lstm, linear")
+
+
+def test_weights_without_values_are_refused() -> None:
+    with pytest.raises(ConvertError, match="'weight' belongs to a lazy module"):
+        read(nn.LazyLinear(3))
+    with pytest.raises(ConvertError, match="'weight_ih_l0' is on the meta device"):
+        read(nn.LSTM(3, 5, device="meta"))
+    with pytest.raises(ConvertError, match="there is no tensor"):
+        read(nn.ReLU())
+
+
+def test_an_embedding_with_max_norm_is_refused() -> None:
+    with pytest.raises(ConvertError, match=r"max_norm=1\.0, which scales rows"):
+        read(nn.Sequential(nn.Embedding(6, 4, max_norm=1.0), nn.Linear(4, 2)))
+
+
+def test_hooks_are_noted() -> None:
+    module = nn.LSTM(3, 5)
+    module.register_forward_hook(lambda *_: None)
+    says(read(module), "the module (LSTM) has forward hooks, which are not run")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_dtypes_of_torch(dtype: str, tmp_path: Path) -> None:
+    module = nn.LSTM(3, 5).to(getattr(torch, dtype))
+    torch.save(module.state_dict(), tmp_path / "saved.pt")
+    verb = "narrowed" if dtype == "float64" else "widened"
+    for source in (module, module.state_dict(), tmp_path / "saved.pt"):
+        conversion = read(source)
+        says(conversion, f"{verb} from {dtype} to float32: weight_ih_l0, weight_hh_l0, bias_ih_l0")
+        for suffix, value in module.state_dict().items():
+            np.testing.assert_array_equal(conversion.tensors[f"lstm.{suffix}"], value.float())
+
+
+def test_other_tensors_of_torch_are_refused() -> None:
+    saved = nn.LSTM(3, 5).state_dict()
+    weight = saved["weight_hh_l0"]
+    with pytest.raises(ConvertError, match="'weight_hh_l0' has dtype int64"):
+        read(saved | {"weight_hh_l0": weight.long()})
+    with pytest.raises(ConvertError, match="'weight_hh_l0' has dtype float8_e4m3fn"):
+        read(saved | {"weight_hh_l0": weight.to(torch.float8_e4m3fn)})
+    with pytest.raises(ConvertError, match=r"has layout torch.sparse_coo; expected a dense one"):
+        read(saved | {"weight_hh_l0": weight.to_sparse()})
+
+
+def test_a_conversion_shares_no_memory_with_the_module() -> None:
+    module = nn.LSTM(3, 5)
+    conversion = read(module)
+    before = conversion.tensors["lstm.weight_ih_l0"].copy()
+    with torch.no_grad():
+        module.weight_ih_l0.zero_()
+    np.testing.assert_array_equal(conversion.tensors["lstm.weight_ih_l0"], before)
+
+
+def test_tied_weights() -> None:
+    module = nn.Module()
+    module.emb, module.lstm, module.out = nn.Embedding(6, 4), nn.LSTM(4, 4), nn.Linear(4, 6)
+    module.out.weight = module.emb.weight
+    conversion = read(module, layers="embedding, lstm, linear")
+    np.testing.assert_array_equal(
+        conversion.tensors["emb.weight"], conversion.tensors["out.weight"]
+    )
+
+
+def test_a_training_checkpoint(tmp_path: Path) -> None:
+    module = Net().double().eval()
+    optimizer = torch.optim.Adam(module.parameters())
+    x = tokens(6)
+    module(x).sum().backward()
+    optimizer.step()
+    checkpoint = {
+        "epoch": 7,
+        "model_state_dict": nn.DataParallel(module).state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "vocabulary": list("abcdef"),
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint.ckpt")
+    conversion = read(tmp_path / "checkpoint.ckpt", layers=WORDS, dtype="float64")
+    same(conversion, x, module(x))
+    assert conversion.vocabulary == tuple("abcdef")
+    assert [layer.name for layer in conversion.layers] == ["emb", "rnn", "tanh", "head"]
+    says(conversion, "left out, beside the model: 'epoch' (int), 'optimizer_state_dict' (optimizer")
+
+
+def test_whole_modules_in_files_tell_what_live_ones_do(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Embedding(6, 4), nn.ReLU(), nn.Linear(4, 4, bias=False)).double()
+    x = tokens(6)
+    torch.save({"model": module, "epoch": 1}, tmp_path / "whole.pt")
+    same(read(tmp_path / "whole.pt", dtype="float64"), x, module(x))
+    torch.save(Net(), tmp_path / "net.pt")
+    with pytest.raises(ConvertError, match=r"\(Net\) runs code of its own.*layers="):
+        read(tmp_path / "net.pt")
+    conversion = read(tmp_path / "net.pt", layers=WORDS)
+    assert kinds(conversion) == ["embedding", "gru", "activation", "linear"]
+
+
+def test_scripted_modules(tmp_path: Path) -> None:
+    lstm = nn.LSTM(3, 5, num_layers=2).double()
+    x, ids = features(3), tokens(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(lstm)
+        torch.jit.save(scripted, tmp_path / "lstm.pt")
+        net = torch.jit.trace(Net().double().eval(), (ids,))
+        torch.jit.save(net, tmp_path / "net.pt")
+        rnn = torch.jit.script(nn.RNN(3, 5))
+    for source in (scripted, tmp_path / "lstm.pt"):
+        same(read(source, dtype="float64"), x, lstm(x)[0])
+    for source in (net, tmp_path / "net.pt"):
+        same(read(source, layers=WORDS, dtype="float64"), ids, net(ids))
+    with pytest.raises(ConvertError, match="give nonlinearity='tanh'"):
+        read(rnn)
+
+
+def test_a_stored_module_needs_no_torch() -> None:
+    """What a checkpoint holds of a whole module, made by hand: nothing here is torch's."""
+    linear = StoredModule("torch.nn.modules.linear.Linear")
+    linear["weight"] = np.ones((2, 3), np.float32)
+    softmax = StoredModule("torch.nn.modules.activation.Softmax", {"dim": -1})
+    whole = StoredModule("torch.nn.modules.container.Sequential")
+    whole["fc"], whole["end"] = linear, softmax
+    assert read(whole).layers == (
+        spec.Linear("fc", 3, 2, bias=False),
+        spec.Activation("end", "softmax", 2),
+    )
