@@ -1,4 +1,4 @@
-"""fastlstm: run trained recurrent networks on a CPU, one step at a time, near the machine's limit."""
+"""Run trained recurrent networks on a CPU, one step at a time, near the machine's limit."""
 
 from fastlstm.format import FormatError
 from fastlstm.model import Model, convert, from_torch, load

@@ -2,21 +2,27 @@
 # cython: freethreading_compatible=True
 """The only border between Python and the kernels: Network, Stream, BLAS and the GIL.
 
-A `Network` is a packed model as the C structs of ``kernels/fastlstm.h``; a `Stream` is a network plus
-its state. Nothing here imports a Python module of ours; ``fastlstm.model`` and ``fastlstm.stream`` give
-these classes their public faces.
+A `Network` is a packed model as the C structs of ``kernels/fastlstm.h``; a `Stream` is a network
+plus its state. Nothing here imports a Python module of ours; ``fastlstm.model`` and
+``fastlstm.stream`` give these classes their public faces.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from cpython.pythread cimport (
     PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
     WAIT_LOCK)
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 import numpy as np
 cimport numpy as cnp
+
+from fastlstm.kernels cimport (
+    FL_ACTIVATION, FL_GRU, FL_IDENTITY, FL_LINEAR, FL_LOG_SOFTMAX, FL_LOOKUP, FL_LSTM, FL_RELU,
+    FL_RNN, FL_SIGMOID, FL_SOFTMAX, FL_TANH, fl_call, fl_cell, fl_find, fl_gemm, fl_kernel,
+    fl_kernels, fl_layer, fl_model, fl_panels, fl_plan, fl_plan_run,
+)
 
 cnp.import_array()
 
@@ -25,7 +31,9 @@ cdef extern from *:
     """
     /* 1 if the caller now holds the flag, 0 if someone else does. Atomic, because a free-threaded
        interpreter has no GIL to make a test-and-set one step. */
-    static inline int fl_enter(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
+    static inline int fl_enter(int *flag) {
+        return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE);
+    }
     static inline void fl_leave(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
     """
     int fl_enter(int *flag) nogil
@@ -34,72 +42,6 @@ cdef extern from *:
 
 cdef extern from "stdlib.h":
     void *aligned_alloc(size_t alignment, size_t size) nogil
-
-
-cdef extern from "kernels/fastlstm.h":
-    ctypedef enum fl_kind:
-        FL_LOOKUP, FL_LINEAR, FL_ACTIVATION, FL_LSTM, FL_GRU, FL_RNN
-
-    ctypedef enum fl_function:
-        FL_IDENTITY, FL_RELU, FL_TANH, FL_SIGMOID, FL_SOFTMAX, FL_LOG_SOFTMAX
-
-    ctypedef struct fl_panels:
-        const void *weights
-        const void *bias
-        size_t stride, panels, groups
-
-    ctypedef struct fl_cell:
-        fl_panels gates, projection
-        const void *bias_n
-        const void *table
-        size_t input_rows, hidden_size, h_size, h_offset, c_offset, y_offset
-
-    ctypedef struct fl_layer:
-        fl_kind kind
-        fl_function function
-        size_t input_size, output_size
-        const void *table
-        fl_panels linear
-        int directions
-        fl_cell cell[2]
-
-    ctypedef struct fl_model:
-        const fl_layer *layers
-        size_t n_layers, state_size
-        int takes_tokens
-
-    ctypedef struct fl_plan:
-        size_t chunk, gate_steps, bytes
-
-    ctypedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x,
-                             size_t x_stride, const void *w, void *y,
-                             size_t y_stride) noexcept nogil
-
-    ctypedef struct fl_call:
-        size_t T, B
-        const void *x
-        ptrdiff_t x_t, x_b
-        const int64_t *tokens
-        void *y
-        ptrdiff_t y_t, y_b
-        void *const *state
-        const fl_plan *plan
-        void *scratch
-        fl_gemm gemm
-        const char *ran
-
-    ctypedef struct fl_kernel:
-        const char *name
-        size_t lanes, real_size
-        uint32_t needs
-        size_t gemm_rows
-        void (*run)(const fl_model *model, fl_call *call) noexcept nogil
-
-    const fl_kernel *const fl_kernels[]
-    uint32_t fl_cpu_features()
-    const fl_kernel *fl_find(const char *name, size_t real_size)
-    int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T, size_t B,
-                    fl_plan *plan)
 
 
 cdef dict KINDS = {
@@ -139,7 +81,7 @@ def kernels(size_t real_size=4):
 
 
 def known_isas():
-    """Names of all instruction sets built for this architecture, whether or not the CPU has them."""
+    """Names of all instruction sets built in, whether or not this CPU has them."""
     names = []
     cdef size_t i = 0
     while fl_kernels[i] != NULL:
@@ -147,7 +89,6 @@ def known_isas():
             names.append(fl_kernels[i].name.decode())
         i += 1
     return names
-
 
 
 # BLAS, of SciPy's Cython interface. Nothing links to it: the functions are looked up when a kernel
@@ -373,7 +314,7 @@ cdef class Network:
         return 0
 
     cdef bint is_long(self, size_t T, size_t B) noexcept:
-        """Whether a call is worth releasing the GIL for; 6 rows share one reading of the weights."""
+        """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
     cdef int execute(self, fl_call *call) except -1:
@@ -467,6 +408,22 @@ def check_tokens(cnp.ndarray tokens, Py_ssize_t known):
         )
 
 
+cdef str shape_text(tuple shape):
+    """A shape as Python writes it, with T for the axis that may be of any length."""
+    sizes = ", ".join(["T" if n is None else str(n) for n in shape])
+    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+
+
+cdef bint fits(cnp.ndarray array, tuple shape):
+    return array.ndim == len(shape) and all(
+        [n is None or n == array.shape[i] for i, n in enumerate(shape)])
+
+
+cdef str type_text(object x):
+    name = type(x).__qualname__
+    return name if type(x).__module__ == "builtins" else f"{type(x).__module__}.{name}"
+
+
 def as_features(x, dtype, tuple shape):
     """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
 
@@ -477,38 +434,45 @@ def as_features(x, dtype, tuple shape):
     ValueError
         If its shape is another.
     """
-    expected = "(" + ", ".join("T" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(
-            f"x is a {type(x).__module__}.{type(x).__qualname__}; expected a NumPy array of {dtype} "
-            f"and shape {expected}; pass np.asarray(x, dtype=np.{dtype})"
+            f"x is a {type_text(x)}; expected a NumPy array of {dtype} and shape "
+            f"{shape_text(shape)}; pass np.asarray(x, dtype=np.{dtype})"
         )
     if x.dtype != dtype or not x.dtype.isnative:
+        given = x.dtype if x.dtype.isnative else f"{x.dtype.str} of another byte order"
         raise TypeError(
-            f"x has dtype {x.dtype.str if not x.dtype.isnative else x.dtype}; the model computes in "
-            f"{dtype} of this machine's byte order; pass x.astype(np.{dtype})"
+            f"x has dtype {given}; expected {dtype}, which the model computes in; "
+            f"pass x.astype(np.{dtype})"
         )
-    if x.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, x.shape)):
-        raise ValueError(f"x has shape {x.shape}; expected {expected}")
+    if not fits(x, shape):
+        raise ValueError(f"x has shape {x.shape}; expected {shape_text(shape)}")
     return np.require(x, requirements=["C", "A"])
 
 
 def as_tokens(x, tuple shape, Py_ssize_t known):
-    """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known)."""
-    expected = "(" + ", ".join("T" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+    """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known).
+
+    Raises
+    ------
+    TypeError
+        If x is neither an integer nor a plain NumPy array of integers.
+    ValueError
+        If its shape is another or a token is out of range.
+    """
     if not isinstance(x, (np.ndarray, np.integer, int)) or isinstance(x, (bool, np.ma.MaskedArray)):
         raise TypeError(
-            f"x is a {type(x).__module__}.{type(x).__qualname__}; this model takes tokens: expected "
-            f"integers of shape {expected}; pass np.asarray(x, dtype=np.int64)"
+            f"x is a {type_text(x)}; this model takes tokens: expected integers of shape "
+            f"{shape_text(shape)}; pass np.asarray(x, dtype=np.int64)"
         )
     array = np.asarray(x)
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"x has dtype {array.dtype}; this model takes tokens: expected integers of shape "
-            f"{expected}; pass x.astype(np.int64)"
+            f"{shape_text(shape)}; pass x.astype(np.int64)"
         )
-    if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape)):
-        raise ValueError(f"x has shape {array.shape}; expected {expected}")
+    if not fits(array, shape):
+        raise ValueError(f"x has shape {(<object>array).shape}; expected {shape_text(shape)}")
     check_tokens(array, known)
     return np.require(array, np.int64, ["C", "A"])
 
@@ -571,7 +535,7 @@ cdef class Stream:
     cdef int enter(self) except -1:
         if not fl_enter(&self.busy):
             raise RuntimeError(
-                "this Stream is in use by another thread; a Stream belongs to one thread at a time: "
+                "this Stream is in use by another thread; one belongs to one thread at a time: "
                 "give each thread its own with model.stream() or stream.clone()"
             )
         return 0
@@ -636,9 +600,11 @@ cdef class Stream:
             raise TypeError(f"out has dtype {array.dtype.str}; expected {self.network.dtype}")
         if array.ndim != ndim or any([array.shape[i] != shape[i] for i in range(ndim)]):
             raise ValueError(
-                f"out has shape {(<object>array).shape}; expected {self.step_shape(ndim, shape)}")
+                f"out has shape {(<object>array).shape}; expected "
+                f"{self.step_shape(ndim, shape)}")
         if not cnp.PyArray_ISCARRAY(array):
-            raise ValueError("out must be writeable, aligned and C-contiguous; make one with np.empty")
+            raise ValueError(
+                "out must be writeable, aligned and C-contiguous; make one with np.empty")
         if x is not None:
             x_first = <char *>cnp.PyArray_DATA(x)
             y_first = <char *>cnp.PyArray_DATA(array)

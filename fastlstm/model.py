@@ -88,6 +88,7 @@ class Model:
         self._asked_isa = isa
         self.isa, lanes = _choose_kernel(self.layers, self.dtype, isa)
         packed = pack.pack(self.layers, file.tensors, lanes, self.dtype)
+        self._packed = packed
         self._network = _engine.Network(packed, self.isa, reproducible)
 
     @property
@@ -104,12 +105,12 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        return self._network.packed.nbytes
+        return self._packed.nbytes
 
     @property
     def tensors(self) -> dict[str, Array]:
         """The weights under PyTorch's names, bit for bit as they were given."""
-        return pack.unpack(self.layers, self._network.packed)
+        return pack.unpack(self.layers, self._packed)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -148,7 +149,7 @@ class Model:
         """The state every sequence starts from: name -> zeros (N * D, B, size), or without B."""
         return state_from_block(
             self,
-            np.zeros((batch_size or 1, self._network.packed.state_size), self.dtype),
+            np.zeros((batch_size or 1, self._packed.state_size), self.dtype),
             batch_size is not None,
         )
 
@@ -159,7 +160,7 @@ class Model:
 
         Parameters
         ----------
-        x : array (T, I) or (T, B, I) of the model's dtype; for a token model integers (T,) or (T, B)
+        x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
             The input; (B, T, I) or (B, T) with `batch_first`.
         state : mapping of str to array (N * D, B, size), optional
             Where to start from, as a call returned it; zeros if not given. It is not changed.
@@ -193,7 +194,7 @@ class Model:
             sequence = sequence.swapaxes(0, 1)
         T, B = sequence.shape[:2]
         if state is None:
-            block = np.zeros((B, self._network.packed.state_size), self.dtype)
+            block = np.zeros((B, self._packed.state_size), self.dtype)
         else:
             block = block_from_state(self, state, B if batched else None)
         if batched and batch_first:
@@ -235,9 +236,7 @@ class Model:
         return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}>"
 
 
-def _restore(
-    file: format.ModelFile, threads: int, isa: str | None, reproducible: bool
-) -> Model:
+def _restore(file: format.ModelFile, threads: int, isa: str | None, reproducible: bool) -> Model:
     return Model(file, threads=threads, isa=isa, reproducible=reproducible)
 
 
@@ -328,9 +327,7 @@ def load(
     ValueError
         If `threads` or `isa` cannot be had here.
     """
-    model = Model(
-        format.read_model(path), threads=threads, isa=isa, reproducible=reproducible
-    )
+    model = Model(format.read_model(path), threads=threads, isa=isa, reproducible=reproducible)
     if check:
         model.check()
     return model
@@ -352,8 +349,8 @@ def convert(
     Parameters
     ----------
     source : path, torch.nn.Module, or mapping of str to array
-        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors`` file,
-        a live module, or a state dict.
+        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``
+        file, a live module, or a state dict.
     destination : path
         The file to write; replaced whole or left as it was.
     layers : str or sequence of str, optional

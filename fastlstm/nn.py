@@ -130,7 +130,7 @@ class _Stack(_Module):
         Parameters
         ----------
         input : array (T, I) or (T, B, I); (B, T, I) with `batch_first`
-        hx : array (N * D, B, H), or for LSTM a tuple (h_0 (N * D, B, O), c_0 (N * D, B, H)), optional
+        hx : array (N * D, B, H), or for LSTM (h_0 (N * D, B, O), c_0 (N * D, B, H)), optional
             Where to start from; zeros if not given. Without the B axis if `input` is unbatched.
 
         Returns
@@ -179,9 +179,7 @@ class LSTM(_Stack):
         proj_size: int = 0,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        layer = spec.LSTM(
-            NAME, input_size, hidden_size, num_layers, bias, bidirectional, proj_size
-        )
+        layer = spec.LSTM(NAME, input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
         super().__init__(layer, batch_first, dropout, dtype)
         self.proj_size = proj_size
 

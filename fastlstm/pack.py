@@ -336,7 +336,5 @@ def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]
             next(packed)
         for name in layer.tensors():
             kept = name in model.kept
-            tensors[name] = (
-                model.kept[name] if kept else found[name.removeprefix(layer.name + ".")]
-            )
+            tensors[name] = model.kept[name] if kept else found[name.removeprefix(layer.name + ".")]
     return tensors

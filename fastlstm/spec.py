@@ -10,6 +10,7 @@ Dimension letters: ``T`` time, ``B`` batch, ``I`` input, ``H`` hidden, ``O`` out
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -374,7 +375,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
         raise ValueError(
             f"layer {layers[0].name!r} (one_hot) must be followed by a linear or recurrent layer"
         )
-    for before, after in zip(layers, layers[1:], strict=False):
+    for before, after in itertools.pairwise(layers):
         if before.output_size != after.input_size:
             raise ValueError(
                 f"layer {after.name!r} ({after.kind}) takes {after.input_size} features but "

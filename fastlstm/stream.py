@@ -30,7 +30,7 @@ def _pieces(model: Model) -> list[tuple[str, int, int, slice]]:
 
 
 def state_from_block(model: Model, block: Array, batched: bool) -> dict[str, Array]:
-    """The engine's (B, state_size) block as arrays (N * D, B, size), or (N * D, size) of its row."""
+    """The engine's (B, state_size) block as arrays (N * D, B, size), or its row's (N * D, size)."""
     state = {}
     for name, depth, size, columns in _pieces(model):
         rows = block[:, columns].reshape(len(block), depth, size)
@@ -39,7 +39,7 @@ def state_from_block(model: Model, block: Array, batched: bool) -> dict[str, Arr
 
 
 def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
-    """The inverse of :func:`state_from_block`; checks names, dtypes and shapes, fills nothing in."""
+    """The inverse of :func:`state_from_block`; names, dtypes and shapes must be right."""
     expected = {name: (depth, size) for name, depth, size, _ in _pieces(model)}
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -109,7 +109,7 @@ class Stream(_engine.Stream):
             not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool)
         ):
             raise TypeError(f"batch_size is {batch_size!r}; expected an integer or None")
-        self = super().__new__(cls, model._network, batch_size)
+        self: Stream = super().__new__(cls, model._network, batch_size)
         self._model = model
         return self
 
@@ -164,8 +164,8 @@ class Stream(_engine.Stream):
         state, metadata = format.read_state(path)
         if metadata.get("fingerprint") != self._model.fingerprint:
             raise format.FormatError(
-                f"{os.fspath(path)!r} is the state of another model; expected one saved by a stream "
-                f"of this model, with these very weights"
+                f"{os.fspath(path)!r} is the state of another model; expected one that a stream "
+                f"of this model, with these very weights, saved"
             )
         self.state = state
 

@@ -1,0 +1,888 @@
+"""The command: every subcommand as a page and as JSON, its exit codes, messages and files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import build, model_file, random_tensors, recurrent
+
+import fastlstm
+from fastlstm import Model, cli, spec
+from fastlstm.commands import (
+    demonstration,
+    generation,
+    inputs,
+    latency,
+    machine,
+    plot,
+    terminal,
+    verification,
+)
+from fastlstm.format import ModelFile
+
+VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
+V = len(VOCABULARY)
+FAST = ("--steps", "40", "--length", "20", "--seconds", "0.05")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: (exit code, standard output, standard error)."""
+
+    def runs(*argv: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([str(argument) for argument in argv])
+        return (code, *capsys.readouterr())
+
+    return runs
+
+
+@pytest.fixture
+def features(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A model file: features in, features out."""
+    layers = (recurrent("lstm", 5, 19, "lstm"), spec.Linear("head", 19, 3))
+    build(layers, rng).save(tmp_path / "features.safetensors")
+    return tmp_path / "features.safetensors"
+
+
+def token_file(rng: np.random.Generator, *last: spec.Layer, scale: float = 4) -> ModelFile:
+    """A token model with a vocabulary; its logits are far enough apart to tell tokens."""
+    layers = (
+        spec.Embedding("embedding", V, 7),
+        recurrent("gru", 7, 11, "gru"),
+        spec.Linear("head", 11, V),
+        *last,
+    )
+    tensors = {name: scale * tensor for name, tensor in random_tensors(layers, rng).items()}
+    return ModelFile(layers, tensors, vocabulary=VOCABULARY)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A token model's file."""
+    Model(token_file(rng)).save(tmp_path / "tokens.safetensors")
+    return tmp_path / "tokens.safetensors"
+
+
+@pytest.fixture
+def bidirectional(tmp_path: Path, rng: np.random.Generator) -> Path:
+    layers = (recurrent("lstm", 4, 6, "lstm", bidirectional=True),)
+    build(layers, rng).save(tmp_path / "bidirectional.safetensors")
+    return tmp_path / "bidirectional.safetensors"
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let models tell other weights than those they run with."""
+    true = Model.tensors.fget
+    assert true is not None
+
+    def tensors(model: Model) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = true(model)
+        return found | {name: found[name] * np.float32(1.01)}
+
+    monkeypatch.setattr(Model, "tensors", property(tensors))
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    for name in [*sys.modules, *packages]:
+        if name.partition(".")[0] in packages:
+            monkeypatch.setitem(sys.modules, name, None)
+
+
+# The command as such
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastlstm", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"fastlstm {fastlstm.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    for name in ("convert", "info", "verify", "bench", "demo", "generate", "doctor"):
+        assert name in cli.COMMANDS
+        assert f"    {name} " in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["info"],
+        ["verify", "m", "--steps", "0"],
+        ["verify", "m", "--steps", "many"],
+        ["verify", "m", "--tolerance", "nan"],
+        ["verify", "m", "--tol", "1"],
+        ["generate", "m"],
+        ["generate", "m", "--prompt", "a", "--tokens", "1"],
+        ["generate", "m", "--tokens", "1,x"],
+        ["generate", "m", "--tokens", "1,-2"],
+        ["generate", "m", "--prompt", "a", "--temperature", "-1"],
+        ["generate", "m", "--prompt", "a", "--temperature", "inf"],
+    ],
+)
+def test_bad_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(argv)
+    assert "error: " in capsys.readouterr().err
+
+
+def test_errors_are_one_message_and_exit_code_2(run: Any, features: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(features.read_bytes()[:-1])
+    for argv, message in (
+        (("info", missing), "No such file or directory"),
+        (("info", tmp_path), "this is a folder"),
+        (("info", damaged), "damaged"),
+        (("info", features, "--isa", "sse9"), "there is no such instruction set"),
+        (("convert", damaged, tmp_path / "new"), "damaged"),
+        (("convert", features, tmp_path / "new"), "a fastlstm model already"),
+        (("convert", missing, tmp_path / "new"), "No such file or directory"),
+    ):
+        code, out, err = run(*argv)
+        assert (code, out) == (2, "")
+        assert err.startswith("fastlstm: error: ")
+        assert message in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_interrupt(run: Any, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.COMMANDS["info"], "run", interrupted)
+    assert run("info", features) == (130, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
+def test_a_reader_that_goes_away_is_no_error(features: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fastlstm", "info", str(features)]
+    with open(write, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, check=False)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_another_encoding_is_no_error(features: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fastlstm", "bench", str(features), *FAST],
+        capture_output=True,
+        env=environment,
+        check=True,
+    )
+    assert b" ?s" in done.stdout
+
+
+# On a terminal
+
+
+def on_terminal(*argv: Any, **environment: str) -> str:
+    """What a terminal of 100 columns shows."""
+    primary, secondary = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "fastlstm", *map(str, argv)],
+        stdout=secondary,
+        stderr=secondary,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm-256color"} | environment,
+    )
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+        while chunk := os.read(primary, 65536):
+            shown += chunk
+    os.close(primary)
+    assert done.wait() == 0, shown.decode()
+    return shown.decode()
+
+
+def test_rich_is_used_on_a_terminal_only(run: Any) -> None:
+    pytest.importorskip("rich")
+    shown = on_terminal("doctor")
+    assert "\x1b[" in shown
+    assert "✓" in shown
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert out.isascii()
+
+
+def test_a_terminal_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, "rich")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    page = terminal.open_page()
+    assert type(page) is terminal.Page
+    with terminal.progress("working", 2) as advance:
+        advance(1)
+    page.table(("name", "size"), [("a", "1"), ("bb", "1000")], right="size")
+    page.pairs({"one": "1\n2", "three": "3"})
+    page.verdict(False, "wrong")
+    assert capsys.readouterr() == (
+        "name  size\na        1\nbb    1000\none    1\n       2\nthree  3\nFAILED: wrong\n",
+        "",
+    )
+
+
+def test_progress_and_page_through_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.progress("working", 2) as advance:
+        advance(2)
+    page = terminal.open_page()
+    page.heading("[red]title")
+    page.table(("name",), [("[bold]x\x1b[2J",)])
+    page.pairs({"label": "[/]value"})
+    page.text("text")
+    page.verdict(True, "fine")
+    shown = screen.getvalue()
+    # Markup of others is text, and their escape sequences are spelled out.
+    for part in ("working", "[red]title", r"[bold]x\x1b[2J", "[/]value", "text", "✓", "fine"):
+        assert part in shown
+
+
+def test_printable() -> None:
+    assert terminal.printable("a\x1b]0;b\x07\r\nc\té") == "a\\x1b]0;b\\x07\\r\nc\\té"
+
+
+def test_numbers_that_are_not_finite_become_null(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.write_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": ({"d": None},)})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": [{"d": None}]}
+
+
+# convert
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Tensors of a token model as another program would save them."""
+    from safetensors.numpy import save_file
+
+    save_file(token_file(rng).tensors, tmp_path / "checkpoint.safetensors")
+    return tmp_path / "checkpoint.safetensors"
+
+
+LAYERS = ("--layers", "embedding, gru, linear")
+
+
+def test_convert(run: Any, checkpoint: Path, tmp_path: Path) -> None:
+    to = tmp_path / "model.safetensors"
+    to.write_bytes(b"old")
+    code, out, err = run("convert", checkpoint, to, *LAYERS)
+    assert (code, err) == (0, "")
+    assert "layer 'gru': gru(input_size=7" in out
+    assert f"wrote {to}: {to.stat().st_size:,} bytes" in out
+    assert fastlstm.load(to).dtype == np.float32
+
+    code, out, _ = run("convert", checkpoint, to, *LAYERS, "--dtype", "float64", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["bytes"] == to.stat().st_size
+    assert [layer["kind"] for layer in told["layers"]] == ["embedding", "gru", "linear"]
+    assert any("widened" in line for line in told["report"])
+    assert fastlstm.load(to).dtype == np.float64
+
+
+def test_convert_options_reach_the_converter(run: Any, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {
+        f"net.rnn.{n}": np.ones((3, 3), np.float32) for n in ("weight_ih_l0", "weight_hh_l0")
+    }
+    save_file(tensors | {"net.extra": np.ones(2, np.float32)}, tmp_path / "a")
+    to = tmp_path / "b"
+    options = (
+        "--prefix",
+        "net",
+        "--nonlinearity",
+        "relu",
+        "--ignore",
+        "no*",
+        "--ignore",
+        "net.ext*",
+    )
+    code, _, err = run("convert", tmp_path / "a", to, *options)
+    assert code == 2
+    assert "matches no tensor" in err
+    code, out, err = run("convert", tmp_path / "a", to, *options[:4], *options[6:])
+    assert (code, err) == (0, "")
+    assert "extra" in out
+    (layer,) = fastlstm.load(to).layers
+    assert getattr(layer, "nonlinearity", None) == "relu"
+
+
+def test_convert_vocabulary(run: Any, checkpoint: Path, tmp_path: Path) -> None:
+    to = tmp_path / "model.safetensors"
+    lines = tmp_path / "vocabulary.txt"
+    lines.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    assert run("convert", checkpoint, to, *LAYERS, "--vocabulary", lines)[0] == 0
+    assert fastlstm.load(to).vocabulary == VOCABULARY
+    listed = tmp_path / "vocabulary.json"
+    listed.write_text(json.dumps(["\n", *VOCABULARY[1:]]), encoding="utf-8")
+    assert run("convert", checkpoint, to, *LAYERS, "--vocabulary", listed)[0] == 0
+    assert fastlstm.load(to).vocabulary == ("\n", *VOCABULARY[1:])
+    before = to.read_bytes()
+    for text in ('{"a": 1}', "[1, 2]", "[", '["a"]'):
+        listed.write_text(text, encoding="utf-8")
+        code, _, err = run("convert", checkpoint, to, *LAYERS, "--vocabulary", listed)
+        assert code == 2
+        assert "vocabulary" in err
+    assert to.read_bytes() == before
+
+
+def test_convert_does_not_overwrite_its_source(run: Any, checkpoint: Path) -> None:
+    before = checkpoint.read_bytes()
+    code, _, err = run("convert", checkpoint, checkpoint, *LAYERS)
+    assert code == 2
+    assert "is the source itself" in err
+    assert checkpoint.read_bytes() == before
+
+
+# info
+
+
+def test_info(run: Any, tokens: Path) -> None:
+    code, out, err = run("info", tokens)
+    assert (code, err) == (0, "")
+    parameters = V * 7 + 3 * 11 * (7 + 11 + 2) + V * 12
+    for part in (
+        "gru(input_size=7",
+        f"{parameters:,}",
+        f"tokens 0 to {V - 1}",
+        "float32",
+        "44 bytes of state",
+        "12 strings: '<unk>', ' ', 'a'",
+    ):
+        assert part in out
+    code, out, _ = run("info", tokens, "--json", "--isa", "scalar")
+    told = json.loads(out)
+    assert code == 0
+    assert told["parameters"] == parameters == sum(la["parameters"] for la in told["layers"])
+    assert told["isa"] == "scalar"
+    assert told["state_bytes"] == 44
+    assert told["vocabulary"] == list(VOCABULARY)
+    assert told["file_bytes"] == tokens.stat().st_size
+    assert told["streams"]
+
+
+def test_info_of_a_bidirectional_model(run: Any, bidirectional: Path) -> None:
+    assert "whole sequences only" in run("info", bidirectional)[1]
+
+
+# verify
+
+
+@pytest.mark.parametrize("which", ["features", "tokens", "bidirectional"])
+def test_verify(run: Any, which: str, request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("torch")
+    path = request.getfixturevalue(which)
+    code, out, err = run("verify", path, "--steps", "60", "--batch", "2", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["passed"]
+    assert told["yardstick_name"] == "torch"
+    assert told["steps_compared"] == 60
+    assert 0 < told["sequence"]["error"] <= told["limit"] < 1e-4 * told["scale"]
+    assert (told["stepwise"] is None) == (which == "bidirectional")
+    code, out, _ = run("verify", path, "--steps", "3")
+    assert code == 0
+    assert "ok: the engine is off by" in out
+
+
+CELL_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "relu": ("lstm", {"proj_size": 4}),
+    "tanh": ("lstm", {"num_layers": 2, "bias": False}),
+    "sigmoid": ("gru", {"bidirectional": True}),
+    "softmax": ("gru", {"num_layers": 2}),
+    "log_softmax": ("rnn_relu", {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", spec.ACTIVATIONS)
+def test_verify_every_layer_against_torch(
+    rng: np.random.Generator, function: str, dtype: Any
+) -> None:
+    pytest.importorskip("torch")
+    cell, options = CELL_OPTIONS[function]
+    layer = recurrent(cell, V, 9, **options)
+    last = spec.Activation("last", function, layer.output_size)
+    model = build((spec.OneHot("one_hot", V), layer, last), rng, dtype)
+    found = verification.verify(model, steps=20, batch_size=2, seed=0)
+    assert found.passed
+    # A wrong translation into torch would show as an error of the yardstick.
+    assert found.yardstick.error <= found.floor
+    assert found.restart_steps is None
+
+
+def test_verify_without_torch(run: Any, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "torch")
+    code, out, _ = run("verify", features, "--steps", "30", "--json")
+    told = json.loads(out)
+    assert (code, told["yardstick_name"]) == (0, "NumPy")
+    assert told["yardstick"]["error"] > 0
+
+
+@pytest.mark.parametrize("name", ["lstm.weight_hh_l0", "lstm.bias_ih_l0", "head.weight"])
+def test_verify_fails_on_other_weights(
+    run: Any, features: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    corrupt(monkeypatch, name)
+    code, out, _ = run("verify", features, "--steps", "40")
+    assert code == 1
+    assert "FAILED: the engine is off by" in out
+    code, out, _ = run("verify", features, "--steps", "40", "--json")
+    told = json.loads(out)
+    assert (code, told["passed"]) == (1, False)
+    assert told["sequence"]["error"] > told["limit"]
+    code, _, _ = run("verify", features, "--steps", "40", "--tolerance", "1")
+    assert code == 0
+
+
+def test_verify_says_where(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Model.__call__
+
+    def wrong(model: Model, x: np.ndarray, state: Any = None) -> Any:
+        y, state = true(model, x, state)
+        if len(y) == 128:
+            y[5, 2, 1] += 0.5  # the fourth call starts at step 1 + 2 + 17
+        return y, state
+
+    monkeypatch.setattr(Model, "__call__", wrong)
+    found = verification.verify(fastlstm.load(features), steps=200, batch_size=3, seed=0)
+    assert not found.passed
+    where = found.sequence
+    assert (where.step, where.row, where.feature) == (25, 2, 1)
+    assert where.error == found.error == pytest.approx(0.5, abs=1e-3)
+    assert found.stepwise is not None
+    assert found.stepwise.error <= found.limit
+
+
+def test_verify_fails_on_a_file_whose_self_check_does(
+    run: Any, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    file = model_file(recurrent("gru", 3, 5), rng)
+    x = np.ones((4, 3), np.float32)
+    wrong = ModelFile(file.layers, file.tensors, self_check=(x, np.full((4, 5), 0.9)))
+    Model(wrong).save(tmp_path / "m")
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "5")
+    assert code == 1
+    assert "FAILED: the model does not give the output that its file records" in out
+    assert run("info", tmp_path / "m")[0] == 2
+
+
+def chaotic(rng: np.random.Generator) -> Model:
+    """A model that lets a difference of rounding grow to its own size within a hundred steps."""
+    file = model_file(recurrent("rnn_tanh", 3, 40), rng)
+    return Model(ModelFile(file.layers, {n: 12 * t for n, t in file.tensors.items()}))
+
+
+@pytest.mark.parametrize("installed", ["torch", "no torch"])
+def test_verify_a_chaotic_model(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, installed: str
+) -> None:
+    if installed == "torch":
+        pytest.importorskip("torch")
+    else:
+        without(monkeypatch, "torch")
+    model = chaotic(rng)
+    found = verification.verify(model, steps=300, batch_size=4, seed=0)
+    assert found.passed
+    assert found.restart_steps == verification.RESTART_STEPS
+    assert found.steps == 300
+    corrupt(monkeypatch, "rnn.weight_hh_l0")
+    assert not verification.verify(model, steps=300, batch_size=4, seed=0).passed
+
+
+def test_verify_a_model_of_nan(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    file = model_file(recurrent("gru", 3, 5), rng)
+    file.tensors["rnn.bias_ih_l0"][:] = np.nan
+    Model(file).save(tmp_path / "m")
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "5")
+    assert code == 1
+    assert "not finite from the first step" in out
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "5", "--json")
+    assert (code, json.loads(out)["steps_compared"]) == (1, 0)
+
+
+def test_verify_stops_where_float32_overflows(rng: np.random.Generator) -> None:
+    file = model_file(recurrent("rnn_relu", 3, 5), rng)
+    for tensor in file.tensors.values():
+        np.copyto(tensor, np.abs(tensor) * 100)
+    found = verification.verify(Model(file), steps=60, batch_size=1, seed=0)
+    assert 0 < found.steps < 60
+    assert found.passed
+
+
+def test_nan_is_infinitely_off() -> None:
+    exact = np.zeros((2, 1, 2))
+    y = np.array([[[0, 0]], [[np.nan, 1]]], np.float32)
+    assert verification.deviation(y, exact) == verification.Deviation(np.inf, 1, 0, 0)
+
+
+def test_default_steps_are_fewer_for_a_large_model() -> None:
+    class Large:
+        layers = (spec.LSTM("lstm", 5000, 5000),)
+
+    assert 64 <= verification.default_steps(Large()) < 2000  # type: ignore[arg-type]
+
+
+# bench
+
+
+def test_bench(run: Any, features: Path, tokens: Path) -> None:
+    for path in (features, tokens):
+        code, out, err = run("bench", path, *FAST)
+        assert (code, err) == (0, "")
+        for part in ("p50", "p99", "p99.9", "max", "40 times", "steps per second", "the clock"):
+            assert part in out
+        code, out, _ = run("bench", path, *FAST, "--json")
+        told = json.loads(out)
+        assert code == 0
+        step = told["step"]
+        assert 0 < step["p50_us"] <= step["p99_us"] <= step["p99.9_us"] <= step["max_us"]
+        assert step["steps"] == 40
+        assert told["sequence"]["length"] == 20
+        assert told["sequence"]["runs"] >= 3
+        assert told["cpu"] == machine.cpu_name()
+
+
+def test_bench_of_a_bidirectional_model(run: Any, bidirectional: Path, tmp_path: Path) -> None:
+    code, out, _ = run("bench", bidirectional, *FAST)
+    assert code == 0
+    assert "has no step" in out
+    assert json.loads(run("bench", bidirectional, *FAST, "--json")[1])["step"] is None
+    code, _, err = run("bench", bidirectional, *FAST, "--plot", tmp_path / "a.png")
+    assert code == 2
+    assert "bidirectional" in err
+
+
+def test_bench_stops_after_the_time_given(features: Path) -> None:
+    model = fastlstm.load(features)
+    x = inputs.random_input(model, (4,), seed=0)
+    took = latency.time_steps(model, x, steps=10**6, seconds=0)
+    assert 1 <= len(took.nanoseconds) < 10**6
+
+
+def test_times_are_measured_ones() -> None:
+    took = latency.Latency(np.arange(1, 1001)[::-1] * 1000)
+    assert took.microseconds() == {"p50": 501, "p99": 991, "p99.9": 1000, "max": 1000}
+
+
+def test_time_steps_keeps_the_outputs(features: Path) -> None:
+    model = fastlstm.load(features)
+    x = inputs.random_input(model, (30,), seed=0)
+    y = np.empty((30, model.output_size), np.float32)
+    latency.time_steps(model, x, steps=30, y=y)
+    np.testing.assert_array_equal(y, model.stream().run(x))
+
+
+def test_plot(run: Any, features: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "times.png"
+    code, out, err = run("bench", features, *FAST, "--plot", picture)
+    assert (code, err) == (0, "")
+    assert f"wrote {picture}" in out
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 10_000
+    assert run("bench", features, *FAST, "--plot", tmp_path / "no" / "a.png")[0] == 2
+    code, _, err = run("bench", features, *FAST, "--plot", tmp_path / "a.unknown")
+    assert code == 2
+    assert "unknown" in err
+
+
+def test_plot_of_one_step(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot.save_latency(
+        str(tmp_path / "a.png"), latency.Latency(np.array([900])), title="one", subtitle=""
+    )
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_plot_without_matplotlib(
+    run: Any, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "matplotlib")
+    code, out, err = run("bench", features, *FAST, "--plot", tmp_path / "a.png")
+    assert (code, out) == (2, "")
+    assert "pip install 'fastlstm[cli]'" in err
+    assert not (tmp_path / "a.png").exists()
+    assert run("bench", features, *FAST)[0] == 0
+
+
+# generate
+
+
+def test_generate(run: Any, tokens: Path) -> None:
+    argv = ("generate", tokens, "--prompt", "abc a", "--length", "40")
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "")
+    assert out.startswith("abc a")
+    assert run(*argv, "--seed", "0") == (code, out, err)
+    assert run(*argv, "--seed", "1")[1] != out
+    told = json.loads(run(*argv, "--json")[1])
+    assert told["prompt_tokens"] == [VOCABULARY.index(s) for s in ("abc", " ", "a")]
+    assert len(told["tokens"]) == 40
+    assert told["text"] == "".join(VOCABULARY[t] for t in told["tokens"])
+    assert out == "abc a" + told["text"] + "\n"
+
+
+def test_generate_streams_on_a_terminal(run: Any, tokens: Path) -> None:
+    argv = ("generate", tokens, "--prompt", "abc", "--length", "12")
+    assert on_terminal(*argv).replace("\r", "") == run(*argv)[1]
+
+
+def test_generate_greedily(run: Any, tokens: Path) -> None:
+    model = fastlstm.load(tokens)
+    expected = [3, 5]
+    for _ in range(15):
+        y, _ = model(np.array(expected))
+        expected.append(int(y[-1].argmax()))
+    argv = ("generate", tokens, "--tokens", "3,5", "--length", "15", "--temperature", "0", "--json")
+    assert json.loads(run(*argv)[1])["tokens"] == expected[2:]
+
+
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+def test_generate_from_probabilities(
+    run: Any, tmp_path: Path, rng: np.random.Generator, function: str
+) -> None:
+    file = token_file(rng, scale=2)
+    last = spec.Activation("last", function, V)
+    Model(file).save(tmp_path / "logits")
+    Model(ModelFile((*file.layers, last), file.tensors, vocabulary=VOCABULARY)).save(tmp_path / "p")
+    texts = [
+        run("generate", tmp_path / name, "--prompt", "ab", "--temperature", "0.9")[1]
+        for name in ("logits", "p")
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 3
+
+
+def test_generate_samples_the_distribution() -> None:
+    class Coin:
+        """Gives token 1 with three times the probability of token 0, and never token 2."""
+
+        layers = (spec.Linear("head", 3, 3),)
+        takes_tokens, input_size, output_size, vocabulary = True, 3, 3, None
+        dtype = np.dtype(np.float32)
+
+        def stream(self) -> Any:
+            return self
+
+        def step(self, token: int, *, out: np.ndarray) -> None:
+            out[:] = [0, np.log(3), -np.inf]
+
+    def share(temperature: float) -> float:
+        model: Any = Coin()
+        drawn = generation.generate(model, [0], length=4000, temperature=temperature, seed=1)
+        counts = np.bincount(list(drawn), minlength=3)
+        assert counts[2] == 0
+        return float(counts[1] / 4000)
+
+    assert share(1) == pytest.approx(0.75, abs=0.03)
+    assert share(0.5) == pytest.approx(0.9, abs=0.03)
+    assert share(1e-300) == share(0) == 1
+
+
+def test_unknown_characters(run: Any, tokens: Path, tmp_path: Path) -> None:
+    code, out, err = run("generate", tokens, "--prompt", "aZ\x1bZ", "--length", "3")
+    assert code == 0
+    assert out.startswith("a<unk><unk><unk>")
+    assert err == "fastlstm: note: not in the vocabulary, read as '<unk>': 'Z', '\\x1b'\n"
+    with pytest.raises(ValueError, match="'Z' at index 1 of the prompt is not in the vocabulary"):
+        generation.tokenise("aZ", ["a", "b"])
+    # The longest string that fits, not the best cut; an empty one never fits.
+    assert generation.tokenise("abab", ["", "a", "aba", "b"]) == ([2, 3], [])
+
+
+def test_generate_refuses(
+    run: Any, features: Path, tokens: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    embedding, gru = spec.Embedding("e", V, 4), recurrent("gru", 4, V, "gru")
+    bidirectional = recurrent("gru", 4, 4, "gru", bidirectional=True)
+    for name, layers in {
+        "sizes": (embedding, recurrent("gru", 4, 5)),
+        "end": (embedding, gru),
+        "tanh": (embedding, gru, spec.Linear("l", V, V), spec.Activation("t", "tanh", V)),
+        "bidirectional": (embedding, bidirectional, spec.Linear("l", 8, V)),
+        "plain": (embedding, gru, spec.Linear("l", V, V)),
+    }.items():
+        build(layers, rng).save(tmp_path / name)
+    broken = token_file(rng)
+    broken.tensors["head.bias"][2] = np.nan
+    Model(broken).save(tmp_path / "nan")
+    for path, prompt, message in (
+        (features, ("--tokens", "1"), "takes 5 features a step, not tokens"),
+        (tmp_path / "sizes", ("--tokens", "1"), "knows 12 tokens and gives 5 features"),
+        (tmp_path / "end", ("--tokens", "1"), "ends in gru"),
+        (tmp_path / "tanh", ("--tokens", "1"), "ends in activation"),
+        (tmp_path / "bidirectional", ("--tokens", "1"), "bidirectional"),
+        (tmp_path / "plain", ("--prompt", "a"), "no vocabulary"),
+        (tmp_path / "nan", ("--prompt", "a"), "NaN"),
+        (tokens, ("--prompt", ""), "the prompt is empty"),
+        (tokens, ("--tokens", "12"), "out of range"),
+    ):
+        code, out, err = run("generate", path, *prompt)
+        assert (code, out) == (2, "")
+        assert message in err
+    code, out, _ = run("generate", tmp_path / "plain", "--tokens", "1,2", "--length", "4")
+    assert code == 0
+    shown = [int(token) for token in out.split()]
+    assert shown[:2] == [1, 2]
+    assert len(shown) == 6
+
+
+def test_perplexity() -> None:
+    tokens = np.array([0, 1, 1, 0])
+    log_probability = np.log([[0.5, 0.5], [0.25, 0.75], [0.1, 0.9], [1.0, 1e-9]])
+    expected = (0.5 * 0.75 * 0.1) ** (-1 / 3)
+    assert generation.perplexity(log_probability, tokens) == pytest.approx(expected, rel=1e-12)
+
+
+# demo
+
+
+def test_demo_as_shipped(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("demo", "--output-dir", tmp_path / "new" / "folder", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["passed"]
+    assert f"{told['perplexity']:.4f}" == f"{told['torch_perplexity']:.4f}"
+    assert told["perplexity"] < 10
+    assert told["logits_error"] <= told["logits_limit"]
+    assert len(told["generated"]) >= 300
+    assert fastlstm.load(tmp_path / "new" / "folder" / "model.safetensors").input_size == 28
+
+
+@pytest.fixture
+def demo_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the demo's files, which the command takes for its own."""
+    folder = tmp_path / "demo"
+    shutil.copytree(demonstration.files(), folder)
+    monkeypatch.setattr(demonstration, "files", lambda: folder)
+    return folder
+
+
+def change_recorded(folder: Path, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
+    with np.load(folder / demonstration.RECORDED) as recorded:
+        arrays = {name: changes.get(name, np.array)(recorded[name]) for name in recorded.files}
+    np.savez(folder / demonstration.RECORDED, **arrays)
+
+
+def test_demo_page_leaves_nothing(
+    run: Any, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    code, out, err = run("demo")
+    assert (code, err) == (0, "")
+    assert "removed at the end" in out
+    assert list((tmp_path / "temporary").iterdir()) == []
+    for part in ("Convert", "Verify", "Stream", "Generate", "perplexity", "tokens per second"):
+        assert part in out
+    assert "FAILED" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("perplexity", lambda p: p + 1.5e-4),
+        ("logits", lambda y: y + np.float32(0.01) * (np.arange(y.size).reshape(y.shape) == 99)),
+    ],
+)
+def test_demo_fails_where_torch_differs(
+    run: Any, demo_folder: Path, name: str, change: Any
+) -> None:
+    change_recorded(demo_folder, **{name: change})
+    code, out, _ = run("demo")
+    assert code == 1
+    assert out.count("FAILED: ") == 1
+    code, out, _ = run("demo", "--json")
+    assert (code, json.loads(out)["passed"]) == (1, False)
+
+
+def test_demo_with_broken_files(run: Any, demo_folder: Path) -> None:
+    change_recorded(demo_folder, tokens=lambda t: t[::-1].copy())
+    code, _, err = run("demo")
+    assert code == 2
+    assert "differ" in err
+    (demo_folder / demonstration.CHECKPOINT).unlink()
+    code, _, err = run("demo")
+    assert code == 2
+    assert "No such file" in err
+
+
+# doctor
+
+
+def test_doctor(run: Any) -> None:
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    for part in ("processor", "scalar", "BLAS", "numpy", "self-test", "ok: "):
+        assert part in out
+    code, out, _ = run("doctor", "--json")
+    told = json.loads(out)
+    assert code == 0
+    found = told["instruction_sets"]["found"]
+    assert [test["isa"] for test in told["self_test"]] == [*found, "scalar"]
+    assert all(test["passed"] and test["ran"] == test["isa"] for test in told["self_test"])
+    assert told["versions"]["numpy"] == np.__version__
+    assert told["blas"]["found"]
+    assert told["allowed_cpus"] >= 1
+
+
+def test_doctor_finds_a_wrong_kernel(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    corrupt(monkeypatch, "gru.weight_hh_l0")
+    code, out, _ = run("doctor")
+    assert code == 1
+    assert "FAILED: scalar, float32" in out
+
+
+def test_doctor_says_what_is_forced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTLSTM_ISA", "scalar")
+    told = json.loads(run("doctor", "--json")[1])
+    assert told["instruction_sets"]["chosen"] == told["instruction_sets"]["forced"] == "scalar"
+    monkeypatch.setenv("FASTLSTM_ISA", "nonsense")
+    code, out, err = run("doctor")
+    assert (code, err) == (1, "")
+    assert "not found" in out
+    assert os.environ["FASTLSTM_ISA"] == "nonsense"
+
+
+def test_doctor_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "scipy")
+    told = machine.blas()
+    assert not told["found"]
+    assert "scipy" in told["reason"]
