@@ -11,8 +11,8 @@
  *   AHEAD        rows projected on the side of a scan: (AHEAD + 1) * 4 accumulators fit; 0: none
  * Combinations tested: the files beside this one.
  *
- * The summation order of every output is: bias, then each input in order, then each h in order. It
- * does not depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
+ * The summation order of every output is: bias, then the inputs, then h, each in blocks. It does not
+ * depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
  * neither does any bit of the result. No expression may be contracted (-ffp-contract=off).
  */
 #include "fastlstm.h"
@@ -46,11 +46,35 @@ typedef struct {
     real *y;           /* (H,) or (O,): this step's h */
 } row;
 
-/* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. */
+/* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. They stay in registers;
+ * totals of the same shape lie in memory, where an index need not be a constant. */
 typedef vec accumulators[ROWS][4];
 
-/* acc[m * N + n][g] += x[m][k] * w[n][g] for one k, where the last gate adds to `last`. */
-INLINE void accumulate_one(const int M, const int N, const int G, const int last, accumulators acc,
+/* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors grow
+ * with the length of a sum, and a sum of 256 in one go would lose three times as much as this one. */
+enum { K_BLOCK = 32 };
+
+INLINE void clear(const int MN, const int G, accumulators acc) {
+    UNROLL for (int i = 0; i < MN; ++i)
+        UNROLL for (int g = 0; g < G; ++g) acc[i][g] = v_set1(0);
+}
+
+/* Keep what lies behind `p` in memory. Where totals fit beside the accumulators, a compiler puts them
+ * into registers, and then has too few for the loop that matters. */
+#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
+
+/* total[i][g] += acc[i][g], where the last gate is added to `last`. */
+INLINE void add_to(const int MN, const int G, const int last, accumulators acc, vec (*total)[4]) {
+    UNROLL for (int i = 0; i < MN; ++i) {
+        UNROLL for (int g = 0; g < G; ++g) {
+            const int to = g == G - 1 ? last : g;
+            total[i][to] = v_add(total[i][to], acc[i][g]);
+        }
+    }
+}
+
+/* acc[m * N + n][g] += x[m][k] * w[n][g] for one k. */
+INLINE void accumulate_one(const int M, const int N, const int G, accumulators acc,
                            const real *w /* N of (G, L), `stride` apart */, size_t stride,
                            const real *const *x /* (M,) pointers to (K,) */, size_t k) {
     UNROLL for (int n = 0; n < N; ++n) {
@@ -58,25 +82,23 @@ INLINE void accumulate_one(const int M, const int N, const int G, const int last
         UNROLL for (int g = 0; g < G; ++g) wk[g] = v_load(w + (size_t)n * stride + g * L);
         UNROLL for (int m = 0; m < M; ++m) {
             vec xk = v_set1(x[m][k]);
-            UNROLL for (int g = 0; g < G; ++g) {
-                const int to = g == G - 1 ? last : g;
-                acc[m * N + n][to] = v_fma(xk, wk[g], acc[m * N + n][to]);
-            }
+            UNROLL for (int g = 0; g < G; ++g)
+                acc[m * N + n][g] = v_fma(xk, wk[g], acc[m * N + n][g]);
         }
     }
 }
 
-/* The sum over all K inputs in order; w is N panels (K, G, L). */
-INLINE void accumulate(const int M, const int N, const int G, const int last, accumulators acc,
-                       const real *w, size_t stride, const real *const *x, size_t K) {
-    for (size_t k = 0; k < K; ++k, w += G * L) accumulate_one(M, N, G, last, acc, w, stride, x, k);
-}
-
-/* Copy accumulators to memory, so that what follows can be a loop: an index that is not a constant
- * would force the accumulators themselves out of their registers. */
-INLINE void keep(const int MN, const int G, accumulators acc, vec (*sums)[4]) {
-    UNROLL for (int i = 0; i < MN; ++i)
-        UNROLL for (int g = 0; g < G; ++g) sums[i][g] = acc[i][g];
+/* total[m * N + n][g] += the sum over inputs [k, K), block after block; w is N panels, at input k. */
+INLINE void accumulate(const int M, const int N, const int G, const int last, vec (*total)[4],
+                       const real *w, size_t stride, const real *const *x, size_t k, size_t K) {
+    while (k < K) {
+        const size_t end = K - k < K_BLOCK ? K : k + K_BLOCK;
+        accumulators acc;
+        IN_MEMORY(total);
+        clear(M * N, G, acc);
+        for (; k < end; ++k, w += G * L) accumulate_one(M, N, G, acc, w, stride, x, k);
+        add_to(M * N, G, last, acc, total);
+    }
 }
 
 /* Outputs [first, first + L) of `size`: all L, or what is left of them. */
@@ -101,7 +123,7 @@ INLINE vec gru_unit(const vec *gate /* r z n_x n_h */, vec h) {
 }
 
 /* A part of the input projection of AHEAD later rows: inputs [0, K) of x for one panel, added to
- * what y holds, or to `init` if this is the first part. */
+ * what y holds, or to `init` if this is the first part. Parts begin where blocks do. */
 typedef struct {
     size_t K;
     const real *w;             /* (K, G, L) */
@@ -110,55 +132,75 @@ typedef struct {
     real *y[AHEAD + 1];        /* (AHEAD,) pointers to (G, L) */
 } slice;
 
-/* The recurrent sum of one row, with a slice computed in between: the sum waits for its weights to
- * come from the second-level cache, which leaves the multipliers idle half of the time. */
-INLINE void accumulate_beside(const int G, accumulators acc, const real *w, const real *const *h,
-                              size_t K, const slice *side) {
-    accumulators other;
-    const real *v = side->w;
-    size_t k = 0, j = 0, together = K / (AHEAD ? AHEAD : 1);
-    if (together > side->K) together = side->K;
-    UNROLL for (int m = 0; m < AHEAD; ++m)
+/* Add one block's sums to the rows of a slice. */
+INLINE void add_to_slice(const int G, accumulators acc, slice *side) {
+    UNROLL for (int m = 0; m < AHEAD; ++m) {
+        const real *before = side->init ? side->init : side->y[m];
         UNROLL for (int g = 0; g < G; ++g)
-            other[m][g] = v_load((side->init ? side->init : side->y[m]) + g * L);
-    for (; j < together; ++j, v += G * L) {
-        UNROLL for (int i = 0; i < AHEAD; ++i, ++k, w += G * L)
-            accumulate_one(1, 1, G, 3, acc, w, 0, h, k);
-        accumulate_one(AHEAD, 1, G, G - 1, other, v, 0, side->x, j);
+            v_store(side->y[m] + g * L, v_add(v_load(before + g * L), acc[m][g]));
     }
-    for (; j < side->K; ++j, v += G * L) accumulate_one(AHEAD, 1, G, G - 1, other, v, 0, side->x, j);
-    for (; k < K; ++k, w += G * L) accumulate_one(1, 1, G, 3, acc, w, 0, h, k);
-    UNROLL for (int m = 0; m < AHEAD; ++m)
-        UNROLL for (int g = 0; g < G; ++g) v_store(side->y[m] + g * L, other[m][g]);
+    side->init = NULL;
+}
+
+/* The recurrent sum of one row, with a slice computed in between: the sum waits for its weights to
+ * come from the second-level cache, which leaves the multipliers idle half of the time. The slice
+ * takes one input for every AHEAD of the sum, so that a part and a panel's step are equally long. */
+INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const real *const *h,
+                              size_t K, slice *side) {
+    enum { EACH = AHEAD ? AHEAD : 1, ROUND = K_BLOCK / EACH };
+    accumulators acc, other;
+    size_t k = 0, j = 0;
+    clear(AHEAD, G, other);
+    while (k + K_BLOCK <= K && j + ROUND <= side->K) {
+        IN_MEMORY(total);
+        clear(1, G, acc);
+        for (int i = 0; i < ROUND; ++i, ++j) {
+            UNROLL for (int e = 0; e < EACH; ++e, ++k, w += G * L)
+                accumulate_one(1, 1, G, acc, w, 0, h, k);
+            accumulate_one(AHEAD, 1, G, other, side->w + j * (size_t)(G * L), 0, side->x, j);
+        }
+        add_to(1, G, 3, acc, total);
+        if (j % K_BLOCK == 0) {
+            add_to_slice(G, other, side);
+            clear(AHEAD, G, other);
+        }
+    }
+    while (j < side->K) { /* what is left of a block that was begun, and whole ones */
+        const size_t end = j + K_BLOCK - j % K_BLOCK < side->K ? j + K_BLOCK - j % K_BLOCK : side->K;
+        for (; j < end; ++j)
+            accumulate_one(AHEAD, 1, G, other, side->w + j * (size_t)(G * L), 0, side->x, j);
+        add_to_slice(G, other, side);
+        clear(AHEAD, G, other);
+    }
+    accumulate(1, 1, G, 3, total, w, 0, h, k, K);
 }
 
 /* One step of M rows in panels [p, p + N). `kind` is FL_LSTM or FL_GRU, G its gates; `side`, if not
  * NULL, is computed on the way (M = N = 1 then). */
 INLINE void gated_block(const fl_kind kind, const int M, const int N, const int G,
-                        const fl_cell *cell, size_t p, const row *rows, const slice *side) {
+                        const fl_cell *cell, size_t p, const row *rows, slice *side) {
     const real *w = (const real *)cell->gates.weights + p * cell->gates.stride;
     const real *x[ROWS], *h[ROWS];
-    accumulators acc;
-    UNROLL for (int m = 0; m < M; ++m) {
+    vec total[ROWS][4];
+    for (int m = 0; m < M; ++m) {
         x[m] = rows[m].x;
         h[m] = rows[m].h;
-        UNROLL for (int n = 0; n < N; ++n) {
+        for (int n = 0; n < N; ++n) {
             const real *init = rows[m].init + (p + (size_t)n) * (size_t)(G * L);
-            UNROLL for (int g = 0; g < G; ++g) acc[m * N + n][g] = v_load(init + g * L);
+            UNROLL for (int g = 0; g < G; ++g) total[m * N + n][g] = v_load(init + g * L);
             if (kind == FL_GRU)
-                acc[m * N + n][3] = v_load((const real *)cell->bias_n + (p + (size_t)n) * L);
+                total[m * N + n][3] = v_load((const real *)cell->bias_n + (p + (size_t)n) * L);
         }
     }
-    if (x[0]) accumulate(M, N, G, G - 1, acc, w, cell->gates.stride, x, cell->input_rows);
+    if (x[0])
+        accumulate(M, N, G, G - 1, total, w, cell->gates.stride, x, 0, cell->input_rows);
     w += cell->input_rows * (size_t)(G * L);
-    if (side) accumulate_beside(G, acc, w, h, cell->h_size, side);
-    else accumulate(M, N, G, 3, acc, w, cell->gates.stride, h, cell->h_size);
-    vec sums[ROWS][4];
-    keep(M * N, 4, acc, sums);
+    if (side) accumulate_beside(G, total, w, h, cell->h_size, side);
+    else accumulate(M, N, G, 3, total, w, cell->gates.stride, h, 0, cell->h_size);
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) {
-            size_t at = (p + (size_t)n) * L, left = lanes_left(cell->hidden_size, at);
-            vec y, *gate = sums[m * N + n];
+            const size_t at = (p + (size_t)n) * L, left = lanes_left(cell->hidden_size, at);
+            vec y, *gate = total[m * N + n];
             if (kind == FL_LSTM) {
                 vec c = load_left(rows[m].c + at, left);
                 y = lstm_unit(gate, c, &c);
@@ -195,24 +237,22 @@ INLINE void product_block(const int M, const int N, const int G, const product *
                           const row *rows) {
     const real *w = a->weights + p * a->stride;
     const real *x[ROWS], *h[ROWS];
-    accumulators acc;
-    UNROLL for (int m = 0; m < M; ++m) {
+    vec total[ROWS][4];
+    for (int m = 0; m < M; ++m) {
         x[m] = rows[m].x;
         h[m] = rows[m].h;
-        UNROLL for (int n = 0; n < N; ++n)
+        for (int n = 0; n < N; ++n)
             UNROLL for (int g = 0; g < G; ++g)
-                acc[m * N + n][g] =
+                total[m * N + n][g] =
                     v_load(rows[m].init + ((p + (size_t)n) * (size_t)G + (size_t)g) * L);
     }
-    if (x[0]) accumulate(M, N, G, G - 1, acc, w, a->stride, x, a->x_size);
-    if (h[0]) accumulate(M, N, G, G - 1, acc, w + a->h_at, a->stride, h, a->h_size);
-    vec sums[ROWS][4];
-    keep(M * N, G, acc, sums);
+    if (x[0]) accumulate(M, N, G, G - 1, total, w, a->stride, x, 0, a->x_size);
+    if (h[0]) accumulate(M, N, G, G - 1, total, w + a->h_at, a->stride, h, 0, a->h_size);
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) {
             for (int g = 0; g < G; ++g) {
-                size_t at = ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
-                store_left(rows[m].y + at, apply(a->function, sums[m * N + n][g]),
+                const size_t at = ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
+                store_left(rows[m].y + at, apply(a->function, total[m * N + n][g]),
                            lanes_left(a->y_size, at));
             }
         }
@@ -269,12 +309,16 @@ typedef struct {
     size_t blocks, block, panel, part;
 } ahead;
 
-static void take_slice(ahead *a, const fl_cell *cell, slice *taken) {
+/* The next slice, if there is one with anything to multiply. */
+static slice *take_slice(ahead *a, const fl_cell *cell, slice *taken) {
+    if (a->block == a->blocks) return NULL;
     const size_t G = cell->gates.groups, I = cell->input_rows, parts = AHEAD ? AHEAD : 1;
-    const size_t first = I * a->part / parts, at = a->panel * G * L;
-    taken->K = I * (a->part + 1) / parts - first;
+    const size_t blocks = (I + K_BLOCK - 1) / K_BLOCK, at = a->panel * G * L;
+    const size_t first = blocks * a->part / parts * K_BLOCK;
+    const size_t end = blocks * (a->part + 1) / parts * K_BLOCK;
+    taken->K = (end < I ? end : I) - first;
     taken->w = (const real *)cell->gates.weights + a->panel * cell->gates.stride + first * G * L;
-    taken->init = a->part ? NULL : (const real *)cell->gates.bias + at;
+    taken->init = first ? NULL : (const real *)cell->gates.bias + at;
     for (size_t m = 0; m < AHEAD; ++m) {
         size_t r = a->block * AHEAD + m;
         taken->x[m] = a->x[r] + first;
@@ -282,6 +326,7 @@ static void take_slice(ahead *a, const fl_cell *cell, slice *taken) {
     }
     if (++a->part == parts) a->part = 0, ++a->panel;
     if (a->panel == cell->gates.panels) a->panel = 0, ++a->block;
+    return taken->K ? taken : NULL;
 }
 
 static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
@@ -289,8 +334,7 @@ static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *lat
     if (later && later->block < later->blocks) {
         for (size_t p = 0; p < cell->gates.panels; ++p) {
             slice side;
-            take_slice(later, cell, &side);
-            gated_block(FL_LSTM, 1, 1, 4, cell, p, rows, &side);
+            gated_block(FL_LSTM, 1, 1, 4, cell, p, rows, take_slice(later, cell, &side));
         }
     } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
 #undef BLOCK
@@ -301,8 +345,7 @@ static void gru_step(const fl_cell *cell, const row *rows, size_t n, ahead *late
     if (later && later->block < later->blocks) {
         for (size_t p = 0; p < cell->gates.panels; ++p) {
             slice side;
-            take_slice(later, cell, &side);
-            gated_block(FL_GRU, 1, 1, 3, cell, p, rows, &side);
+            gated_block(FL_GRU, 1, 1, 3, cell, p, rows, take_slice(later, cell, &side));
         }
     } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
 #undef BLOCK
@@ -442,7 +485,8 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
     const fl_call *call = in->call;
     const size_t B = call->B, width = cell->gates.panels * cell->gates.groups * L;
     const int projects = !cell->table && call->plan->gate_steps > 1 && in->steps > 1;
-    const int on_the_side = AHEAD && projects && B == 1 && layer->kind != FL_RNN;
+    const int on_the_side =
+        AHEAD && projects && B == 1 && layer->kind != FL_RNN && cell->input_rows >= K_BLOCK;
     const size_t part = projects ? call->plan->gate_steps : in->steps;
     row *rows = (row *)scratch_at(call, call->plan->cell_rows);
     real *hidden = (real *)scratch_at(call, call->plan->hidden);

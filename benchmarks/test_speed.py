@@ -1,0 +1,44 @@
+"""Steps and whole sequences beside the peers, for pytest-benchmark.
+
+Run ``python -m pytest benchmarks --benchmark-group-by=param:case`` and read the ratios in the
+table: every group is one case, its rows the peers, all timed in the same run. Nothing here passes
+or fails by time.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from peers import Call, Case, checked
+
+CASES = [
+    Case("lstm", 1, 16),
+    Case("lstm", 1, 40),
+    Case("lstm", 40, 128),
+    Case("lstm", 128, 128),
+    Case("lstm", 256, 256),
+    Case("gru", 128, 128),
+    Case("rnn", 128, 128),
+    Case("lstm", 40, 128, T=100),
+    Case("lstm", 128, 128, T=1000),
+    Case("lstm", 128, 128, T=100, B=32),
+]
+
+
+@functools.lru_cache(maxsize=1)
+def calls(case: Case) -> dict[str, Call]:
+    return checked(case)
+
+
+@pytest.mark.parametrize("peer", ["fastlstm", "onnxruntime", "torch", "torch cell"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_speed(benchmark, case, peer):
+    if peer not in calls(case):
+        pytest.skip("a cell is one layer and one step")
+    benchmark(calls(case)[peer])
