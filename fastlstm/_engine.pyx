@@ -170,20 +170,21 @@ cdef object look_up_blas():
     try:
         from scipy.linalg import cython_blas
         capsules = [cython_blas.__pyx_capi__[name] for name in ("sgemm", "dgemm")]
-    except (ImportError, AttributeError, KeyError) as error:
+        names = [PyCapsule_GetName(capsule) for capsule in capsules]
+    except Exception as error:  # whatever a changed SciPy may raise, there is a way without it
         return f"not found: {error!r}"
     for i, real in enumerate("sd"):
-        signature = PyCapsule_GetName(capsules[i])
         real = f"__pyx_t_5scipy_6linalg_11cython_blas_{real}"
         for integer in ("int", "int64_t"):
             known = (f"void (char *, char *, {integer} *, {integer} *, {integer} *, {real} *, "
                      f"{real} *, {integer} *, {real} *, {integer} *, {real} *, {real} *, "
                      f"{integer} *)")
-            if signature == known.encode():
+            if names[i] == known.encode():
                 integers.add(integer)
                 break
         else:
-            return f"unknown signature: {signature.decode()}"
+            return f"unknown signature: {names[i].decode(errors='replace')}"
+        signature = names[i]
         found[i] = PyCapsule_GetPointer(capsules[i], signature)
     if len(integers) > 1:
         return "integers of two sizes"
@@ -365,7 +366,7 @@ cdef class Network:
                 and state.shape[1] == <Py_ssize_t>self.model.state_size
                 and y.dtype == self.dtype == state.dtype and state.flags.c_contiguous
                 and x.flags.aligned and y.flags.aligned
-                and (y.size == 0 or y.strides[2] == item) and y.flags.writeable
+                and unit_stride(y, item) and y.flags.writeable
                 and state.flags.writeable):
             raise ValueError("x, y and state do not fit the network")
         call.T, call.B = y.shape[0], y.shape[1]
@@ -377,8 +378,7 @@ cdef class Network:
             call.tokens = <const int64_t *>cnp.PyArray_DATA(x)
             call.x_t, call.x_b = x.strides[0] // 8, x.strides[1] // 8
         else:
-            if x.dtype != self.dtype or x.shape[2] != self.input_size or (
-                    x.size and x.strides[2] != item):
+            if x.dtype != self.dtype or x.shape[2] != self.input_size or not unit_stride(x, item):
                 raise ValueError("x does not fit the network")
             call.x = cnp.PyArray_DATA(x)
             call.x_t, call.x_b = x.strides[0] // item, x.strides[1] // item
@@ -395,6 +395,11 @@ cdef class Network:
 
 # Bytes of scratch that a network keeps for its next run.
 cdef size_t KEEP_BYTES = 4 * 1024 * 1024
+
+
+cdef bint unit_stride(cnp.ndarray array, cnp.npy_intp item):
+    """Whether the last axis is contiguous; NumPy gives an axis of length one any stride."""
+    return array.size == 0 or array.shape[2] == 1 or array.strides[2] == item
 
 
 def check_tokens(cnp.ndarray tokens, Py_ssize_t known):
@@ -465,6 +470,8 @@ def as_tokens(x, tuple shape, Py_ssize_t known):
             f"x is a {type_text(x)}; this model takes tokens: expected integers of shape "
             f"{shape_text(shape)}; pass np.asarray(x, dtype=np.int64)"
         )
+    if isinstance(x, int) and not 0 <= x < known:
+        raise ValueError(f"token {x} is out of range; the model knows tokens 0 to {known - 1}")
     array = np.asarray(x)
     if array.dtype.kind not in "iu":
         raise TypeError(
@@ -475,6 +482,10 @@ def as_tokens(x, tuple shape, Py_ssize_t known):
         raise ValueError(f"x has shape {(<object>array).shape}; expected {shape_text(shape)}")
     check_tokens(array, known)
     return np.require(array, np.int64, ["C", "A"])
+
+
+# Rows of a stream: a pointer for each fits in half of what can be addressed.
+MOST_ROWS = 2**58
 
 
 cdef class Stream:
@@ -503,15 +514,18 @@ cdef class Stream:
     cdef int64_t token
 
     def __cinit__(self, Network network, batch_size=None, *args, **kwargs):
-        cdef Py_ssize_t b, B = 1 if batch_size is None else batch_size
         cdef size_t row = network.model.state_size * network.kernel.real_size
-        if B < 1:
-            raise ValueError(f"batch_size is {B}; expected at least 1")
+        cdef Py_ssize_t b, B
+        if batch_size is not None and not 1 <= batch_size <= MOST_ROWS:
+            if 0 < batch_size < 2**63:
+                raise MemoryError(f"a stream of {batch_size} rows")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        B = 1 if batch_size is None else batch_size
         self.network = network
         self.batch_size = batch_size
         self.rows = B
         if row and <size_t>B > (<size_t>-1) // 2 // row:
-            raise MemoryError(f"the states of {B} rows")
+            raise MemoryError(f"a stream of {batch_size} rows")
         self.state_block = Buffer(row * B)
         self.state_rows = Buffer(B * sizeof(void *))
         for b in range(B):
@@ -573,16 +587,30 @@ cdef class Stream:
         if cnp.PyArray_CheckExact(x):
             array = <cnp.ndarray>x
             if (cnp.PyArray_TYPE(array) == self.network.type_num and cnp.PyArray_ISCARRAY_RO(array)
-                    and array.ndim == self.x_ndim and array.shape[0] == self.x_shape[0]
-                    and (self.x_ndim == 1 or array.shape[1] == self.x_shape[1])):
+                    and array.ndim == self.x_ndim
+                    and cnp.PyArray_CompareLists(array.shape, self.x_shape, self.x_ndim)):
                 return array
         return as_features(x, self.network.dtype, self.step_shape(self.x_ndim, self.x_shape))
 
     cdef cnp.ndarray tokens_of_step(self, x):
         """The tokens as an array, or None for a single one, which is then in `self.token`."""
-        if self.x_ndim == 0 and type(x) is int and 0 <= x < self.network.input_size:
+        cdef cnp.ndarray array
+        cdef const int64_t *tokens
+        cdef Py_ssize_t i
+        if self.x_ndim == 0 and type(x) is int and 0 <= x < <object>self.network.input_size:
             self.token = x
             return None
+        if cnp.PyArray_CheckExact(x):
+            array = <cnp.ndarray>x
+            if (cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(array)
+                    and array.ndim == self.x_ndim
+                    and cnp.PyArray_CompareLists(array.shape, self.x_shape, self.x_ndim)):
+                tokens = <const int64_t *>cnp.PyArray_DATA(array)
+                for i in range(self.rows):
+                    if not 0 <= tokens[i] < self.network.input_size:
+                        break
+                else:
+                    return array
         return as_tokens(x, self.step_shape(self.x_ndim, self.x_shape), self.network.input_size)
 
     cdef tuple step_shape(self, int ndim, cnp.npy_intp *shape):
@@ -593,12 +621,13 @@ cdef class Stream:
         cdef cnp.ndarray array
         cdef char *x_first
         cdef char *y_first
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out is a {type(out).__qualname__}; expected a NumPy array")
+        if not cnp.PyArray_CheckExact(out) and (
+                not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+            raise TypeError(f"out is a {type_text(out)}; expected a NumPy array without a mask")
         array = <cnp.ndarray>out
         if cnp.PyArray_TYPE(array) != self.network.type_num or cnp.PyArray_ISBYTESWAPPED(array):
             raise TypeError(f"out has dtype {array.dtype.str}; expected {self.network.dtype}")
-        if array.ndim != ndim or any([array.shape[i] != shape[i] for i in range(ndim)]):
+        if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
             raise ValueError(
                 f"out has shape {(<object>array).shape}; expected "
                 f"{self.step_shape(ndim, shape)}")

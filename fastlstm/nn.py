@@ -177,9 +177,18 @@ class LSTM(_Stack):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        layer = spec.LSTM(NAME, input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
+        layer = spec.LSTM(
+            NAME,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            bidirectional,
+            proj_size,
+        )
         super().__init__(layer, batch_first, dropout, dtype)
         self.proj_size = proj_size
 
@@ -196,6 +205,7 @@ class GRU(_Stack):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         layer = spec.GRU(NAME, input_size, hidden_size, num_layers, bias, bidirectional)
@@ -215,10 +225,17 @@ class RNN(_Stack):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         layer = spec.RNN(
-            NAME, input_size, hidden_size, num_layers, bias, bidirectional, nonlinearity
+            NAME,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            bidirectional,
+            nonlinearity,
         )
         super().__init__(layer, batch_first, dropout, dtype)
         self.nonlinearity = nonlinearity
@@ -275,6 +292,7 @@ class LSTMCell(_Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         super().__init__(spec.LSTM(NAME, input_size, hidden_size, bias=bias), dtype)
@@ -288,6 +306,7 @@ class GRUCell(_Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         super().__init__(spec.GRU(NAME, input_size, hidden_size, bias=bias), dtype)
@@ -302,7 +321,9 @@ class RNNCell(_Cell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
+        *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         layer = spec.RNN(NAME, input_size, hidden_size, bias=bias, nonlinearity=nonlinearity)
         super().__init__(layer, dtype)
+        self.nonlinearity = nonlinearity

@@ -284,7 +284,7 @@ def pack(
             model.layers.append(packed)
             lost = list(get) if folds else [s for s in get if s == "bias"]
         elif isinstance(layer, spec.Embedding):
-            table = np.ascontiguousarray(get["weight"])
+            table = np.array(get["weight"], order="C")  # the given tensors stay the caller's
             model.layers.append(
                 PackedLayer("lookup", layer.input_size, layer.output_size, table=table)
             )
@@ -331,10 +331,12 @@ def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]
         elif isinstance(layer, spec.Embedding):
             table = next(packed).table
             assert table is not None
-            found["weight"] = table
+            found["weight"] = table.copy()
         elif isinstance(layer, spec.Activation):
             next(packed)
         for name in layer.tensors():
             kept = name in model.kept
-            tensors[name] = model.kept[name] if kept else found[name.removeprefix(layer.name + ".")]
+            tensors[name] = (
+                model.kept[name].copy() if kept else found[name.removeprefix(layer.name + ".")]
+            )
     return tensors

@@ -11,6 +11,7 @@ Dimension letters: ``T`` time, ``B`` batch, ``I`` input, ``H`` hidden, ``O`` out
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -75,6 +76,9 @@ class Layer:
             value = getattr(self, field.name)
             least = 0 if field.name == "proj_size" else 1
             if field.type == "int":
+                if hasattr(value, "__index__") and not isinstance(value, bool):
+                    # A size that was read from an array is NumPy's integer.
+                    object.__setattr__(self, field.name, value := operator.index(value))
                 if type(value) is not int or not least <= value <= MAX_SIZE:
                     raise ValueError(
                         f"layer {self.name!r}: {field.name} is {value!r:.80}; "

@@ -51,17 +51,24 @@ def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
             f"state has the arrays {_listed(state)}; this model's state is {_listed(expected)}. "
             f"A state belongs to the model that made it"
         )
-    block = np.empty((batch_size or 1, sum(d * s for d, s in expected.values())), model.dtype)
+    B = 1 if batch_size is None else batch_size
+    block = np.empty((B, sum(d * s for d, s in expected.values())), model.dtype)
     for name, depth, size, columns in _pieces(model):
         array = state[name]
         shape = (depth, size) if batch_size is None else (depth, batch_size, size)
-        if not isinstance(array, np.ndarray) or array.dtype != model.dtype:
-            given = array.dtype if isinstance(array, np.ndarray) else type(array).__qualname__
-            raise TypeError(f"state {name!r} is {given}; expected a NumPy array of {model.dtype}")
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"state {name!r} is a {type(array).__qualname__}; expected a plain NumPy array of "
+                f"{model.dtype}, without a mask"
+            )
+        if array.dtype != model.dtype:
+            raise TypeError(
+                f"state {name!r} is of {array.dtype}; expected a NumPy array of {model.dtype}"
+            )
         if array.shape != shape:
             raise ValueError(f"state {name!r} has shape {array.shape}; expected {shape}")
-        rows = array.reshape(depth, -1, size).transpose(1, 0, 2)
-        block[:, columns] = rows.reshape(len(block), depth * size)
+        rows = array.reshape(depth, B, size).transpose(1, 0, 2)
+        block[:, columns] = rows.reshape(B, depth * size)
     return block
 
 

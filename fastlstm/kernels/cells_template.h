@@ -51,8 +51,9 @@ typedef struct {
 typedef vec accumulators[ROWS][4];
 
 /* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors grow
- * with the length of a sum, and a sum of 256 in one go would lose three times as much as this one. */
-enum { K_BLOCK = 32 };
+ * with the length of a sum, and a sum of 256 in one go would lose three times as much as this one.
+ * One lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
+enum { K_BLOCK = L == 1 ? 16 : 32 };
 
 INLINE void clear(const int MN, const int G, accumulators acc) {
     UNROLL for (int i = 0; i < MN; ++i)
@@ -312,15 +313,16 @@ typedef struct {
 /* The next slice, if there is one with anything to multiply. */
 static slice *take_slice(ahead *a, const fl_cell *cell, slice *taken) {
     if (a->block == a->blocks) return NULL;
-    const size_t G = cell->gates.groups, I = cell->input_rows, parts = AHEAD ? AHEAD : 1;
+    const size_t G = cell->gates.groups, I = cell->input_rows;
+    const size_t rows = AHEAD, parts = rows ? rows : 1;
     const size_t blocks = (I + K_BLOCK - 1) / K_BLOCK, at = a->panel * G * L;
     const size_t first = blocks * a->part / parts * K_BLOCK;
     const size_t end = blocks * (a->part + 1) / parts * K_BLOCK;
     taken->K = (end < I ? end : I) - first;
     taken->w = (const real *)cell->gates.weights + a->panel * cell->gates.stride + first * G * L;
     taken->init = first ? NULL : (const real *)cell->gates.bias + at;
-    for (size_t m = 0; m < AHEAD; ++m) {
-        size_t r = a->block * AHEAD + m;
+    for (size_t m = 0; m < rows; ++m) {
+        size_t r = a->block * rows + m;
         taken->x[m] = a->x[r] + first;
         taken->y[m] = a->gates + r * cell->gates.panels * G * L + at;
     }
@@ -466,7 +468,8 @@ static void project(const fl_call *call, const fl_cell *cell, const real *const 
     const fl_panels *a = &cell->gates;
     size_t panel = a->groups * L, width = a->panels * panel;
     size_t x_stride = R > 1 ? (size_t)(x_rows[1] - x_rows[0]) : 0;
-    int by_gemm = call->gemm && GEMM_ROWS && R >= GEMM_ROWS && x_rows[1] > x_rows[0] &&
+    const size_t least = GEMM_ROWS;
+    int by_gemm = call->gemm && least && R >= least && x_rows[1] > x_rows[0] &&
                   x_stride <= INT32_MAX && width <= INT32_MAX; /* a BLAS counts in int */
     for (size_t r = 1; by_gemm && r < R; ++r) by_gemm = x_rows[r] == x_rows[0] + r * x_stride;
     if (!by_gemm) {

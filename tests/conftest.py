@@ -1,0 +1,92 @@
+"""Fixtures of all tests: a seeded random generator and the instruction sets of this machine."""
+
+from __future__ import annotations
+
+import os
+
+# Of NumPy's and torch's, before either is imported: several threads for a product of small
+# matrices, on a machine that others use too, wait for each other a hundred times longer than they
+# multiply.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import subprocess
+import sys
+import textwrap
+import zlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm import _engine
+
+SEED = int(os.environ.get("FASTLSTM_TEST_SEED", "20261121"))
+
+# One profile for all: machines that run tests are slow and shared, so no example has a deadline;
+# the same examples every time, unless a seed is asked for, so that a red test means a change.
+hypothesis.settings.register_profile(
+    "fastlstm",
+    deadline=None,
+    database=None,
+    derandomize="FASTLSTM_TEST_SEED" not in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("fastlstm")
+
+
+def pytest_report_header() -> str:
+    kernels = ", ".join(f"{name} ({lanes})" for name, lanes in _engine.kernels(4))
+    return f"fastlstm: FASTLSTM_TEST_SEED={SEED}; kernels (lanes): {kernels}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
+    report = yield
+    if report.failed and "rng" in getattr(item, "fixturenames", ()):
+        again = f"FASTLSTM_TEST_SEED={SEED} python -m pytest '{item.nodeid}'"
+        report.sections.append(("random numbers", f"run this again with {again}"))
+    return report
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator of its own for every test, the same in every run of one FASTLSTM_TEST_SEED."""
+    return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+
+
+@pytest.fixture(params=[name for name, _ in _engine.kernels(4)])
+def isa(request: pytest.FixtureRequest) -> str:
+    """Every instruction set that this machine has, in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., str]:
+    """Run code in an interpreter of its own, which sees the same fastlstm and these tests.
+
+    ``python(code, *arguments, **environment)`` returns what it prints; an environment variable that
+    is None is removed.
+    """
+
+    def run(code: str, *arguments: str, **environment: str | None) -> str:
+        paths = [str(Path(fastlstm.__file__).parents[1]), str(Path(__file__).parent)]
+        own = {"PYTHONPATH": os.pathsep.join(paths), "FASTLSTM_ISA": None}
+        found = os.environ | own | environment
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+            env={name: value for name, value in found.items() if value is not None},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"exit code {done.returncode}:\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    return run

@@ -1,0 +1,156 @@
+"""Promise 4: after a Stream exists, ``step(x, out=y)`` allocates nothing, in C and in Python.
+
+In C every call of malloc and its kin is counted, by a library that is loaded before all others; run
+with ``PYTHONMALLOC=malloc`` that also counts every object that Python makes, however short it
+lives. Within Python, tracemalloc and the interpreter's own count say the same again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import ISAS
+
+# glibc's own names for what this library stands in front of.
+COUNTER = """
+    #define _GNU_SOURCE
+    #include <errno.h>
+    #include <stddef.h>
+
+    extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t);
+    extern void *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+    static long count;
+    #define COUNT __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED)
+
+    long allocations(void) { return count; }
+    void *malloc(size_t n) { COUNT; return __libc_malloc(n); }
+    void *calloc(size_t n, size_t size) { COUNT; return __libc_calloc(n, size); }
+    void *realloc(void *p, size_t n) { COUNT; return __libc_realloc(p, n); }
+    void *memalign(size_t a, size_t n) { COUNT; return __libc_memalign(a, n); }
+    void *aligned_alloc(size_t a, size_t n) { COUNT; return __libc_memalign(a, n); }
+    int posix_memalign(void **p, size_t a, size_t n) {
+        COUNT;
+        *p = __libc_memalign(a, n);
+        return *p ? 0 : ENOMEM;
+    }
+"""
+
+# What a subprocess measures: for every model, the change of each counter over many steps. The loop
+# itself makes nothing: no integers, no bound methods, no iterator but one that exists before.
+MEASURE = """
+    import ctypes, itertools, json, sys, tracemalloc
+    import numpy as np
+    from models import CELLS, build, input_for, recurrent, spec
+
+    isa, how = sys.argv[1:]
+    STEPS = 500
+    rng = np.random.default_rng(1)
+    H = 19
+
+    if how == "malloc":
+        count = ctypes.PyDLL(None).allocations
+        count.restype = ctypes.c_long
+    elif how == "blocks":
+        count = sys.getallocatedblocks
+    else:
+        tracemalloc.start()
+        def count():
+            return tracemalloc.get_traced_memory()[1]
+
+    def change(function, x, y):
+        '''Counter change of many calls, less that of no calls.'''
+        def measure(times):
+            loop = itertools.repeat(None, times)
+            if how == "tracemalloc":
+                tracemalloc.reset_peak()
+            before = count()
+            for _ in loop:
+                function(x, out=y)
+            return count() - before
+        measure(20)
+        # The least of three: the interpreter's own caches may still be growing in the first.
+        return min(measure(STEPS) for _ in range(3)) - min(measure(0) for _ in range(3))
+
+    layers = {cell: (recurrent(cell, 5, H),) for cell in CELLS}
+    layers["lstm deep"] = (recurrent("lstm", 5, H, num_layers=3, proj_size=7),)
+    layers["large"] = (recurrent("lstm", 32, 160),)  # one that releases the GIL
+    layers["linear"] = (spec.Linear("a", 5, H), spec.Activation("p", "softmax", H))
+    layers["embedding"] = (spec.Embedding("e", 11, 5), recurrent("gru", 5, H))
+    layers["one_hot"] = (spec.OneHot("o", 11), recurrent("lstm", 11, H))
+    found = {}
+    for dtype in (np.float32, np.float64) if isa == "scalar" else (np.float32,):
+        for name, stack in layers.items():
+            model = build(stack, rng, dtype, isa=isa)
+            for batch in (None, 3):
+                stream = model.stream(batch)
+                rows = () if batch is None else (batch,)
+                x = input_for(model, rng, *rows)
+                y = np.empty((*rows, model.output_size), dtype)
+                xs = {"": x}
+                if model.takes_tokens and batch is None:
+                    xs = {" int": int(x), " array": np.array(x)}
+                for kind, one in xs.items():
+                    key = f"{name}{kind} batch={batch} {np.dtype(dtype)}"
+                    found[key] = change(stream.step, one, y)
+    # What does allocate is seen: a new output array, and a list.
+    stream = build(layers["lstm"], rng, isa=isa).stream()
+    kept = []
+    found["control: keep an array"] = change(
+        lambda x, out: kept.append(stream.step(x)), np.zeros(5, "f4"), None)
+    found["control: keep a list"] = change(lambda x, out: kept.append([x]), 1, None)
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory) -> Path:
+    """The library that counts, or a skip where it cannot be."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("counter")
+    (folder / "counter.c").write_text(COUNTER)
+    command = [compiler, "-shared", "-fPIC", "-O1", "-fno-builtin", "-o", "counter.so", "counter.c"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode or shutil.which("true") is None:
+        pytest.skip(f"the counter does not compile: {done.stderr[-300:]}")
+    library = folder / "counter.so"
+    trial = subprocess.run(
+        ["true"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=False
+    )
+    if trial.returncode or trial.stderr:
+        pytest.skip(f"the C library is not glibc: {trial.stderr[-300:]}")
+    return library
+
+
+def check(printed: str, *controls: str) -> None:
+    found = json.loads(printed)
+    seen = {name: found.pop(f"control: {name}") for name in ("keep an array", "keep a list")}
+    assert min(seen[name] for name in controls) >= 500, f"the counter does not count: {seen}"
+    assert len(found) >= 18
+    guilty = {name: number for name, number in found.items() if number > 0}
+    assert not guilty, f"500 steps allocate: {guilty}"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+class TestStep:
+    def test_in_c(self, python, counter, isa):
+        """Allocations of the C library, Python's arenas among them."""
+        check(python(MEASURE, isa, "malloc", LD_PRELOAD=str(counter)), "keep an array")
+
+    def test_in_c_and_python(self, python, counter, isa):
+        """With every object that Python makes counted, also one that lives for a moment."""
+        environment = {"LD_PRELOAD": str(counter), "PYTHONMALLOC": "malloc"}
+        check(python(MEASURE, isa, "malloc", **environment), "keep an array", "keep a list")
+
+    def test_blocks_kept(self, python, isa):
+        check(python(MEASURE, isa, "blocks"), "keep an array", "keep a list")
+
+    def test_peak_traced(self, python, isa):
+        """Not even for a moment: the peak over all steps is what it was before them."""
+        check(python(MEASURE, isa, "tracemalloc"), "keep an array", "keep a list")

@@ -1,0 +1,638 @@
+"""Model: made, saved, loaded, copied, checked, forced to an instruction set; and importing it.
+
+Converting every kind of checkpoint is tested in test_checkpoint.py, test_state_dict.py and
+test_module.py, damaged files in test_format.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import (
+    CELLS,
+    ISAS,
+    LANES,
+    build,
+    input_for,
+    model_file,
+    random_tensors,
+    recurrent,
+    torch_forward,
+)
+
+import fastlstm
+from fastlstm import Model, _engine, reference, spec
+from fastlstm.format import ModelFile
+
+CLASSIFIER = (
+    spec.Embedding("e", 11, 6),
+    recurrent("lstm", 6, 9, "encoder.rnn", num_layers=2, proj_size=4),
+    spec.Linear("out", 4, 11),
+    spec.Activation("p", "log_softmax", 11),
+)
+MODELS = {
+    "lstm": (recurrent("lstm", 5, 9),),
+    "gru": (recurrent("gru", 5, 9, num_layers=2, bidirectional=True, bias=False),),
+    "rnn": (recurrent("rnn_relu", 5, 9),),
+    "linear": (spec.Linear("a", 5, 9), spec.Activation("t", "tanh", 9)),
+    "classifier": CLASSIFIER,
+    "one_hot": (spec.OneHot("o", 11), recurrent("gru", 11, 5), spec.Linear("out", 5, 11)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def layers(request):
+    return MODELS[request.param]
+
+
+@pytest.fixture(params=["float32", "float64"])
+def model(request, layers, rng):
+    return build(layers, rng, np.dtype(request.param))
+
+
+def assert_same_model(one: Model, other: Model, rng) -> None:
+    assert one.layers == other.layers
+    assert one.dtype == other.dtype
+    assert one.fingerprint == other.fingerprint
+    assert one.vocabulary == other.vocabulary
+    assert one.source == other.source
+    assert list(one.tensors) == list(other.tensors)
+    for name, array in one.tensors.items():
+        assert array.tobytes() == other.tensors[name].tobytes()
+    x = input_for(one, rng, 7, 3)
+    assert np.array_equal(one(x)[0], other(x)[0])
+
+
+class TestAttributes:
+    def test_sizes(self, model):
+        first, last = model.layers[0], model.layers[-1]
+        assert (model.input_size, model.output_size) == (first.input_size, last.output_size)
+        assert model.takes_tokens == (first.kind in ("embedding", "one_hot"))
+        assert model.threads == 1
+        assert model.nbytes >= sum(a.nbytes for n, a in model.tensors.items() if "bias" not in n)
+        for layer in model.layers:
+            assert layer.describe() in repr(model)
+        assert model.dtype.name in repr(model)
+        assert model.isa in repr(model)
+
+    def test_tensors_are_those_given(self, isa, layers, rng):
+        file = model_file(layers, rng)
+        tensors = Model(file, isa=isa).tensors
+        assert list(tensors) == list(file.tensors)
+        for name, array in tensors.items():
+            assert array.dtype == np.float32
+            assert array.tobytes() == file.tensors[name].tobytes()
+
+    def test_changing_what_it_was_made_of_changes_nothing(self, layers, rng):
+        file = model_file(layers, rng)
+        model = Model(file)
+        x = input_for(model, rng, 4)
+        y, kept = model(x)[0], copy.deepcopy(file.tensors)
+        for array in file.tensors.values():
+            array[...] = 1
+        assert np.array_equal(model(x)[0], y)
+        for name, array in model.tensors.items():
+            assert np.array_equal(array, kept[name])
+
+    def test_changing_its_tensors_changes_nothing(self, layers, rng):
+        """A model is immutable: what it hands out are copies, or refuse to be written."""
+        model = build(layers, rng)
+        x = input_for(model, rng, 4)
+        y, kept = model(x)[0], copy.deepcopy(model.tensors)
+        for array in model.tensors.values():
+            try:
+                array[...] = 1
+            except ValueError as error:
+                assert "read-only" in str(error)  # noqa: PT017
+        assert np.array_equal(model(x)[0], y)
+        for name, array in model.tensors.items():
+            assert np.array_equal(array, kept[name])
+
+    def test_zero_state(self, model):
+        for batch in (None, 1, 3):
+            state = model.zero_state(batch)
+            rows = () if batch is None else (batch,)
+            expected = {
+                name: (depth, *rows, size)
+                for layer in model.layers
+                for name, (depth, size) in layer.state().items()
+            }
+            assert {n: a.shape for n, a in state.items()} == expected
+            assert all(a.dtype == model.dtype and not a.any() for a in state.values())
+
+    def test_fingerprint(self, rng):
+        """Of weights and layers alone: not of the kernel, nor of where they came from."""
+        layers = (recurrent("gru", 3, 4),)
+        file = model_file(layers, rng)
+        prints = {Model(file, isa=isa).fingerprint for isa in ISAS}
+        prints |= {Model(ModelFile(layers, file.tensors, source={"a": "b"})).fingerprint}
+        assert len(prints) == 1
+        assert len(next(iter(prints))) == 64
+        for name in file.tensors:
+            changed = copy.deepcopy(file.tensors)
+            changed[name].flat[-1] = np.nextafter(changed[name].flat[-1], np.float32(9))
+            prints.add(Model(ModelFile(layers, changed)).fingerprint)
+        relu = (spec.RNN("rnn", 3, 4, nonlinearity=f) for f in ("tanh", "relu"))
+        tensors = random_tensors((recurrent("rnn_tanh", 3, 4),), rng)
+        prints |= {Model(ModelFile((layer,), tensors)).fingerprint for layer in relu}
+        wide = {n: a.astype(np.float64) for n, a in file.tensors.items()}
+        prints.add(Model(ModelFile(layers, wide)).fingerprint)
+        assert len(prints) == 1 + len(file.tensors) + 2 + 1
+
+
+class TestCopies:
+    def test_saved_and_loaded(self, model, rng, tmp_path):
+        model.save(tmp_path / "m.safetensors")
+        assert_same_model(fastlstm.load(tmp_path / "m.safetensors"), model, rng)
+        assert_same_model(fastlstm.load(str(tmp_path / "m.safetensors")), model, rng)
+
+    def test_saving_is_reproducible(self, model, tmp_path):
+        model.save(tmp_path / "a")
+        fastlstm.load(tmp_path / "a").save(tmp_path / "b")
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+    def test_of_any_kernel_is_the_same_file(self, layers, rng, tmp_path):
+        file = model_file(layers, rng)
+        for isa in ISAS:
+            Model(file, isa=isa).save(tmp_path / isa)
+        assert len({(tmp_path / isa).read_bytes() for isa in ISAS}) == 1
+
+    @pytest.mark.parametrize(
+        "make",
+        [copy.copy, copy.deepcopy]
+        + [lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in range(pickle.HIGHEST_PROTOCOL)],
+    )
+    def test_copied_and_pickled(self, model, rng, make):
+        assert_same_model(make(model), model, rng)
+
+    def test_pickle_keeps_what_was_asked_for(self, isa, rng):
+        file = ModelFile(
+            CLASSIFIER,
+            random_tensors(CLASSIFIER, rng),
+            vocabulary=tuple("abcdefghijk"),
+            source={"from": "here"},
+        )
+        model = Model(file, isa=isa, reproducible=True)
+        again = pickle.loads(pickle.dumps(model))
+        assert (again.isa, again.reproducible) == (isa, True)
+        assert again.vocabulary == tuple("abcdefghijk")
+        assert_same_model(again, model, rng)
+
+    def test_stream_of_a_pickled_model(self, model, rng):
+        if any(getattr(layer, "bidirectional", False) for layer in model.layers):
+            pytest.skip("bidirectional models do not stream")
+        x = input_for(model, rng, 5)
+        expected = model.stream().run(x)
+        assert np.array_equal(pickle.loads(pickle.dumps(model)).stream().run(x), expected)
+
+
+class TestSelfCheck:
+    def test_passes(self, model):
+        assert 0 <= model.check() < 1e-5
+        x, y = model.self_check
+        assert x.shape[0] == y.shape[0]
+        expected, _ = reference.forward(model.layers, model.tensors, x[:, None])
+        assert y.dtype == np.float64
+        assert np.array_equal(y, expected[:, 0])
+
+    @staticmethod
+    def with_changed_weight(path: Path, weight: np.ndarray, index: int, value: float) -> None:
+        """Overwrite one number of a tensor within the file, leaving the file sound."""
+        data = bytearray(path.read_bytes())
+        at = data.find(weight.tobytes())
+        assert at > 0
+        assert data.find(weight.tobytes(), at + 1) < 0
+        size = weight.itemsize
+        data[at + index * size : at + (index + 1) * size] = weight.dtype.type(value).tobytes()
+        path.write_bytes(data)
+
+    # Not with relu: a unit that is never above zero may hold any weight.
+    @pytest.mark.parametrize("name", ["lstm", "linear", "classifier"])
+    def test_detects_a_flipped_weight(self, isa, name, rng, tmp_path):
+        model = build(MODELS[name], rng)
+        path = tmp_path / "m"
+        for tensor, weight in model.tensors.items():
+            if "embedding" in tensor or tensor == "e.weight":
+                continue  # a row that the self-check's tokens never meet says nothing
+            model.save(path)
+            self.with_changed_weight(path, weight, weight.size // 2, 5.0)
+            with pytest.raises(fastlstm.FormatError, match=r"self-check failed.*damaged"):
+                fastlstm.load(path, isa=isa)
+            loaded = fastlstm.load(path, isa=isa, check=False)
+            assert loaded.tensors[tensor].flat[weight.size // 2] == 5.0
+            with pytest.raises(fastlstm.FormatError, match="self-check failed"):
+                loaded.check()
+
+    def test_detects_it_beside_outputs_that_are_not_finite(self, rng, tmp_path):
+        """One output that is infinite by right must not hide that the others are wrong."""
+        file = model_file(spec.Linear("a", 4, 6), rng)
+        file.tensors["a.bias"][0] = np.inf
+        model = Model(file)
+        model.check()
+        model.save(tmp_path / "m")
+        assert fastlstm.load(tmp_path / "m").check() < 1e-5
+        weight = model.tensors["a.weight"]
+        self.with_changed_weight(tmp_path / "m", weight, weight.size - 1, 5.0)
+        with pytest.raises(fastlstm.FormatError, match="self-check failed"):
+            fastlstm.load(tmp_path / "m")
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_weights_that_are_not_finite_load(self, value, rng, tmp_path):
+        for cell in CELLS:
+            file = model_file(recurrent(cell, 3, 4), rng)
+            file.tensors["rnn.weight_hh_l0"][0, 0] = value
+            Model(file).save(tmp_path / "m")
+            fastlstm.load(tmp_path / "m")
+
+    def test_a_file_without_one_gets_one(self, rng, tmp_path):
+        from fastlstm import format
+
+        file = model_file(recurrent("gru", 3, 4), rng)
+        format.write_model(tmp_path / "m", file)
+        assert fastlstm.load(tmp_path / "m").check() < 1e-5
+
+
+class TestConvert:
+    @pytest.fixture
+    def torch(self):
+        return pytest.importorskip("torch", reason="converts what torch makes")
+
+    def test_from_torch(self, torch, rng):
+        for name in ("LSTM", "GRU", "RNN"):
+            module = getattr(torch.nn, name)(5, 9, num_layers=2)
+            model = fastlstm.from_torch(module)
+            for key, tensor in module.state_dict().items():
+                mine = model.tensors[f"{model.layers[0].name}.{key}"]
+                assert mine.tobytes() == tensor.numpy().tobytes()
+            x = rng.standard_normal((7, 3, 5)).astype(np.float32)
+            with torch.no_grad():
+                expected = module(torch.from_numpy(x))[0].numpy()
+            np.testing.assert_allclose(model(x)[0], expected, rtol=0, atol=2e-6)
+
+    def test_from_torch_sequential(self, torch, rng):
+        module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.GRU(8, 9))
+        model = fastlstm.from_torch(module)
+        assert [layer.kind for layer in model.layers] == ["linear", "activation", "gru"]
+        x = rng.standard_normal((7, 3, 5)).astype(np.float32)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x))[0].numpy()
+        np.testing.assert_allclose(model(x)[0], expected, rtol=0, atol=2e-6)
+
+    def test_convert_and_load(self, torch, rng, tmp_path):
+        module = torch.nn.LSTM(5, 9, proj_size=3)
+        torch.save(module.state_dict(), tmp_path / "m.pt")
+        written = fastlstm.convert(tmp_path / "m.pt", tmp_path / "m.safetensors")
+        loaded = fastlstm.load(tmp_path / "m.safetensors")
+        assert_same_model(loaded, written, rng)
+        assert "m.pt" in loaded.source["from"]
+        x = rng.standard_normal((7, 3, 5)).astype(np.float32)
+        expected, _ = torch_forward(written.layers, written.tensors, x)
+        np.testing.assert_allclose(loaded(x)[0], expected, rtol=0, atol=2e-6)
+
+    def test_of_a_mapping_without_torch(self, rng, tmp_path):
+        tensors = random_tensors((recurrent("lstm", 5, 9, "encoder"),), rng)
+        model = fastlstm.convert(tensors, tmp_path / "m")
+        assert model.layers == (recurrent("lstm", 5, 9, model.layers[0].name),)
+        assert_same_model(fastlstm.load(tmp_path / "m"), model, rng)
+        wide = fastlstm.convert(tensors, tmp_path / "m", dtype="float64")
+        assert wide.dtype == np.float64
+        for (_, narrow_array), (_, wide_array) in zip(
+            model.tensors.items(), wide.tensors.items(), strict=True
+        ):
+            assert np.array_equal(narrow_array.astype(np.float64), wide_array)
+
+
+def loads(path: Path, isa: str | None = None, **options) -> str:
+    return fastlstm.load(path, isa=isa, **options).isa
+
+
+class TestInstructionSets:
+    """Promise 6: a kernel the processor cannot run never runs; a forced one is what runs."""
+
+    def test_there_is_always_a_scalar_one(self):
+        assert ISAS[-1] == "scalar"
+        assert LANES["scalar"] == 1
+        assert set(ISAS) <= set(_engine.known_isas())
+        assert dict(_engine.kernels(8)) == {"scalar": 1}
+
+    def test_best_is_the_default(self, rng):
+        assert build(recurrent("lstm", 64, 64), rng).isa == ISAS[0]
+
+    def test_agrees_with_the_operating_system(self):
+        """What the kernel of the system lists is what is offered, for all that is built."""
+        path = Path("/proc/cpuinfo")
+        if not path.exists():
+            pytest.skip("no /proc/cpuinfo to compare with")
+        text = path.read_text()
+        lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+        flags = set(lines[0].split(":")[1].split()) if lines else set()
+        needs = {
+            "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+            "avx2": {"avx2", "fma"},
+            "neon": {"asimd"},
+            "scalar": set(),
+        }
+        assert set(_engine.known_isas()) <= set(needs)
+        offered = [name for name in _engine.known_isas() if needs[name] <= flags]
+        assert offered == ISAS
+
+    @pytest.mark.parametrize("name", [n for n in MODELS if n != "gru"])
+    def test_forced_by_argument(self, isa, name, rng, tmp_path):
+        model = build(MODELS[name], rng, isa=isa)
+        assert model.isa == isa
+        stream = model.stream()
+        assert stream.isa_of_last_step is None
+        stream.step(input_for(model, rng))
+        assert stream.isa_of_last_step == isa
+        stream = model.stream(4)
+        stream.run(input_for(model, rng, 3, 4))
+        assert stream.isa_of_last_step == isa
+        model.save(tmp_path / "m")
+        assert loads(tmp_path / "m", isa) == isa
+
+    def test_forced_by_environment(self, isa, python, rng, tmp_path):
+        build(recurrent("gru", 3, 4), rng).save(tmp_path / "m")
+        code = """
+            import sys, numpy as np, fastlstm
+            model = fastlstm.load(sys.argv[1])
+            stream = model.stream()
+            stream.step(np.zeros(3, "f4"))
+            print(model.isa, stream.isa_of_last_step, fastlstm.load(sys.argv[1], isa="scalar").isa)
+        """
+        printed = python(code, str(tmp_path / "m"), FASTLSTM_ISA=isa)
+        assert printed.split() == [isa, isa, "scalar"]
+
+    @pytest.mark.parametrize("wrong", ["avx1024", "AVX2", " scalar", "sse2"])
+    def test_unknown_by_argument_or_environment(self, wrong, rng, monkeypatch):
+        for environment in (False, True):
+            if environment:
+                monkeypatch.setenv("FASTLSTM_ISA", wrong)
+            asked = None if environment else wrong
+            with pytest.raises(ValueError, match="there is no such instruction set") as error:
+                build(recurrent("gru", 3, 4), rng, isa=asked)
+            message = str(error.value)
+            assert repr(wrong) in message
+            assert ("FASTLSTM_ISA=" if environment else "isa=") in message
+            assert all(isa in message for isa in ISAS)
+
+    def test_empty_environment_is_none(self, rng, monkeypatch):
+        monkeypatch.setenv("FASTLSTM_ISA", "")
+        assert build(recurrent("lstm", 64, 64), rng).isa == ISAS[0]
+
+    def test_argument_beats_environment(self, rng, monkeypatch):
+        monkeypatch.setenv("FASTLSTM_ISA", "nonsense")
+        assert build(recurrent("gru", 3, 4), rng, isa="scalar").isa == "scalar"
+
+    @pytest.mark.parametrize("wrong", ["", 2, b"scalar", ["scalar"], True])
+    def test_wrong_values(self, wrong, rng):
+        with pytest.raises((ValueError, TypeError), match="isa"):
+            build(recurrent("gru", 3, 4), rng, isa=wrong)
+
+    def test_what_the_processor_lacks(self, rng, monkeypatch):
+        """A name that is built but cannot run here is refused, by the engine too."""
+        missing = [name for name in _engine.known_isas() if name not in ISAS]
+        for name in missing:
+            with pytest.raises(ValueError, match=f"{name}.*this processor does not have it"):
+                build(recurrent("gru", 3, 4), rng, isa=name)
+        from fastlstm import pack
+
+        file = model_file(recurrent("gru", 3, 4), rng)
+        for name in [*missing, "nonsense", ""]:
+            packed = pack.pack(file.layers, file.tensors, 8, np.float32)
+            with pytest.raises(ValueError, match="no kernel"):
+                _engine.Network(packed, name)
+
+    def test_a_packing_of_other_lanes_is_refused(self, rng):
+        from fastlstm import pack
+
+        file = model_file(recurrent("gru", 3, 4), rng)
+        for isa, lanes in LANES.items():
+            packed = pack.pack(file.layers, file.tensors, lanes * 2, np.float32)
+            with pytest.raises(ValueError, match=f"no kernel '{isa}' with {2 * lanes} lanes"):
+                _engine.Network(packed, isa)
+
+    def test_float64(self, rng, monkeypatch):
+        layer = recurrent("gru", 3, 4)
+        assert build(layer, rng, np.float64, isa="scalar").isa == "scalar"
+        monkeypatch.setenv("FASTLSTM_ISA", ISAS[0])
+        model = build(layer, rng, np.float64)
+        stream = model.stream()
+        y = stream.step(np.zeros(3))
+        assert (model.isa, stream.isa_of_last_step, y.dtype) == ("scalar", "scalar", np.float64)
+        if ISAS[0] != "scalar":
+            with pytest.raises(ValueError, match="float64 models have the plain kernel only"):
+                build(layer, rng, np.float64, isa=ISAS[0])
+
+    def test_all_agree(self, rng):
+        for name, layers in MODELS.items():
+            file = model_file(layers, rng)
+            models = [Model(file, isa=isa) for isa in ISAS]
+            x = input_for(models[0], rng, 30, 3)
+            ys = [model(x)[0] for model in models]
+            for y in ys[1:]:
+                np.testing.assert_allclose(y, ys[0], rtol=2e-6, atol=2e-6, err_msg=name)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("threads", [2, 64])
+    def test_more_than_one_thread(self, threads, rng, tmp_path):
+        file = model_file(recurrent("gru", 3, 4), rng)
+        with pytest.raises(ValueError, match=rf"threads is {threads}; this version"):
+            Model(file, threads=threads)
+        Model(file).save(tmp_path / "m")
+        with pytest.raises(ValueError, match=rf"threads is {threads}"):
+            fastlstm.load(tmp_path / "m", threads=threads)
+        assert fastlstm.load(tmp_path / "m", threads=1).threads == 1
+
+    @pytest.mark.parametrize("threads", [0, -1, 1.0, "1", None, True])
+    def test_not_a_number_of_threads(self, threads, rng):
+        with pytest.raises(ValueError, match=r"threads is .*; expected a positive integer"):
+            Model(model_file(recurrent("gru", 3, 4), rng), threads=threads)
+
+    def test_unknown_options(self, rng, tmp_path):
+        build(recurrent("gru", 3, 4), rng).save(tmp_path / "m")
+        with pytest.raises(TypeError, match="thread"):
+            fastlstm.load(tmp_path / "m", thread=1)
+        with pytest.raises(TypeError, match="positional"):
+            fastlstm.load(tmp_path / "m", 1)
+
+    def test_missing_file_and_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            fastlstm.load(tmp_path / "nowhere")
+        with pytest.raises(fastlstm.FormatError, match="folder"):
+            fastlstm.load(tmp_path)
+
+    def test_unwritable_destination_keeps_the_old_file(self, rng, tmp_path):
+        build(recurrent("gru", 3, 4), rng).save(tmp_path / "m")
+        before = (tmp_path / "m").read_bytes()
+        with pytest.raises(OSError, match="none"):
+            build(recurrent("gru", 3, 5), rng).save(tmp_path / "none" / "m")
+        with pytest.raises(IsADirectoryError):
+            build(recurrent("gru", 3, 5), rng).save(tmp_path)
+        assert (tmp_path / "m").read_bytes() == before
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+# What SciPy may one day be: name -> code that makes it so.
+STUBS = {
+    "missing": "sys.modules['scipy.linalg'] = None",
+    "no table": "stub.cython_blas = types.ModuleType('cython_blas')",
+    "no sgemm": "stub.cython_blas = types.SimpleNamespace(__pyx_capi__={})",
+    "no capsule": (
+        "stub.cython_blas = types.SimpleNamespace(__pyx_capi__={'sgemm': 1, 'dgemm': 2})"
+    ),
+    "another function": (
+        "from scipy.linalg import cython_blas as real;"
+        "c = real.__pyx_capi__['sdot'];"
+        "stub.cython_blas = types.SimpleNamespace(__pyx_capi__={'sgemm': c, 'dgemm': c});"
+        "sys.modules['scipy.linalg'] = stub"
+    ),
+    "built for another NumPy": (
+        "import importlib.abc;"
+        "sys.modules.pop('scipy.linalg');"
+        "finder = type('F', (importlib.abc.MetaPathFinder,), {'find_spec': staticmethod("
+        "lambda name, *a: (_ for _ in ()).throw(ValueError('numpy.dtype size changed'))"
+        " if name.startswith('scipy') else None)});"
+        "sys.meta_path.insert(0, finder)"
+    ),
+}
+
+
+class TestBlas:
+    """SciPy's BLAS is used where it is as expected, and done without where it is not."""
+
+    @pytest.mark.parametrize("stub", STUBS)
+    def test_a_changed_scipy_breaks_nothing(self, python, stub, rng, tmp_path):
+        model = build(recurrent("gru", 7, 40), rng, isa="scalar", reproducible=True)
+        model.save(tmp_path / "m")
+        x = input_for(model, rng, 300, 3)
+        np.savez(tmp_path / "xy", x=x, y=model(x)[0])
+        code = f"""
+            import sys, types, numpy as np, fastlstm
+            stub = types.ModuleType("scipy.linalg")
+            sys.modules["scipy.linalg"] = stub
+            if {stub!r} == "another function":
+                del sys.modules["scipy.linalg"]
+            {STUBS[stub]}
+            arrays = np.load(sys.argv[2])
+            y, _ = fastlstm.load(sys.argv[1], isa="scalar")(arrays["x"])
+            assert np.array_equal(y, arrays["y"])
+        """
+        python(code, str(tmp_path / "m"), str(tmp_path / "xy.npz"))
+
+    def test_it_is_found_here(self):
+        """The SciPy that the tests run with is a known one; if not, the engine must learn it."""
+        assert _engine.find_blas() in ("LP64", "ILP64")
+
+    def test_reproducible_never_uses_it(self, python):
+        code = """
+            import sys, numpy as np
+            from models import build, recurrent
+            for dtype in (np.float32, np.float64):
+                model = build(recurrent("gru", 7, 40), np.random.default_rng(1), dtype,
+                              isa="scalar", reproducible=True)
+                model(np.zeros((300, 3, 7), dtype))
+                model.stream().run(np.zeros((300, 7), dtype))
+            assert "scipy.linalg" not in sys.modules
+            model = build(recurrent("gru", 7, 40), np.random.default_rng(1), isa="scalar")
+            model.stream().step(np.zeros(7, "f4"))
+            assert "scipy.linalg" not in sys.modules
+        """
+        python(code)
+
+
+HEAVY = ("torch", "onnx", "onnxruntime", "cupy", "scipy", "h5py", "tensorflow", "keras", "rich",
+         "matplotlib")  # fmt: skip
+
+
+class TestImport:
+    """Promise 7, but for the time: importing brings only what is needed, and changes nothing."""
+
+    def test_brings_nothing_heavy(self, python):
+        code = f"""
+            import sys, fastlstm
+            found = sorted(set({HEAVY!r}) & set(sys.modules))
+            assert not found, found
+        """
+        python(code)
+
+    def test_streaming_brings_nothing_heavy(self, python):
+        code = f"""
+            import pickle, sys, numpy as np
+            from models import build, input_for, recurrent
+            rng = np.random.default_rng(1)
+            model = build(recurrent("lstm", 30, 40), rng)
+            model.save("m")
+            import fastlstm
+            model = fastlstm.load("m")
+            stream = model.stream(3)
+            stream.step(np.zeros((3, 30), "f4"))
+            stream.run(np.zeros((9, 3, 30), "f4"))
+            stream.save("s")
+            pickle.dumps(stream)
+            found = sorted(set({HEAVY!r}) & set(sys.modules) - {{"scipy"}})
+            assert not found, found
+        """
+        python(code)
+
+    def test_works_where_torch_is_not_installed(self, python):
+        code = """
+            import sys
+            for name in ("torch", "onnx", "onnxruntime", "cupy", "h5py", "rich", "matplotlib"):
+                sys.modules[name] = None
+            import numpy as np, fastlstm
+            from models import build, random_tensors, recurrent
+            layer = recurrent("gru", 3, 4)
+            tensors = random_tensors([layer], np.random.default_rng(1))
+            model = fastlstm.convert(tensors, "m.safetensors")
+            assert fastlstm.load("m.safetensors")(np.zeros((5, 3), "f4"))[0].shape == (5, 4)
+        """
+        python(code)
+
+    def test_changes_no_process_state(self, python):
+        """Not the mode of denormals, nor a signal handler, a warning filter, the environment."""
+        code = """
+            import os, random, signal, sys, threading, warnings
+            import numpy as np
+            tiny = np.float32(1e-40)
+            def state():
+                return (
+                    float(tiny * np.float32(1)), float(np.full(99, tiny).sum()),
+                    [signal.getsignal(s) for s in signal.valid_signals()],
+                    list(warnings.filters), dict(os.environ), os.getcwd(), np.geterr(),
+                    random.getstate(), np.random.get_state()[1].tolist(),
+                    threading.active_count(), sys.getswitchinterval(), sys.getrecursionlimit(),
+                    len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0,
+                )
+            before = state()
+            assert before[0] > 0
+            import fastlstm
+            assert state() == before
+            from models import ISAS, build, recurrent
+            for isa in ISAS:
+                model = build(recurrent("lstm", 3, 40), np.random.default_rng(1), isa=isa,
+                              reproducible=True)
+                model(np.zeros((300, 3), "f4"))
+                stream = model.stream()
+                stream.step(np.zeros(3, "f4"))
+                assert state() == before
+        """
+        python(code)
+
+    def test_public_names(self):
+        names = {"GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Model", "Stream"}
+        names |= {"convert", "from_torch", "load", "FormatError", "ConvertError"}
+        assert names <= set(fastlstm.__all__)
+        assert all(hasattr(fastlstm, name) for name in fastlstm.__all__)
+        assert isinstance(fastlstm.__version__, str)
+
+    def test_is_typed(self):
+        folder = Path(fastlstm.__file__).parent
+        assert (folder / "py.typed").exists()
+        assert (folder / "_engine.pyi").exists()
+        assert os.access(folder / "_engine.pyi", os.R_OK)

@@ -1,0 +1,220 @@
+"""Packing loses nothing: tensors come back bit for bit, padding is zero, arrays are aligned."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import CELLS, random_tensors, recurrent
+
+from fastlstm import pack, spec
+from fastlstm.pack import PackedLayer, PackedModel
+
+LANES = (1, 4, 8, 16)
+
+
+def stacks(L: int) -> dict[str, tuple[spec.Layer, ...]]:
+    found: dict[str, tuple[spec.Layer, ...]] = {}
+    for cell in CELLS:
+        for I, H in ((1, 1), (L + 1, L), (2, max(L - 1, 1)), (L, 2 * L + 3)):  # noqa: E741
+            found[f"{cell} {I} {H}"] = (recurrent(cell, I, H),)
+        options = {"num_layers": 3, "bidirectional": True}
+        found[f"{cell} deep"] = (recurrent(cell, 3, L + 2, **options),)
+        found[f"{cell} deep no bias"] = (recurrent(cell, 3, L + 2, bias=False, **options),)
+        found[f"{cell} one hot"] = (spec.OneHot("o", 6), recurrent(cell, 6, L + 1, num_layers=2))
+        found[f"{cell} one hot no bias"] = (spec.OneHot("o", 6), recurrent(cell, 6, 3, bias=False))
+    projections = {"num_layers": 2, "bidirectional": True, "proj_size": 2}
+    found["lstm projected"] = (recurrent("lstm", 3, 2 * L + 3, **projections),)
+    for outputs in (1, L, 3 * L + 1, 4 * L, 5 * L, 9 * L + 2):
+        found[f"linear {outputs}"] = (spec.Linear("a", 3, outputs),)
+        found[f"linear {outputs} no bias"] = (spec.Linear("a", 3, outputs, bias=False),)
+    found["one hot linear"] = (spec.OneHot("o", 6), spec.Linear("a", 6, 5))
+    found["one hot linear no bias"] = (spec.OneHot("o", 6), spec.Linear("a", 6, 5, bias=False))
+    found["everything"] = (
+        spec.Embedding("e.x", 6, 5),
+        spec.Linear("in", 5, L),
+        spec.Activation("t", "tanh", L),
+        recurrent("gru", L, 7, "encoder.rnn"),
+        recurrent("lstm", 7, L + 1, "rnn", num_layers=2),
+        spec.Linear("out", L + 1, 6),
+        spec.Activation("p", "softmax", 6),
+    )
+    return found
+
+
+CASES = [(lanes, name) for lanes in LANES for name in stacks(lanes)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].replace(' ', '_')}")
+def case(request, rng):
+    lanes, name = request.param
+    layers = stacks(lanes)[name]
+    spec.check_layers(layers)
+    return layers, random_tensors(layers, rng), lanes
+
+
+def arrays(model: PackedModel) -> list[np.ndarray]:
+    return [array for layer in model.layers for array in pack._arrays(layer)]
+
+
+def panels(layer: PackedLayer):
+    parts = [layer.linear, *(p for cell in layer.cells for p in (cell.gates, cell.projection))]
+    return [part for part in parts if part is not None]
+
+
+class TestEveryModel:
+    def test_comes_back_bit_for_bit(self, case):
+        layers, tensors, lanes = case
+        for dtype in (np.float32, np.float64):
+            given_ = {n: a.astype(dtype) for n, a in tensors.items()}
+            for a in given_.values():  # bits that arithmetic would change
+                a.flat[0] = -0.0
+                a.flat[-1] = 1e-42 if dtype == np.float32 else 5e-324
+            back = pack.unpack(layers, pack.pack(layers, given_, lanes, dtype))
+            assert list(back) == list(given_)
+            for name, array in back.items():
+                assert array.dtype == dtype
+                assert array.shape == given_[name].shape
+                assert array.tobytes() == given_[name].tobytes(), name
+
+    def test_keeps_nan_payloads(self, case):
+        layers, tensors, lanes = case
+        quiet = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0xFF800000], np.uint32)
+        for array in tensors.values():
+            array.flat[:4] = quiet.view(np.float32)[: array.size]
+        back = pack.unpack(layers, pack.pack(layers, tensors, lanes, np.float32))
+        for name, array in back.items():
+            assert array.tobytes() == tensors[name].tobytes(), name
+
+    def test_arrays_are_aligned_contiguous_and_whole(self, case):
+        layers, tensors, lanes = case
+        model = pack.pack(layers, tensors, lanes, np.float32)
+        assert model.nbytes == sum(a.nbytes for a in arrays(model))
+        for layer in model.layers:
+            for part in panels(layer):
+                P, K, G, L = part.weights.shape
+                assert part.weights.ctypes.data % pack.ALIGNMENT == 0
+                assert part.bias.shape == (P, G, L)
+                assert 1 <= G <= pack.MOST_GROUPS
+                assert lanes == L
+                assert K > 0
+        for array in arrays(model):
+            assert array.flags.c_contiguous
+            assert array.dtype == np.float32
+
+    def test_every_weight_is_there_once_and_the_rest_is_zero(self, case):
+        """All weights one: what panels sum to is the weights' number, so padding holds nothing."""
+        layers, tensors, lanes = case
+        ones = {n: np.ones_like(a) for n, a in tensors.items()}
+        model = pack.pack(layers, ones, lanes, np.float32)
+        for layer in model.layers:
+            for part in panels(layer):
+                assert set(np.unique(part.weights)) <= {0, 1}
+        matrices = {n: a.size for n, a in ones.items() if "bias" not in n}
+        in_tables = [
+            n
+            for n in matrices
+            if isinstance(layers[0], spec.Embedding) and n.startswith(f"{layers[0].name}.")
+        ]
+        if isinstance(layers[0], spec.OneHot):
+            name = layers[1].name
+            in_tables = [n for n in matrices if n in (f"{name}.weight", f"{name}.weight_ih_l0")]
+        total = sum(part.weights.sum() for layer in model.layers for part in panels(layer))
+        assert total == sum(size for n, size in matrices.items() if n not in in_tables)
+
+    def test_biases_are_zero_in_the_padding(self, case):
+        layers, tensors, lanes = case
+        ones = {n: np.ones_like(a) for n, a in tensors.items()}
+        model = pack.pack(layers, ones, lanes, np.float32)
+        for layer in model.layers:
+            for cell in layer.cells:
+                many = cell.gates.bias.shape[1] * lanes if layer.kind == "rnn" else lanes
+                flat = cell.gates.bias.transpose(1, 0, 2) if layer.kind != "rnn" else (
+                    cell.gates.bias.reshape(1, -1))  # fmt: skip
+                flat = flat.reshape(len(flat), -1)
+                assert flat.shape[1] - cell.hidden_size < many
+                assert not flat[:, cell.hidden_size :].any()
+                if cell.bias_n is not None:
+                    assert not cell.bias_n.reshape(-1)[cell.hidden_size :].any()
+            if layer.linear:
+                assert not layer.linear.bias.reshape(-1)[layer.output_size :].any()
+
+    def test_state_offsets_tile_the_state(self, case):
+        layers, tensors, lanes = case
+        model = pack.pack(layers, tensors, lanes, np.float32)
+        spans = []
+        for layer in model.layers:
+            for cell in layer.cells:
+                spans.append((cell.h_offset, cell.h_offset + cell.h_size))
+                if layer.kind == "lstm":
+                    spans.append((cell.c_offset, cell.c_offset + cell.hidden_size))
+        end = 0
+        for first, last in sorted(spans):
+            assert first == end
+            end = last
+        assert end == model.state_size
+
+    def test_packed_size_is_what_packing_takes(self, case):
+        layers, tensors, lanes = case
+        plain, packed = pack.packed_size(layers, lanes)
+        assert plain == sum(a.size for a in tensors.values())
+        model = pack.pack(layers, tensors, lanes, np.float32)
+        held = sum(a.size for a in arrays(model))
+        # It may count less than a bias, never more than a panel too little.
+        assert packed <= held * 1.35 + 64 * lanes
+        assert held <= packed * 1.35 + 64 * lanes
+
+    def test_does_not_share_memory_with_the_tensors(self, case):
+        layers, tensors, lanes = case
+        kept = {n: a.copy() for n, a in tensors.items()}
+        model = pack.pack(layers, tensors, lanes, np.float32)
+        before = [a.copy() for a in arrays(model)]
+        for array in tensors.values():
+            array[...] = 9
+        assert all(np.array_equal(a, b) for a, b in zip(arrays(model), before, strict=True))
+        for name, array in pack.unpack(layers, model).items():
+            assert np.array_equal(array, kept[name]), name
+
+
+class TestLayout:
+    def test_gates_of_a_unit_lie_together(self):
+        """(P, K, G, L): panel p, lane l is hidden unit p * L + l, gates in torch's order."""
+        layer, L = recurrent("lstm", 3, 5), 4
+        tensors = {n: np.zeros(s, np.float32) for n, s in layer.tensors().items()}
+        tensors["rnn.weight_ih_l0"][:] = np.arange(20)[:, None] + np.arange(3) / 10
+        tensors["rnn.weight_hh_l0"][:] = 100 + np.arange(20)[:, None] + np.arange(5) / 10
+        weights = pack.pack((layer,), tensors, L, np.float32).layers[0].cells[0].gates.weights
+        assert weights.shape == (2, 3 + 5, 4, L)
+        for gate, unit, k in itertools.product(range(4), range(5), range(8)):
+            expected = gate * 5 + unit + (k / 10 if k < 3 else 100 + (k - 3) / 10)
+            assert weights[unit // L, k, gate, unit % L] == np.float32(expected)
+
+    def test_gru_keeps_the_bias_inside_the_reset_apart(self):
+        layer = recurrent("gru", 1, 2)
+        tensors = {n: np.zeros(s, np.float32) for n, s in layer.tensors().items()}
+        tensors["rnn.bias_ih_l0"][:] = [1, 2, 3, 4, 5, 6]
+        tensors["rnn.bias_hh_l0"][:] = [10, 20, 30, 40, 50, 60]
+        cell = pack.pack((layer,), tensors, 4, np.float32).layers[0].cells[0]
+        assert cell.gates.bias.tolist() == [[[11, 22, 0, 0], [33, 44, 0, 0], [5, 6, 0, 0]]]
+        assert cell.bias_n.reshape(-1).tolist() == [50, 60, 0, 0]
+
+    def test_sum_of_biases_is_rounded_once(self):
+        layer = recurrent("rnn_tanh", 1, 1)
+        a, b = np.float32(1.0000001), np.float32(2.9802322e-08)
+        tensors = {n: np.zeros(s, np.float32) for n, s in layer.tensors().items()}
+        tensors["rnn.bias_ih_l0"][:], tensors["rnn.bias_hh_l0"][:] = a, b
+        cell = pack.pack((layer,), tensors, 1, np.float32).layers[0].cells[0]
+        assert cell.gates.bias.item() == np.float32(np.float64(a) + np.float64(b))
+
+    @settings(max_examples=200)
+    @given(outputs=st.integers(1, 5000), lanes=st.sampled_from(LANES))
+    def test_padding_of_a_matrix_is_bounded(self, outputs, lanes):
+        """At most one vector more than needed, or a fifth."""
+        padded = pack._padded(outputs, lanes)
+        vectors = -(-outputs // lanes)
+        assert outputs <= padded
+        assert padded % lanes == 0
+        assert padded // lanes <= max(vectors, vectors * 6 // 5)

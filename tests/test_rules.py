@@ -1,0 +1,352 @@
+"""The rules of the house (DESIGN.md, section 2): imports, names, symbols, and the README's code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastlstm
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "fastlstm"
+KERNELS = PACKAGE / "kernels"
+
+PYTHON = sorted(PACKAGE.rglob("*.py"))
+C_FILES = sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")])
+
+# Modules of ours that a file may import; a folder stands for all files in it, and may import its
+# own. "public" are the names in fastlstm.__all__.
+MAY_IMPORT = {
+    "spec": set(),
+    "format": {"spec"},
+    "pack": {"spec"},
+    "reference": {"spec"},
+    "sources": {"spec"},
+    "sources/__init__": {"spec", "format"},
+    "stream": {"spec", "format", "_engine"},
+    "model": {"spec", "format", "pack", "sources", "_engine", "stream", "reference"},
+    "nn": {"spec", "model"},
+    "__init__": {"spec", "format", "model", "nn", "stream"},
+    "cli": {"commands", "public"},
+    "__main__": {"cli"},
+    "commands": {"public", "reference", "_engine"},
+    "gpu": {"spec", "pack"},
+}
+FOR_TYPES_ONLY = {"stream": {"model"}}
+
+# Packages of others that a file may import at its top, beside NumPy and the standard library, and
+# those that it may import within a function, so that importing fastlstm does without them.
+THIRD_PARTY = {"format": {"safetensors"}, "gpu": {"cupy"}}
+WITHIN_FUNCTIONS = {
+    "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib"},
+    "sources": {"torch", "onnx", "h5py"},
+    "model": {"cupy"},
+}
+NO_NUMPY = {"spec", "__init__", "__main__", "cli"}
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def rule(table: dict[str, set[str]], name: str) -> set[str] | None:
+    return table.get(name, table.get(name.partition("/")[0] if "/" in name else name))
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...], bool, bool]]:
+    """(module, names taken from it, within a function, only for types) of every import."""
+
+    def walk(node: ast.AST, inside: bool, typing: bool):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield alias.name, (), inside, typing
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, "an import is relative; write the package's name"
+                yield child.module, tuple(a.name for a in child.names), inside, typing
+            else:
+                function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                guard = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+                yield from walk(child, inside or function, typing or guard)
+
+    yield from walk(tree, False, False)
+
+
+def ours(module: str, names: tuple[str, ...]) -> set[str]:
+    """What an import takes of fastlstm: its modules, or "public"."""
+    top, _, rest = module.partition(".")
+    assert top == "fastlstm"
+    if rest:
+        return {rest.partition(".")[0]}
+    if not names:
+        return {"public"}
+    modules = {p.stem for p in PACKAGE.iterdir()} | {"_engine"}
+    public = {*fastlstm.__all__, "__version__"}
+    return {"public" if name in public or name not in modules else name for name in names}
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=module_name)
+class TestPythonImports:
+    def test_of_ours(self, path):
+        name = module_name(path)
+        allowed = rule(MAY_IMPORT, name)
+        assert allowed is not None, f"{name} is not in DESIGN.md's table, nor in this test's"
+        folder = name.partition("/")[0] if "/" in name else None
+        for module, names, _, typing in imports(ast.parse(path.read_text())):
+            if module.partition(".")[0] != "fastlstm":
+                continue
+            extra = FOR_TYPES_ONLY.get(name, set()) if typing else set()
+            wrong = ours(module, names) - allowed - extra - {folder}
+            assert not wrong, f"{name} imports {wrong} of ours; it may import {allowed}"
+
+    def test_of_others(self, path):
+        name = module_name(path)
+        own = set(sys.stdlib_module_names) | {"fastlstm", "__future__"}
+        own |= set() if name in NO_NUMPY else {"numpy"}
+        top = own | (rule(THIRD_PARTY, name) or set())
+        inside = top | (rule(WITHIN_FUNCTIONS, name) or set())
+        for module, _, within, typing in imports(ast.parse(path.read_text())):
+            allowed = inside if within or typing else top
+            where = "within a function" if within else "at its top"
+            assert module.partition(".")[0] in allowed, f"{name} imports {module} {where}"
+
+    def test_has_a_docstring_and_annotations(self, path):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), "what the file is for, in a sentence"
+
+
+class TestCythonImports:
+    def test_engine_imports_no_module_of_ours(self):
+        text = (PACKAGE / "_engine.pyx").read_text()
+        found = re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE)
+        # kernels.pxd is no module: it declares, for Cython, what the one header declares for C.
+        tops = {module.partition(".")[0] for module in found if module != "fastlstm.kernels"}
+        assert tops <= {"libc", "numpy", "cpython", "cython", "scipy"}
+        for path in PACKAGE.glob("*.pxd"):
+            text += path.read_text()
+        included = set(re.findall(r'cdef extern from "([^"]+)"', text))
+        assert {name for name in included if "kernels" in name} == {"kernels/fastlstm.h"}
+
+    def test_scipy_is_imported_within_a_function(self):
+        lines = (PACKAGE / "_engine.pyx").read_text().splitlines()
+        for line in lines:
+            if re.search(r"\b(from|import)\s+scipy", line):
+                assert line.startswith("    "), line
+
+
+@pytest.mark.parametrize("folder", ["tools", "benchmarks"])
+def test_tools_and_benchmarks_use_public_names(folder):
+    public = {*fastlstm.__all__, "__version__"}
+    for path in sorted((ROOT / folder).glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for module, names, _, _ in imports(tree):
+            if module.partition(".")[0] == "fastlstm":
+                assert module == "fastlstm", f"{path.name} imports {module}"
+                assert set(names) <= public, f"{path.name} imports {set(names) - public}"
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "fastlstm"
+            ):
+                assert node.attr in public, f"{path.name} uses fastlstm.{node.attr}"
+
+
+INCLUDES = {
+    "fastlstm.h": {"stddef.h", "stdint.h"},
+    "vec.h": {"math.h", "stddef.h", "stdint.h", "string.h", "immintrin.h", "arm_neon.h"},
+    "cells_template.h": {"fastlstm.h", "vec.h"},
+    "dispatch.c": {"string.h", "cpuid.h", "fastlstm.h"},
+}
+PER_INSTRUCTION_SET = {"scalar.c", "scalar64.c", "avx2.c", "avx512.c", "neon.c"}
+
+INTRINSIC = re.compile(
+    r"\b(_mm\d*_\w+|__m(?:64|128|256|512)\w*|__mmask\d+"  # x86
+    r"|v[a-z0-9]+q_(?:lane_|n_)?[fsu](?:8|16|32|64)|float(?:32|64)x\d\w*|u?int\d+x\d+_t"  # NEON
+    r"|__builtin_(?:ia32|neon|aarch64)_\w+)\b"
+)
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=lambda p: p.name)
+class TestC:
+    def test_includes(self, path):
+        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text()))
+        if path.name in PER_INSTRUCTION_SET:
+            assert found == {"cells_template.h"}
+        else:
+            assert path.name in INCLUDES, f"{path.name} is not in DESIGN.md's table"
+            assert found <= INCLUDES[path.name]
+
+    def test_only_vec_names_an_intrinsic(self, path):
+        found = {m[0] for m in INTRINSIC.finditer(without_comments(path.read_text()))}
+        assert bool(found) == (path.name == "vec.h"), found
+
+    def test_an_instruction_set_is_about_ten_lines(self, path):
+        if path.name in PER_INSTRUCTION_SET:
+            assert len(path.read_text().splitlines()) <= 20
+
+    def test_says_what_it_is(self, path):
+        assert path.read_text().startswith(f"/* {path.name} - ")
+
+
+def test_intrinsics_would_be_seen():
+    for text in ("_mm512_loadu_ps(p)", "__m256 a;", "vld1q_f32(p)", "float32x4_t a;", "__mmask16",
+                 "vfmaq_f32(a, b, c)", "vst1q_f32", "__builtin_ia32_pause()"):  # fmt: skip
+        assert INTRINSIC.search(text), text
+    for text in ("v_load(p)", "v_fma(a, b, c)", "vec a;", "value_f32", "fl_plan"):
+        assert not INTRINSIC.search(text), text
+
+
+def test_every_pointer_declares_its_shape():
+    """In the structs of the header, but for text and functions."""
+    text = (KERNELS / "fastlstm.h").read_text()
+    structs = re.findall(r"typedef struct \{(.*?)\n\} (\w+);", text, re.DOTALL)
+    assert len(structs) >= 6
+    for body, name in structs:
+        for line in body.splitlines():
+            member = line.partition("/*")[0]
+            if "*" in member and "(*" not in member and "char" not in member:
+                assert "/*" in line, f"{name}: {line.strip()} does not say what it points to"
+
+
+# Symbols
+
+
+def compiler() -> str:
+    found = shutil.which("cc")
+    if found is None or shutil.which("nm") is None:
+        pytest.skip("needs a C compiler and nm")
+    return found
+
+
+@pytest.fixture(scope="module")
+def symbols(tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
+    """(type, name) of every global symbol of every kernel's object file."""
+    cc, folder = compiler(), tmp_path_factory.mktemp("objects")
+    found = {}
+    for source in sorted(KERNELS.glob("*.c")):
+        target = folder / f"{source.stem}.o"
+        # As setup.py does, but without optimisation, which could hide a call in a loop or make one.
+        flags = ["-std=gnu11", "-O1", "-ffp-contract=off", "-fno-builtin-printf"]
+        subprocess.run([cc, *flags, "-c", str(source), "-o", str(target)], check=True)
+        listed = subprocess.run(
+            ["nm", "-g", str(target)], check=True, capture_output=True, text=True
+        ).stdout
+        found[source.name] = [tuple(line.split()[-2:]) for line in listed.splitlines() if line]
+    return found
+
+
+# What compilers add on their own, and functions without state, allocation or output.
+MAY_CALL = {
+    *("memcpy", "memset", "memmove", "strcmp", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"),
+    *(f"{f}{s}" for f in ("exp", "log", "tanh", "fabs", "copysign", "fma") for s in ("", "f")),
+}
+
+
+class TestSymbols:
+    def test_every_exported_one_is_ours(self, symbols):
+        for source, found in symbols.items():
+            exported = {name for kind, name in found if kind not in "UwW"}
+            assert all(name.startswith("fl_") for name in exported), f"{source}: {exported}"
+        everything = {name for found in symbols.values() for kind, name in found if kind != "U"}
+        assert {"fl_find", "fl_kernels", "fl_plan_run", "fl_scalar"} <= everything
+
+    def test_nothing_else_is_called(self, symbols):
+        """No allocation, no printing, no abort, no BLAS, no Python."""
+        for source, found in symbols.items():
+            called = {name for kind, name in found if kind in "UwW"}
+            foreign = {name for name in called if not name.startswith("fl_")} - MAY_CALL
+            assert not foreign, f"{source} calls {foreign}"
+
+    def test_no_warnings(self):
+        cc = compiler()
+        for source in sorted(KERNELS.glob("*.c")):
+            flags = ["-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
+            command = [cc, *flags, str(source)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+    def test_of_the_built_extension(self):
+        """What other libraries in the process could run into."""
+        from fastlstm import _engine
+
+        if shutil.which("nm") is None:
+            pytest.skip("needs nm")
+        done = subprocess.run(
+            ["nm", "-D", "--defined-only", _engine.__file__],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        names = {line.split()[-1] for line in done.stdout.splitlines()}
+        allowed = {"_init", "_fini", "__bss_start", "_edata", "_end"}  # of the linker
+        allowed |= {"__pyx_module_is_main_fastlstm___engine"}  # of Cython
+        assert {n for n in names - allowed if not n.startswith(("fl_", "PyInit_"))} == set()
+        assert "PyInit__engine" in names
+
+
+# Files
+
+
+def test_no_file_is_called_by_what_it_does_not_say():
+    for path in [p for folder in ("fastlstm", "tests", "tools", "benchmarks")
+                 for p in (ROOT / folder).rglob("*.*")]:  # fmt: skip
+        words = set(re.split(r"[_\W]+", path.stem.lower()))
+        assert not words & {"util", "utils", "common", "helper", "helpers", "misc", "ctx"}, path
+
+
+def test_project_metadata():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == fastlstm.__version__
+    names = [re.match(r"[\w-]+", text)[0] for text in project["dependencies"]]
+    assert names == ["numpy", "scipy", "safetensors"]
+    assert project["requires-python"] == ">=3.11"
+    assert project["license"] == "BSD-3-Clause"
+
+
+def test_setup_has_no_instruction_set_flags():
+    text = (ROOT / "setup.py").read_text()
+    assert not re.search(r"-m(arch|tune|avx|fma|cpu)|ffast-math|/arch", text)
+    assert "-ffp-contract=off" in text  # or results would depend on which loop computed them
+
+
+# README
+
+README = ROOT / "README.md"
+
+
+@pytest.mark.skipif(not README.exists(), reason="there is no README.md yet")
+class TestReadme:
+    def blocks(self) -> list[str]:
+        return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+    def test_python_runs(self, tmp_path, monkeypatch):
+        """All blocks in order, as one program, in an empty folder."""
+        blocks = self.blocks()
+        assert blocks, "README.md shows no Python"
+        if any(re.search(r"^\s*(import|from) torch", block, re.MULTILINE) for block in blocks):
+            pytest.importorskip("torch", reason="the README's Python uses torch")
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, object] = {"__name__": "__main__"}
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
+
+    def test_commands_exist(self):
+        """Every ``fastlstm <command>`` that it names is one."""
+        from fastlstm import cli
+
+        text = README.read_text()
+        named = set(re.findall(r"\bfastlstm (\w[\w-]*)", " ".join(re.findall(r"`[^`]+`", text))))
+        assert named <= {*cli.COMMANDS, "import"}, named
