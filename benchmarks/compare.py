@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -78,10 +79,25 @@ def summary(figures: list[float]) -> dict[str, float]:
     return {"median": statistics.median(figures), "p25": p25, "p75": p75, "p99": p99}
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Medians and ratios as a table, one row a case."""
+    peers = ("fastlstm", "onnxruntime", "torch", "torch cell")
+    lines = [
+        f"| microseconds, median | {' | '.join(peers)} | best peer / fastlstm |",
+        "| --- |" + " ---: |" * (len(peers) + 1),
+    ]
+    for row in rows:
+        found = row["microseconds"]
+        cells = [f"{found[p]['median']:.4g}" if p in found else "" for p in peers]
+        lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['times'][row['best']]:.1f} |")
+    return "\n".join(["", *lines])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=60, help="turns of each peer (default 60)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
     parser.add_argument("--only", default="", help="only the cases whose name contains this")
     arguments = parser.parse_args()
 
@@ -108,6 +124,8 @@ def main() -> int:
         )
         print(f"{case!s:34} {ratios[best]:6.2f} times ({best})   {columns}", flush=True)
         rows.append({"case": str(case), "microseconds": found, "best": best, "times": ratios})
+    if arguments.markdown:
+        print(markdown(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     return 0
