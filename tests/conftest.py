@@ -25,6 +25,11 @@ import pytest
 import fastlstm
 from fastlstm import _engine
 
+# A subprocess sees the package that these tests see: the installed one in a checkout whose own
+# fastlstm/ is not built, and the built one where it is.
+os.environ["PYTHONSAFEPATH"] = "1"
+os.environ["PYTHONPATH"] = str(Path(fastlstm.__file__).parents[1])
+
 SEED = int(os.environ.get("FASTLSTM_TEST_SEED", "20261121"))
 
 # One profile for all: machines that run tests are slow and shared, so no example has a deadline;

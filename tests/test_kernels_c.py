@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import CELLS, random_tensors, recurrent
 
 from fastlstm import _engine, reference, spec
 from fastlstm.pack import PackedModel, pack
-from models import CELLS, random_tensors, recurrent
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "fastlstm" / "kernels"

@@ -10,6 +10,7 @@ exit status is 1 if a check failed.
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -67,8 +68,11 @@ class Check:
         if self.is_missing():
             kind = "skipped" if self.optional else "FAILED"
             return f"{kind}: {self.module or self.command[0]} is missing; {self.install}"
-        status = subprocess.run(self.command, cwd=self.folder, check=False).returncode
-        return "passed" if status == 0 else f"FAILED: exit status {status}"
+        # A tool may call another of the same environment by name, as cython-lint does pycodestyle.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        environment = os.environ | {"PATH": path}
+        done = subprocess.run(self.command, cwd=self.folder, env=environment, check=False)
+        return f"FAILED: exit status {done.returncode}" if done.returncode else "passed"
 
 
 def python(step: str, module: str, *arguments: str, name: str = "") -> Check:

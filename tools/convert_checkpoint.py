@@ -1,6 +1,6 @@
 """The converter, from a checkout: ``fastlstm convert`` under a name that tools/ lists.
 
-    python tools/convert_checkpoint.py checkpoint.pt model.safetensors
+python tools/convert_checkpoint.py checkpoint.pt model.safetensors
 """
 
 import runpy

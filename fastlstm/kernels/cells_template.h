@@ -564,8 +564,15 @@ static void run(const fl_model *model, fl_call *call) {
         for (size_t t = 0; t < steps; ++t) {
             for (size_t b = 0; b < call->B; ++b) {
                 ptrdiff_t at = (ptrdiff_t)(t0 + t) * call->x_t + (ptrdiff_t)b * call->x_b;
-                if (model->takes_tokens) tokens[t * call->B + b] = call->tokens[at];
-                else x[t * call->B + b] = (const real *)call->x + at;
+                /* The tokens were checked, but they are the caller's: another thread may have
+                 * written to them since, and must not make a table be read beyond its end. */
+                if (model->takes_tokens) {
+                    const int64_t token = ((const volatile int64_t *)call->tokens)[at];
+                    const int known = (uint64_t)token < model->layers[0].input_size;
+                    tokens[t * call->B + b] = known ? token : 0;
+                } else {
+                    x[t * call->B + b] = (const real *)call->x + at;
+                }
             }
         }
         for (size_t l = 0; l < model->n_layers; ++l) {

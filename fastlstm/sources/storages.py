@@ -210,10 +210,12 @@ def _flat_views(
     file: BinaryIO, extent: Extent, views: list[_View], budget: Budget
 ) -> list[np.ndarray[Any, Any]]:
     """The elements of each view of a storage, as stored, in arrays (elements,) of their own."""
-    budget.charge(extent.nbytes)
     whole = len(views) == 1 and views[0].covers(extent.nbytes)
-    stored = views[0].stored if whole else np.dtype("u1")
-    raw: np.ndarray[Any, Any] = np.empty(extent.nbytes // stored.itemsize, stored)
+    if whole:
+        raw = _room(views[0], extent.nbytes // views[0].stored.itemsize, budget)
+    else:
+        budget.charge(extent.nbytes)
+        raw = np.empty(extent.nbytes, "u1")
     file.seek(extent.offset)
     if file.readinto(raw.view("u1")) != extent.nbytes:  # type: ignore[attr-defined]
         raise ConvertError(f"the file ends inside storage {views[0].key[:40]!r}; {RETRY}")
@@ -223,8 +225,7 @@ def _flat_views(
     flats = []
     for view in views:
         itemsize, count = view.stored.itemsize, math.prod(view.size)
-        budget.charge(count * itemsize)
-        flat = np.empty(count, view.stored)
+        flat = _room(view, count, budget)
         if count:
             length = view.nbytes // itemsize * itemsize
             elements = raw[view.start : view.start + length].view(view.stored)[view.offset :]
@@ -237,6 +238,16 @@ def _flat_views(
     return flats
 
 
+def _room(view: _View, count: int, budget: Budget) -> np.ndarray[Any, Any]:
+    """An array (count,) for a view's elements as stored, of a base that has room to widen them.
+
+    The room is charged when it is used: until then it takes addresses, but no memory.
+    """
+    room = count * (2 if view.dtype == "bfloat16" else 1)
+    budget.charge(count * view.stored.itemsize)
+    return np.empty(room, view.stored)[:count]
+
+
 def _finish(flat: np.ndarray[Any, Any], dtype: str, budget: Budget) -> np.ndarray[Any, Any]:
     """Turn stored elements into values."""
     if dtype == "bool":
@@ -247,8 +258,8 @@ def _finish(flat: np.ndarray[Any, Any], dtype: str, budget: Budget) -> np.ndarra
     # Widened in its own memory, from the end: a second array would make it three times the file.
     budget.charge(flat.nbytes)
     count = flat.size
-    flat.resize(2 * count, refcheck=False)
-    wide = flat.view("u4")
+    assert flat.base is not None
+    wide: np.ndarray[Any, Any] = flat.base.view("u4")
     for stop in range(count, 0, -PIECE):
         start = max(0, stop - PIECE)
         wide[start:stop] = flat[start:stop].astype("u4") << 16
