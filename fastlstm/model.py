@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, reference, sources, spec
+from fastlstm import _engine, format, pack, reference, spec
 from fastlstm.stream import Stream, block_from_state, state_from_block
 
 __all__ = ["Model", "convert", "from_torch", "load"]
@@ -422,6 +422,8 @@ def from_torch(
 
     Parameters and errors are those of :func:`convert`, without its destination.
     """
+    from fastlstm import sources  # a third of the package, which running a model does not need
+
     made = sources.read(
         source,
         layers=layers,

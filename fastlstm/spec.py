@@ -51,7 +51,7 @@ class ConvertError(ValueError):
     """A checkpoint, module or mapping cannot be turned into a model; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layer:
     """One layer of a model: its options, the tensors it needs and the state it keeps.
 
@@ -120,7 +120,7 @@ class Layer:
 _SILENT = ("kind", "name")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OneHot(Layer):
     """Token in ``[0, num_classes)`` -> one-hot vector (``torch.nn.functional.one_hot``)."""
 
@@ -137,7 +137,7 @@ class OneHot(Layer):
         return self.num_classes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Embedding(Layer):
     """Token -> row of a table (``torch.nn.Embedding``)."""
 
@@ -158,7 +158,7 @@ class Embedding(Layer):
         return {f"{self.name}.weight": (self.num_embeddings, self.embedding_dim)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Linear(Layer):
     """``y = x W^T + b`` (``torch.nn.Linear``)."""
 
@@ -184,7 +184,7 @@ class Linear(Layer):
         return shapes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Activation(Layer):
     """An elementwise function, or a (log-)softmax over the features, of ``size`` features."""
 
@@ -193,8 +193,7 @@ class Activation(Layer):
     kind: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
-        # Zero-argument super() does not work in a slotted dataclass before Python 3.14.
-        Layer.__post_init__(self)
+        super().__post_init__()
         if self.function not in ACTIVATIONS:
             raise ValueError(
                 f"layer {self.name!r}: function is {self.function!r:.80}; "
@@ -210,7 +209,7 @@ class Activation(Layer):
         return self.size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recurrent(Layer):
     """What LSTM, GRU and RNN share: a stack of ``num_layers`` layers in one or two directions.
 
@@ -274,7 +273,7 @@ class Recurrent(Layer):
         return shapes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LSTM(Recurrent):
     """``torch.nn.LSTM``; with ``proj_size``, h is projected (https://arxiv.org/abs/1402.1128)."""
 
@@ -284,7 +283,7 @@ class LSTM(Recurrent):
     has_cell_state: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Layer.__post_init__(self)
+        super().__post_init__()
         if self.proj_size >= self.hidden_size:
             raise ValueError(
                 f"layer {self.name!r}: proj_size is {self.proj_size}; "
@@ -296,7 +295,7 @@ class LSTM(Recurrent):
         return self.proj_size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GRU(Recurrent):
     """``torch.nn.GRU``: the reset gate is applied after the recurrent product."""
 
@@ -304,7 +303,7 @@ class GRU(Recurrent):
     gates: ClassVar[str] = "rzn"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RNN(Recurrent):
     """``torch.nn.RNN``: an Elman network with tanh or relu."""
 
@@ -313,7 +312,7 @@ class RNN(Recurrent):
     gates: ClassVar[str] = "h"
 
     def __post_init__(self) -> None:
-        Layer.__post_init__(self)
+        super().__post_init__()
         if self.nonlinearity not in ("tanh", "relu"):
             raise ValueError(
                 f"layer {self.name!r}: nonlinearity is {self.nonlinearity!r:.80}; "

@@ -817,7 +817,7 @@ def test_out_of_memory_is_a_format_error(tmp_path: Path, monkeypatch: pytest.Mon
         raise MemoryError
 
     format.write_state(tmp_path / "s", {}, {})
-    monkeypatch.setattr(format, "_deserialize", fail)
+    monkeypatch.setattr("fastlstm.container._deserialize", fail)
     with pytest.raises(format.FormatError, match="does not fit in memory"):
         format.read_state(tmp_path / "s")
 

@@ -26,7 +26,8 @@ C_FILES = sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")])
 # own. "public" are the names in fastlstm.__all__.
 MAY_IMPORT = {
     "spec": set(),
-    "format": {"spec"},
+    "container": {"spec"},
+    "format": {"spec", "container"},
     "pack": {"spec"},
     "reference": {"spec"},
     "sources": {"spec"},
@@ -44,7 +45,7 @@ FOR_TYPES_ONLY = {"stream": {"model"}}
 
 # Packages of others that a file may import at its top, beside NumPy and the standard library, and
 # those that it may import within a function, so that importing fastlstm does without them.
-THIRD_PARTY = {"format": {"safetensors"}, "gpu": {"cupy"}}
+THIRD_PARTY = {"container": {"safetensors"}, "gpu": {"cupy"}}
 WITHIN_FUNCTIONS = {
     "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib"},
     "sources": {"torch", "onnx", "h5py"},
