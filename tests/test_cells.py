@@ -165,6 +165,43 @@ class TestAgainstReference:
                 )
 
 
+# Around the edges of a block of a sum (16 and 32 inputs) and of a part of one (a quarter or half).
+WIDE_INPUTS = [8, 16, 31, 32, 33, 40, 63, 64, 65, 96, 100, 128, 160]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+class TestParts:
+    """A long sequence is cut into chunks and parts, whose input products are made together."""
+
+    @pytest.mark.parametrize("I", WIDE_INPUTS)
+    def test_same_bits_as_step_by_step(self, rng, cell, isa, I):  # noqa: E741
+        for H, T in ((1, 600), (17, 300), (40, 130), (130, 60)):
+            model = build(recurrent(cell, I, H), rng, isa=isa, reproducible=True)
+            x, state = input_for(model, rng, T), state_for(model, rng, None)
+            whole, stepped = model.stream(), model.stream()
+            whole.state = stepped.state = state
+            y = whole.run(x)
+            assert np.array_equal(y, [stepped.step(x_t) for x_t in x]), (H, T)
+            rows = {name: array[:, None] for name, array in state.items()}
+            assert_close(y[:, None], reference_of(model, x[:, None], rows))
+
+    @pytest.mark.parametrize("I", [33, 64, 100])
+    def test_both_directions_of_a_stack(self, rng, cell, isa, I):  # noqa: E741
+        options = {"num_layers": 2, "bidirectional": True}
+        if cell == "lstm":
+            options["proj_size"] = 9
+        for H, T, B in ((17, 310, 1), (40, 129, 1), (40, 50, 3)):
+            model = build(recurrent(cell, I, H, **options), rng, isa=isa)
+            x = input_for(model, rng, T, B)
+            assert_close(model(x)[0], reference_of(model, x))
+
+
+def reference_of(
+    model: Model, x: np.ndarray, state: dict[str, np.ndarray] | None = None
+) -> np.ndarray:
+    return reference.forward(model.layers, model.tensors, x, state)[0]
+
+
 class TestAgainstTorch:
     @pytest.fixture(autouse=True)
     def torch(self):

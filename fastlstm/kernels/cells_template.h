@@ -166,12 +166,13 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
             clear(AHEAD, G, other);
         }
     }
-    while (j < side->K) { /* what is left of a block that was begun, and whole ones */
+    while (j < side->K || j % K_BLOCK) { /* what is left of a block that was begun, and whole ones */
         const size_t end = j + K_BLOCK - j % K_BLOCK < side->K ? j + K_BLOCK - j % K_BLOCK : side->K;
         for (; j < end; ++j)
             accumulate_one(AHEAD, 1, G, other, side->w + j * (size_t)(G * L), 0, side->x, j);
         add_to_slice(G, other, side);
         clear(AHEAD, G, other);
+        if (j == side->K) break;
     }
     accumulate(1, 1, G, 3, total, w, 0, h, k, K);
 }
