@@ -88,9 +88,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         found = row["microseconds"]
-        cells = [f"{found[p]['median']:.4g}" if p in found else "" for p in peers]
+        cells = [_rounded(found[p]["median"]) if p in found else "" for p in peers]
         lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['times'][row['best']]:.1f} |")
     return "\n".join(["", *lines])
+
+
+def _rounded(microseconds: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{microseconds:.0f}" if microseconds >= 1000 else f"{microseconds:.3g}"
 
 
 def main() -> int:
