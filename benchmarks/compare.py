@@ -19,27 +19,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from peers import Call, Case, checked
+from peers import CASES, Call, checked
 
 import fastlstm
-
-CASES = [
-    Case("lstm", 1, 16),
-    Case("lstm", 1, 40),
-    Case("lstm", 40, 128),
-    Case("lstm", 128, 128),
-    Case("lstm", 256, 256),
-    Case("lstm", 40, 256, layers=3),
-    Case("gru", 128, 128),
-    Case("rnn", 128, 128),
-    Case("lstm", 1, 40, T=1000),
-    Case("lstm", 40, 128, T=100),
-    Case("lstm", 128, 128, T=1000),
-    Case("lstm", 256, 256, T=100),
-    Case("lstm", 128, 128, T=100, B=32),
-    Case("gru", 128, 128, T=1000),
-    Case("rnn", 128, 128, T=1000),
-]
 
 TURN_SECONDS = 0.004
 

@@ -66,6 +66,25 @@ class Case:
         )
 
 
+CASES = [
+    Case("lstm", 1, 16),
+    Case("lstm", 1, 40),
+    Case("lstm", 40, 128),
+    Case("lstm", 128, 128),
+    Case("lstm", 256, 256),
+    Case("lstm", 40, 256, layers=3),
+    Case("gru", 128, 128),
+    Case("rnn", 128, 128),
+    Case("lstm", 1, 40, T=1000),
+    Case("lstm", 40, 128, T=100),
+    Case("lstm", 128, 128, T=1000),
+    Case("lstm", 256, 256, T=100),
+    Case("lstm", 128, 128, T=100, B=32),
+    Case("gru", 128, 128, T=1000),
+    Case("rnn", 128, 128, T=1000),
+]
+
+
 def onnx_session(case: Case, module: torch.nn.Module) -> onnxruntime.InferenceSession:
     """The module as an ONNX graph of LSTM, GRU or RNN nodes, states passed in and out."""
     T, B, H, gates = max(case.T, 1), case.B, case.H, ONNX_ORDER[case.kind]

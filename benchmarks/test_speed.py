@@ -15,20 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from peers import Call, Case, checked
-
-CASES = [
-    Case("lstm", 1, 16),
-    Case("lstm", 1, 40),
-    Case("lstm", 40, 128),
-    Case("lstm", 128, 128),
-    Case("lstm", 256, 256),
-    Case("gru", 128, 128),
-    Case("rnn", 128, 128),
-    Case("lstm", 40, 128, T=100),
-    Case("lstm", 128, 128, T=1000),
-    Case("lstm", 128, 128, T=100, B=32),
-]
+from peers import CASES, Call, Case, checked
 
 
 @functools.lru_cache(maxsize=1)

@@ -98,6 +98,9 @@ def write(path: Path, arrays: dict[str, Array], text: str) -> None:
             permissions = stat.S_IMODE(os.fstat(older.fileno()).st_mode)
     elif os.path.exists(target):
         raise IsADirectoryError(errno.EISDIR, "Is a folder or a device, not a file", target)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder to write to", folder)
     temporary = f"{target}.{os.urandom(6).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:

@@ -11,8 +11,8 @@
  *   AHEAD        rows projected on the side of a scan: (AHEAD + 1) * 4 accumulators fit; 0: none
  * Combinations tested: the files beside this one.
  *
- * The summation order of every output is: bias, then the inputs, then h, each in blocks. It does not
- * depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
+ * The summation order of every output is: bias, then the inputs, then h, each in blocks. It does
+ * not depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
  * neither does any bit of the result. No expression may be contracted (-ffp-contract=off).
  */
 #include "fastlstm.h"
@@ -20,7 +20,8 @@
 #define FL_PRAGMA(x) _Pragma(#x)
 #if defined(FL_TARGET)
 #if defined(__clang__)
-#define FL_REGION(t) FL_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+#define FL_REGION(t) \
+    FL_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
 #define FL_REGION_END FL_PRAGMA(clang attribute pop)
 #else
 #define FL_REGION(t) FL_PRAGMA(GCC push_options) FL_PRAGMA(GCC target(t))
@@ -46,13 +47,12 @@ typedef struct {
     real *y;           /* (H,) or (O,): this step's h */
 } row;
 
-/* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. They stay in registers;
- * totals of the same shape lie in memory, where an index need not be a constant. */
+/* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. They stay in
+ * registers; totals of the same shape lie in memory, where an index need not be a constant. */
 typedef vec accumulators[ROWS][4];
 
-/* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors grow
- * with the length of a sum, and a sum of 256 in one go would lose three times as much as this one.
- * One lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
+/* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors
+ * grow with the length of a sum, and a sum of 256 in one go would lose three times as much. One lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
 enum { K_BLOCK = L == 1 ? 16 : 32 };
 
 INLINE void clear(const int MN, const int G, accumulators acc) {
@@ -60,8 +60,8 @@ INLINE void clear(const int MN, const int G, accumulators acc) {
         UNROLL for (int g = 0; g < G; ++g) acc[i][g] = v_set1(0);
 }
 
-/* Keep what lies behind `p` in memory. Where totals fit beside the accumulators, a compiler puts them
- * into registers, and then has too few for the loop that matters. */
+/* Keep what lies behind `p` in memory. Where totals fit beside the accumulators, a compiler puts
+ * them into registers, and then has too few for the loop that matters. */
 #define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
 
 /* total[i][g] += acc[i][g], where the last gate is added to `last`. */
@@ -89,7 +89,7 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
     }
 }
 
-/* total[m * N + n][g] += the sum over inputs [k, K), block after block; w is N panels, at input k. */
+/* total[m * N + n][g] += the sum over inputs [k, K), block after block; w is N panels at input k. */
 INLINE void accumulate(const int M, const int N, const int G, const int last, vec (*total)[4],
                        const real *w, size_t stride, const real *const *x, size_t k, size_t K) {
     while (k < K) {
@@ -107,7 +107,9 @@ INLINE size_t lanes_left(size_t size, size_t first) {
     size_t left = size > first ? size - first : 0;
     return left < L ? left : L;
 }
-INLINE vec load_left(const real *p, size_t left) { return left == L ? v_load(p) : v_load_n(p, left); }
+INLINE vec load_left(const real *p, size_t left) {
+    return left == L ? v_load(p) : v_load_n(p, left);
+}
 INLINE void store_left(real *p, vec a, size_t left) {
     if (left == L) v_store(p, a);
     else v_store_n(p, a, left);
@@ -145,7 +147,7 @@ INLINE void add_to_slice(const int G, accumulators acc, slice *side) {
 
 /* The recurrent sum of one row, with a slice computed in between: the sum waits for its weights to
  * come from the second-level cache, which leaves the multipliers idle half of the time. The slice
- * takes one input for every AHEAD of the sum, so that a part and a panel's step are equally long. */
+ * takes one input for every AHEAD of the sum, so that a part and a panel's step are as long. */
 INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const real *const *h,
                               size_t K, slice *side) {
     enum { EACH = AHEAD ? AHEAD : 1, ROUND = K_BLOCK / EACH };
@@ -166,8 +168,9 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
             clear(AHEAD, G, other);
         }
     }
-    while (j < side->K || j % K_BLOCK) { /* what is left of a block that was begun, and whole ones */
-        const size_t end = j + K_BLOCK - j % K_BLOCK < side->K ? j + K_BLOCK - j % K_BLOCK : side->K;
+    while (j < side->K || j % K_BLOCK) { /* what is left of a block that was begun, whole ones */
+        const size_t block_end = j + K_BLOCK - j % K_BLOCK;
+        const size_t end = block_end < side->K ? block_end : side->K;
         for (; j < end; ++j)
             accumulate_one(AHEAD, 1, G, other, side->w + j * (size_t)(G * L), 0, side->x, j);
         add_to_slice(G, other, side);
@@ -303,8 +306,8 @@ INLINE void product_block(const int M, const int N, const int G, const product *
 #define CASE_5(BLOCK, p, r) ROWS_CASE(BLOCK, 5, p, r)
 #endif
 
-/* Rows whose input projection is made on the side, while the rows before them are scanned: AHEAD rows
- * at a time, panel by panel, each in AHEAD parts, so that a step of one row makes one row. */
+/* Rows whose input projection is made on the side, while the rows before them are scanned: AHEAD
+ * rows at a time, panel by panel, each in AHEAD parts, so that a step of one row makes one row. */
 typedef struct {
     const real *const *x;             /* (blocks * AHEAD,) pointers to (I,) */
     real *gates;                      /* (blocks * AHEAD, P, G, L) */
@@ -332,26 +335,26 @@ static slice *take_slice(ahead *a, const fl_cell *cell, slice *taken) {
     return taken->K ? taken : NULL;
 }
 
-static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
-#define BLOCK(M, N, p, r) gated_block(FL_LSTM, M, N, 4, cell, p, rows + (r), NULL)
+INLINE void gated_step(const fl_kind kind, const int G, const fl_cell *cell, const row *rows,
+                       size_t n, ahead *later) {
+#define BLOCK(M, N, p, r) gated_block(kind, M, N, G, cell, p, rows + (r), NULL)
     if (later && later->block < later->blocks) {
         for (size_t p = 0; p < cell->gates.panels; ++p) {
             slice side;
-            gated_block(FL_LSTM, 1, 1, 4, cell, p, rows, take_slice(later, cell, &side));
+            gated_block(kind, 1, 1, G, cell, p, rows, take_slice(later, cell, &side));
         }
-    } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+    } else {
+        FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+    }
 #undef BLOCK
 }
 
+static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
+    gated_step(FL_LSTM, 4, cell, rows, n, later);
+}
+
 static void gru_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
-#define BLOCK(M, N, p, r) gated_block(FL_GRU, M, N, 3, cell, p, rows + (r), NULL)
-    if (later && later->block < later->blocks) {
-        for (size_t p = 0; p < cell->gates.panels; ++p) {
-            slice side;
-            gated_block(FL_GRU, 1, 1, 3, cell, p, rows, take_slice(later, cell, &side));
-        }
-    } else FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
-#undef BLOCK
+    gated_step(FL_GRU, 3, cell, rows, n, later);
 }
 
 static void multiply(const product *a, size_t groups, const row *rows, size_t n) {

@@ -1,4 +1,4 @@
-/* dispatch.c - which kernels there are, which of them this processor can run, and the plan of a run.
+/* dispatch.c - which kernels there are, which of them this processor can run, the plan of a run.
  *
  * This is the one place that decides whether wide code may run. Every bit a kernel relies on is
  * tested, and XGETBV that the operating system saves the registers; none of it is wide code itself.
@@ -54,7 +54,7 @@ const fl_kernel *fl_find(const char *name, size_t real_size) {
 
 /* Input projections held at once: few enough to stay near the core while the weights stream past
  * them, enough rows to share each reading of the input's weights. There are two such parts: one is
- * scanned while the next is made. A chunk has many parts, because its first is not made on the side. */
+ * scanned while the next is made. A chunk has many: its first is not made on the side. */
 enum { GATE_BYTES = 64 * 1024, LEAST_GATE_ROWS = 24, PARTS = 16 };
 
 /* The most rows one block of any kernel takes (ROWS of avx512 and neon). */

@@ -1,7 +1,7 @@
 /* fastlstm.h - structs, the kernel table and prototypes of the C core.
  *
- * Plain C11: no Python, no BLAS symbol, no allocation, no printing, no abort. Weights and states are
- * owned by the caller; a call reads `fl_model`, advances the states it is given and uses scratch
+ * Plain C11: no Python, no BLAS symbol, no allocation, no printing, no abort. Weights and states
+ * are owned by the caller; a call reads `fl_model`, advances the states it is given and uses scratch
  * memory whose size fl_plan_run() tells beforehand.
  *
  * Dimension letters in the shape comments:
@@ -112,12 +112,12 @@ typedef struct {
     void (*run)(const fl_model *model, fl_call *call);
 } fl_kernel;
 
-/* Instruction sets, best first, `scalar` (float) and `scalar64` (double) last; ends with a NULL name. */
+/* Instruction sets, best first, the plain kernels for float and double last; ends with NULL. */
 extern const fl_kernel *const fl_kernels[];
 
 enum { FL_CPU_AVX2 = 1, FL_CPU_AVX512 = 2, FL_CPU_NEON = 4 };
 
-/* The FL_CPU_ bits this processor and its operating system support, each checked (CPUID, XGETBV). */
+/* The FL_CPU_ bits that processor and operating system support, each checked (CPUID, XGETBV). */
 uint32_t fl_cpu_features(void);
 
 /* The kernel of this name for reals of this size if this processor can run it, else NULL. */

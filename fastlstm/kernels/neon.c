@@ -1,4 +1,4 @@
-/* neon.c - the NEON kernel of aarch64: 4 lanes; 6 rows * 4 gates = 24 of 32 registers accumulate. */
+/* neon.c - the NEON kernel of aarch64: 4 lanes; 6 rows * 4 gates = 24 of 32 registers. */
 #if defined(__aarch64__)
 #define FL_NEON
 #define FL_KERNEL fl_neon

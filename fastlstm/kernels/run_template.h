@@ -12,11 +12,14 @@ typedef struct {
     size_t steps;
 } chunk;
 
-static char *scratch_at(const fl_call *call, size_t offset) { return (char *)call->scratch + offset; }
+static char *scratch_at(const fl_call *call, size_t offset) {
+    return (char *)call->scratch + offset;
+}
 
-/* y[r] (y_size,) = bias + W x[r] for R rows; row r of y lies at y_rows[r], or else at y + r * y_size. */
-static void multiply_rows(const fl_call *call, const fl_panels *matrix, size_t x_size, size_t y_size,
-                          const real *const *x_rows, real *const *y_rows, real *y, size_t R) {
+/* y[r] (y_size,) = bias + W x[r] for R rows; row r of y lies at y_rows[r], else at y + r * y_size. */
+static void multiply_rows(const fl_call *call, const fl_panels *matrix, size_t x_size,
+                          size_t y_size, const real *const *x_rows, real *const *y_rows, real *y,
+                          size_t R) {
     row *rows = (row *)scratch_at(call, call->plan->cell_rows);
     product a = matrix_product(matrix, x_size, y_size);
     size_t most = call->B > ROWS ? call->B : ROWS; /* the rows there is room for */
@@ -34,8 +37,8 @@ static void multiply_rows(const fl_call *call, const fl_panels *matrix, size_t x
 
 /* gates (R, P, G, L) = bias + W_ih x for R rows of x: the one place where a BLAS may be used. It
  * sums in an order of its own, so a result then depends on how a sequence is cut into calls. */
-static void project(const fl_call *call, const fl_cell *cell, const real *const *x_rows, real *gates,
-                    size_t R) {
+static void project(const fl_call *call, const fl_cell *cell, const real *const *x_rows,
+                    real *gates, size_t R) {
     const fl_panels *a = &cell->gates;
     size_t panel = a->groups * L, width = a->panels * panel;
     size_t x_stride = R > 1 ? (size_t)(x_rows[1] - x_rows[0]) : 0;
@@ -64,7 +67,8 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
     const size_t part = projects ? call->plan->gate_steps : in->steps;
     row *rows = (row *)scratch_at(call, call->plan->cell_rows);
     real *hidden = (real *)scratch_at(call, call->plan->hidden);
-    real *gates = (real *)scratch_at(call, call->plan->gates), *next = gates + part * B * width;
+    real *gates = (real *)scratch_at(call, call->plan->gates);
+    real *next = projects ? gates + part * B * width : gates;
     size_t ready = 0; /* rows of this part that were projected on the side of the one before */
     for (size_t done = 0; done < in->steps; done += part) {
         const size_t left = in->steps - done, steps = left < part ? left : part;
@@ -73,7 +77,8 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
         ahead later = {in->x + (backwards ? first - after : first + steps), next, 0, 0, 0, 0};
         if (on_the_side) later.blocks = after / (AHEAD ? AHEAD : 1);
         if (projects)
-            project(call, cell, in->x + first * B + ready, gates + ready * width, steps * B - ready);
+            project(call, cell, in->x + first * B + ready, gates + ready * width,
+                    steps * B - ready);
         ready = later.blocks * AHEAD;
         for (size_t s = 0; s < steps; ++s) {
             const size_t t = backwards ? first + steps - 1 - s : first + s;

@@ -52,7 +52,8 @@ static void demand(int holds, const char *what) {
 static char *fenced(size_t bytes) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const size_t size = (CANARIES + bytes + slack + page - 1) / page * page;
-    char *block = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const int access = PROT_READ | PROT_WRITE;
+    char *block = mmap(NULL, size + page, access, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     demand(block != MAP_FAILED && !mprotect(block + size, page, PROT_NONE), "no memory");
     memset(block, CANARY, size);
     return block + size - slack - bytes;
@@ -141,8 +142,10 @@ static test_case read_case(const char *path) {
     made.O = layers[made.model.n_layers - 1].output_size;
     made.T = take(file);
     made.B = take(file);
-    if (made.model.takes_tokens) made.tokens = (const int64_t *)(void *)take_tight(file, sizeof(int64_t));
-    else made.x = take_tight(file, made.real_size);
+    if (made.model.takes_tokens)
+        made.tokens = (const int64_t *)(void *)take_tight(file, sizeof(int64_t));
+    else
+        made.x = take_tight(file, made.real_size);
     made.state = take_tight(file, made.real_size);
     made.y_expected = (const double *)(void *)take_tight(file, sizeof(double));
     made.state_expected = (const double *)(void *)take_tight(file, sizeof(double));
@@ -231,7 +234,8 @@ static void check_canaries(const test_case *a, const result *r) {
             const char *end = r->y + t * t_step + b * b_step + row;
             const char *next = b + 1 < a->B ? r->y + t * t_step + (b + 1) * b_step
                                             : r->y + (t + 1) * t_step;
-            demand(last || all_canaries(end, (size_t)(next - end)), "bytes between rows of y changed");
+            demand(last || all_canaries(end, (size_t)(next - end)),
+                   "bytes between rows of y changed");
         }
     }
     for (size_t b = 0; b < a->B; ++b)
@@ -298,7 +302,8 @@ static void demand_same(const test_case *a, const result *p, const result *q, co
 }
 
 static double check_case(const fl_kernel *kernel, const test_case *a) {
-    result whole = new_result(a), steps = new_result(a), alone = new_result(a), blas = new_result(a);
+    result whole = new_result(a), steps = new_result(a);
+    result alone = new_result(a), blas = new_result(a);
     fl_plan plan;
     int streams = 1;
     for (size_t l = 0; l < a->model.n_layers; ++l) streams &= a->model.layers[l].directions < 2;
@@ -323,7 +328,8 @@ int main(int argc, char **argv) {
     int over = 0, next = 1;
     if (argc == 1)
         for (const fl_kernel *const *k = fl_kernels; *k; ++k)
-            if (fl_find((*k)->name, (*k)->real_size)) printf("%s %zu\n", (*k)->name, (*k)->real_size);
+            if (fl_find((*k)->name, (*k)->real_size))
+                printf("%s %zu\n", (*k)->name, (*k)->real_size);
     if (next < argc && !strcmp(argv[next], "--slack")) {
         slack = 64;
         ++next;
@@ -335,8 +341,9 @@ int main(int argc, char **argv) {
         const fl_kernel *kernel = fl_find(argv[next], a.real_size);
         demand(kernel && kernel->lanes == a.lanes, "no such kernel here for the case's lanes");
         const double error = check_case(kernel, &a);
-        printf("largest error %.2e, bound %.2e%s\n", error, a.bound, error <= a.bound ? "" : " FAILED");
-        over |= !(error <= a.bound);
+        const int good = error <= a.bound;
+        printf("largest error %.2e, bound %.2e%s\n", error, a.bound, good ? "" : " FAILED");
+        over |= !good;
     }
     return over;
 }
