@@ -52,7 +52,8 @@ typedef struct {
 typedef vec accumulators[ROWS][4];
 
 /* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors
- * grow with the length of a sum, and a sum of 256 in one go would lose three times as much. One lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
+ * grow with the length of a sum, and a sum of 256 in one go would lose three times as much. One
+ * lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
 enum { K_BLOCK = L == 1 ? 16 : 32 };
 
 INLINE void clear(const int MN, const int G, accumulators acc) {
@@ -89,7 +90,7 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
     }
 }
 
-/* total[m * N + n][g] += the sum over inputs [k, K), block after block; w is N panels at input k. */
+/* total[m * N + n][g] += the sum over inputs [k, K), block by block; w is N panels at input k. */
 INLINE void accumulate(const int M, const int N, const int G, const int last, vec (*total)[4],
                        const real *w, size_t stride, const real *const *x, size_t k, size_t K) {
     while (k < K) {

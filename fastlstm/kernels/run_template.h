@@ -16,7 +16,7 @@ static char *scratch_at(const fl_call *call, size_t offset) {
     return (char *)call->scratch + offset;
 }
 
-/* y[r] (y_size,) = bias + W x[r] for R rows; row r of y lies at y_rows[r], else at y + r * y_size. */
+/* y[r] (y_size,) = bias + W x[r] for R rows; y[r] lies at y_rows[r], else at y + r * y_size. */
 static void multiply_rows(const fl_call *call, const fl_panels *matrix, size_t x_size,
                           size_t y_size, const real *const *x_rows, real *const *y_rows, real *y,
                           size_t R) {

@@ -200,8 +200,9 @@ INLINE real real_log(real x) { return log(x); }
 #else
 
 /* exp(x) = 2^n (1 + p) for x <= 0: n = round(x / ln 2), r = x - n ln 2,
- * p = expm1(r) = r + r^2 q(r). ln 2 is taken away in two parts, the first short enough that n times it is exact. q is the
- * polynomial of degree 4 with the least relative error of expm1 on |r| <= ln(2) / 2, 0.23 * 2^-24.
+ * p = expm1(r) = r + r^2 q(r). ln 2 is taken away in two parts, the first short enough that n
+ * times it is exact. q is the polynomial of degree 4 with the least relative error of expm1 on
+ * |r| <= ln(2) / 2, 0.23 * 2^-24.
  * tools/fit_activations.py derives the constants, and measures sigmoid at 2.41 and tanh at 2.02 ulp
  * at most, over every float, against the bound of 2.5. Below -88, 2^n is zero. */
 INLINE vec v_exp_parts(vec x, vec *p) {
