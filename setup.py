@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 
 KERNELS = Path("fastlstm", "kernels")
 
-flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-ffp-contract=off"]
+flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off"]
 
 engine = Extension(
     "fastlstm._engine",
