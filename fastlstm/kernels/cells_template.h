@@ -224,7 +224,6 @@ typedef struct {
     const real *weights;   /* (P, K, G, L), panels `stride` apart */
     size_t stride, panels;
     size_t x_size, h_size; /* K = x_size + h_size */
-    size_t h_at;           /* where in a panel the rows of h begin */
     size_t y_size;         /* outputs to write: the rest of the last panel is padding */
     fl_function function;  /* FL_IDENTITY, FL_TANH or FL_RELU */
 } product;
@@ -253,7 +252,8 @@ INLINE void product_block(const int M, const int N, const int G, const product *
                     v_load(rows[m].init + ((p + (size_t)n) * (size_t)G + (size_t)g) * L);
     }
     if (x[0]) accumulate(M, N, G, G - 1, total, w, a->stride, x, 0, a->x_size);
-    if (h[0]) accumulate(M, N, G, G - 1, total, w + a->h_at, a->stride, h, 0, a->h_size);
+    w += a->x_size * (size_t)(G * L);
+    if (h[0]) accumulate(M, N, G, G - 1, total, w, a->stride, h, 0, a->h_size);
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) {
             for (int g = 0; g < G; ++g) {
@@ -339,7 +339,7 @@ static slice *take_slice(ahead *a, const fl_cell *cell, slice *taken) {
 INLINE void gated_step(const fl_kind kind, const int G, const fl_cell *cell, const row *rows,
                        size_t n, ahead *later) {
 #define BLOCK(M, N, p, r) gated_block(kind, M, N, G, cell, p, rows + (r), NULL)
-    if (later && later->block < later->blocks) {
+    if (later->block < later->blocks) {
         for (size_t p = 0; p < cell->gates.panels; ++p) {
             slice side;
             gated_block(kind, 1, 1, G, cell, p, rows, take_slice(later, cell, &side));
@@ -377,7 +377,7 @@ static void multiply(const product *a, size_t groups, const row *rows, size_t n)
 
 /* A whole panel matrix applied to rows that all have an x and start from its bias. */
 static product matrix_product(const fl_panels *a, size_t x_size, size_t y_size) {
-    product made = {a->weights, a->stride, a->panels, x_size, 0, 0, y_size, FL_IDENTITY};
+    product made = {a->weights, a->stride, a->panels, x_size, 0, y_size, FL_IDENTITY};
     return made;
 }
 
@@ -411,13 +411,12 @@ static void activate(fl_function function, const real *x, real *y, size_t size) 
 }
 
 /* One step of B rows of one direction. An h that is projected goes through `hidden` (B, H), and
- * `projected` has room for B rows. `later` may be given for a single row of an LSTM or GRU. */
+ * `projected` has room for B rows. `later` has blocks only for a single row of an LSTM or GRU. */
 static void cell_step(const fl_layer *layer, const fl_cell *cell, row *rows, row *projected,
                       real *hidden, size_t B, ahead *later) {
     if (layer->kind == FL_RNN) {
         product a = {cell->gates.weights, cell->gates.stride, cell->gates.panels, cell->input_rows,
-                     cell->h_size, cell->input_rows * cell->gates.groups * L, cell->hidden_size,
-                     layer->function};
+                     cell->h_size, cell->hidden_size, layer->function};
         multiply(&a, cell->gates.groups, rows, B);
     } else if (layer->kind == FL_GRU) {
         gru_step(cell, rows, B, later);
