@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 KERNELS = Path("fastlstm", "kernels")
 
 flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off"]
+threads = [] if sys.platform == "win32" else ["-pthread"]
 
 engine = Extension(
     "fastlstm._engine",
@@ -22,7 +23,8 @@ engine = Extension(
     depends=sorted(str(path) for path in KERNELS.glob("*.h")),
     include_dirs=["fastlstm", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-    extra_compile_args=[*flags],
+    extra_compile_args=[*flags, *threads],
+    extra_link_args=threads,
 )
 
 setup(ext_modules=cythonize([engine]))

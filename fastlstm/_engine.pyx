@@ -21,7 +21,8 @@ cimport numpy as cnp
 from fastlstm.kernels cimport (
     FL_ACTIVATION, FL_GRU, FL_IDENTITY, FL_LINEAR, FL_LOG_SOFTMAX, FL_LOOKUP, FL_LSTM, FL_RELU,
     FL_RNN, FL_SIGMOID, FL_SOFTMAX, FL_TANH, fl_call, fl_cell, fl_find, fl_gemm, fl_kernel,
-    fl_kernels, fl_layer, fl_model, fl_panels, fl_plan, fl_plan_run,
+    fl_kernels, fl_layer, fl_model, fl_panels, fl_plan, fl_plan_run, fl_run, fl_team,
+    fl_team_free, fl_team_new,
 )
 
 cnp.import_array()
@@ -224,6 +225,8 @@ cdef class Network:
         Name of a kernel from :func:`kernels`.
     reproducible : bool
         Whether to do without BLAS, so that no bit depends on how a sequence is cut into calls.
+    threads : int
+        Threads a call may use, its caller's among them. They start when a call first wants them.
     """
 
     cdef fl_model model
@@ -233,12 +236,14 @@ cdef class Network:
     cdef size_t step_bytes          # of weights that one step of one row reads
     cdef bint wants_gemm            # whether to look for a BLAS before the first long run
     cdef fl_gemm gemm               # NULL until then, or if there is none
+    cdef fl_team *team              # NULL: calls run on one thread
+    cdef size_t threads
     cdef list spare                 # Buffers not in use; a list's append and pop are atomic
     cdef readonly object packed
     cdef readonly object dtype
     cdef readonly Py_ssize_t input_size, output_size
 
-    def __cinit__(self, packed, str isa, bint reproducible=False):
+    def __cinit__(self, packed, str isa, bint reproducible=False, size_t threads=1):
         self.packed = packed
         self.dtype = packed.dtype
         self.type_num = packed.dtype.num
@@ -250,6 +255,11 @@ cdef class Network:
         self.layers = <fl_layer *>calloc(n, sizeof(fl_layer))
         if self.layers == NULL:
             raise MemoryError()
+        self.threads = threads
+        if threads > 1:
+            self.team = fl_team_new(threads)
+            if self.team == NULL:
+                raise MemoryError(f"a team of {threads} threads")
         for i in range(n):
             self.fill_layer(&self.layers[i], packed.layers[i])
         self.model.layers = self.layers
@@ -261,6 +271,7 @@ cdef class Network:
         self.output_size = packed.layers[n - 1].output_size
 
     def __dealloc__(self):
+        fl_team_free(self.team)
         free(self.layers)
 
     @property
@@ -310,7 +321,7 @@ cdef class Network:
         return 0
 
     cdef int make_plan(self, size_t T, size_t B, fl_plan *plan) except -1:
-        if fl_plan_run(&self.model, self.kernel.lanes, self.kernel.real_size, T, B, plan) < 0:
+        if fl_plan_run(&self.model, self.kernel, T, B, self.threads, plan) < 0:
             raise MemoryError(f"a run of {T} steps of {B} rows needs more memory than there can be")
         return 0
 
@@ -338,9 +349,9 @@ cdef class Network:
         call.gemm = self.gemm
         if self.is_long(call.T, call.B):
             with nogil:
-                self.kernel.run(&self.model, call)
+                fl_run(self.kernel, &self.model, call, self.team)
         else:
-            self.kernel.run(&self.model, call)
+            fl_run(self.kernel, &self.model, call, self.team)
         call.plan = NULL
         # A run over a whole bidirectional sequence may have needed much: that is not kept.
         if scratch.size <= KEEP_BYTES:
@@ -575,9 +586,10 @@ cdef class Stream:
             self.call.y = cnp.PyArray_DATA(result)
             if self.release:
                 with nogil:
-                    self.network.kernel.run(&self.network.model, &self.call)
+                    fl_run(self.network.kernel, &self.network.model, &self.call,
+                           self.network.team)
             else:
-                self.network.kernel.run(&self.network.model, &self.call)
+                fl_run(self.network.kernel, &self.network.model, &self.call, self.network.team)
             return result
         finally:
             fl_leave(&self.busy)

@@ -1,9 +1,16 @@
-# What Cython needs to know of kernels/fastlstm.h, where every field has its meaning and shape.
+# What Cython needs to know of kernels/fastlstm.h and team.h, where every field has its meaning and
+# shape.
 
 from libc.stdint cimport int64_t, uint32_t
 
 
 cdef extern from "kernels/fastlstm.h":
+    ctypedef struct fl_team:
+        pass
+
+    fl_team *fl_team_new(size_t size)
+    void fl_team_free(fl_team *team)
+
     ctypedef enum fl_kind:
         FL_LOOKUP, FL_LINEAR, FL_ACTIVATION, FL_LSTM, FL_GRU, FL_RNN
 
@@ -36,7 +43,8 @@ cdef extern from "kernels/fastlstm.h":
         int takes_tokens
 
     ctypedef struct fl_plan:
-        size_t chunk, gate_steps, bytes
+        size_t ranks, bytes
+        int by_rows, is_long
 
     ctypedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x,
                              size_t x_stride, const void *w, void *y,
@@ -53,6 +61,7 @@ cdef extern from "kernels/fastlstm.h":
         const fl_plan *plan
         void *scratch
         fl_gemm gemm
+        size_t turn
         const char *ran
 
     ctypedef struct fl_kernel:
@@ -60,10 +69,11 @@ cdef extern from "kernels/fastlstm.h":
         size_t lanes, real_size
         uint32_t needs
         size_t gemm_rows
-        void (*run)(const fl_model *model, fl_call *call) noexcept nogil
 
     const fl_kernel *const fl_kernels[]
     uint32_t fl_cpu_features()
     const fl_kernel *fl_find(const char *name, size_t real_size)
-    int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T, size_t B,
-                    fl_plan *plan)
+    int fl_plan_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B,
+                    size_t threads, fl_plan *plan)
+    void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call,
+                fl_team *team) nogil

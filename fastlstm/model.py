@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, reference, spec
+from fastlstm import _engine, format, pack, processors, reference, spec
 from fastlstm.stream import Stream, block_from_state, state_from_block
 
 __all__ = ["Model", "convert", "from_torch", "load"]
@@ -53,7 +53,7 @@ class Model:
     isa : str
         The instruction set that runs it.
     threads : int
-        Threads a call uses.
+        Threads a call may use, as asked for; never more than the processors the process may use.
     reproducible : bool
         Whether no bit of a result depends on how a sequence is cut into calls.
     nbytes : int
@@ -74,11 +74,6 @@ class Model:
     ) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ValueError(f"threads is {threads!r}; expected a positive integer")
-        if threads > 1:
-            raise ValueError(
-                f"threads is {threads}; this version runs a model on one thread. Different streams "
-                f"of one model may run on threads of yours"
-            )
         dtypes = {array.dtype for array in file.tensors.values()} or {np.dtype(np.float32)}
         (self.dtype,) = dtypes
         self.layers = file.layers
@@ -91,7 +86,8 @@ class Model:
         self.isa, lanes = _choose_kernel(self.layers, self.dtype, isa)
         packed = pack.pack(self.layers, file.tensors, lanes, self.dtype)
         self._packed = packed
-        self._network = _engine.Network(packed, self.isa, reproducible)
+        most = min(threads, processors.available()) if threads > 1 else 1
+        self._network = _engine.Network(packed, self.isa, reproducible, most)
 
     @property
     def input_size(self) -> int:
@@ -242,7 +238,8 @@ class Model:
 
     def __repr__(self) -> str:
         layers = ", ".join(layer.describe() for layer in self.layers)
-        return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}>"
+        threads = f", {self.threads} threads" if self.threads > 1 else ""
+        return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}{threads}>"
 
 
 def _restore(file: format.ModelFile, threads: int, isa: str | None, reproducible: bool) -> Model:
@@ -320,7 +317,11 @@ def load(
     path : path
         A file that :func:`convert` or :meth:`Model.save` wrote.
     threads : int, default 1
-        Threads a call may use. This version runs one.
+        Threads a call may use, the caller's among them: no more than the processors that this
+        process may use, and fewer, down to one, where the work is too small to be shared or a
+        second call runs at the same time. The others start when a call first needs them, belong to
+        the model, and wait for the next call spinning for 50 microseconds, then asleep. The numbers
+        are the same bits with any number of threads, with the exceptions of `reproducible`.
     isa : str, optional
         Instruction set to force, one of ``fastlstm doctor``'s list; the environment variable
         ``FASTLSTM_ISA`` does the same. The best one by default.
@@ -417,10 +418,14 @@ def from_torch(
     ignore: Sequence[str] = (),
     dtype: str = "float32",
     vocabulary: Sequence[str] | None = None,
+    threads: int = 1,
+    isa: str | None = None,
+    reproducible: bool = False,
 ) -> Model:
     """A model of a live ``torch.nn.Module``, or of any other source; nothing is written.
 
-    Parameters and errors are those of :func:`convert`, without its destination.
+    Parameters and errors are those of :func:`convert`, without its destination, and `threads`,
+    `isa` and `reproducible` those of :func:`load`.
     """
     from fastlstm import sources  # a third of the package, which running a model does not need
 
@@ -441,5 +446,8 @@ def from_torch(
             tensors=made.tensors,
             vocabulary=made.vocabulary,
             source={"from": name, "report": _report_text(made.report)},
-        )
+        ),
+        threads=threads,
+        isa=isa,
+        reproducible=reproducible,
     )

@@ -6,6 +6,9 @@ with full vectors. For LSTM and GRU the ``G`` vectors are the gates of the same 
 for RNN and Linear they are ``G`` neighbouring groups of outputs. The rows of the input come first,
 then those of ``h``.
 
+Tokens in front of a cell, one-hot or embedded, need no such rows: the product of every token is
+made here, once, and the kernel looks it up.
+
 The field names of the dataclasses are those of the structs in ``kernels/fastlstm.h``.
 """
 
@@ -26,6 +29,11 @@ Array = npt.NDArray[Any]
 
 ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 vector
 MOST_GROUPS = 4  # vectors of outputs in one panel: what the kernels have accumulators for
+
+# The products of an Embedding's tokens come on top of its weights: they are made if they take no
+# more than this, or than this part of the model.
+FREE_TABLE_BYTES = 4 * 2**20
+MOST_TABLE = 0.1
 
 
 @dataclass
@@ -69,8 +77,9 @@ class PackedLayer:
 class PackedModel:
     """Layers for the engine, and the tensors that cannot be recovered from them, as they were.
 
-    A stack of N layers is N packed layers; a one-hot input is folded into the layer behind it. The
-    biases of a cell are added to each other when packed, so ``kept`` holds the two of them.
+    A stack of N layers is N packed layers; tokens are folded into the layer behind them, an
+    Embedding's only if the table is small. The biases of a cell are added to each other when
+    packed, so ``kept`` holds the two of them, and what a table was computed from.
     """
 
     layers: list[PackedLayer]
@@ -185,20 +194,28 @@ def _sum(a: Array, b: Array) -> Array:
     return (a.astype(np.float64) + b).astype(a.dtype)
 
 
+def _product(w_ih: Array, embedding: Array) -> Array:
+    """(gates * H, V): the input product of every row of an embedding (V, I), rounded once."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact: Array = w_ih.astype(np.float64) @ embedding.T.astype(np.float64)
+        return exact.astype(w_ih.dtype)
+
+
 def _pack_cell(
     layer: spec.Recurrent,
     get: Mapping[str, Array],
     suffix: str,
     input_size: int,
     lanes: int,
-    one_hot: bool,
+    products: Array | None,
 ) -> Cell:
+    """`products` (gates * H, V): what stands for the input's rows, if the input is tokens."""
     w_ih, w_hh = get["weight_ih" + suffix], get["weight_hh" + suffix]
     gates = len(layer.gates)
     panels, groups, units = _layout(layer, lanes)
-    rows = 0 if one_hot else input_size
+    rows = input_size if products is None else 0
     weights = _aligned_zeros((panels, rows + layer.h_size, groups, lanes), w_ih.dtype)
-    if not one_hot:
+    if rows:
         _fill(weights, w_ih, 0, units, gates)
     _fill(weights, w_hh, rows, units, gates)
     zeros = np.zeros(gates * layer.hidden_size, w_ih.dtype)
@@ -210,10 +227,9 @@ def _pack_cell(
         bias_n = _pack_vector(b_hh[2 * H :], panels, 1, units, 1)
     packed_bias = _pack_vector(bias, panels, groups, units, gates)
     table = None
-    if one_hot:
-        table = _aligned_zeros((input_size, panels, groups, lanes), w_ih.dtype)
-        _fill(table.transpose(1, 0, 2, 3), w_ih, 0, units, gates)
-        table += packed_bias
+    if products is not None:
+        table = _aligned_zeros((products.shape[1], panels, groups, lanes), w_ih.dtype)
+        _fill(table.transpose(1, 0, 2, 3), products, 0, units, gates)
     projection = None
     if layer.projection:
         projection = _pack_matrix(get["weight_hr" + suffix], None, lanes)
@@ -232,17 +248,32 @@ def _pack_cell(
 
 
 def _pack_stack(
-    layer: spec.Recurrent, get: Mapping[str, Array], lanes: int, one_hot: bool, state_offset: int
+    layer: spec.Recurrent,
+    get: Mapping[str, Array],
+    lanes: int,
+    folds: bool,
+    embedding: Array | None,
+    state_offset: int,
 ) -> list[PackedLayer]:
-    """State offsets: h of every depth, then c of every depth, as ``state()`` lists them."""
+    """State offsets: h of every depth, then c of every depth, as ``state()`` lists them.
+
+    With `folds`, the tokens before this layer are folded into it; `embedding` (V, I) is the weight
+    of their layer, None if they are one-hot.
+    """
     function = layer.nonlinearity if isinstance(layer, spec.RNN) else "identity"
     c_first = state_offset + layer.num_layers * layer.directions * layer.h_size
     packed: list[PackedLayer] = []
     for depth, (suffix, input_size) in enumerate(layer.sizes()):
         n, direction = divmod(depth, layer.directions)
+        products = None
+        if folds and n == 0:
+            products = get["weight_ih" + suffix]
+            if embedding is not None:
+                products = _product(products, embedding)
         if direction == 0:
-            packed.append(PackedLayer(layer.kind, input_size, layer.output_size, function))
-        cell = _pack_cell(layer, get, suffix, input_size, lanes, one_hot and n == 0)
+            known = input_size if products is None else products.shape[1]
+            packed.append(PackedLayer(layer.kind, known, layer.output_size, function))
+        cell = _pack_cell(layer, get, suffix, input_size, lanes, products)
         cell.h_offset = state_offset + depth * layer.h_size
         cell.c_offset = c_first + depth * layer.hidden_size
         packed[-1].cells.append(cell)
@@ -266,14 +297,18 @@ def pack(
         float32 or float64.
     """
     model = PackedModel([], {}, 0, layers[0].takes_tokens, np.dtype(dtype), lanes)
-    one_hot = isinstance(layers[0], spec.OneHot)
-    for position, layer in enumerate(layers):
+    folded = _folded(layers, lanes, model.dtype)
+    embedding = tensors.get(f"{folded.name}.weight") if folded else None
+    for layer in layers:
         get = {name.removeprefix(layer.name + "."): tensors[name] for name in layer.tensors()}
-        folds = one_hot and position == 1
-        if isinstance(layer, spec.Recurrent):
-            model.layers += _pack_stack(layer, get, lanes, folds, model.state_size)
+        folds = folded is not None and layer is layers[1]
+        if layer is folded:  # it is what the next layer's table is indexed by
+            lost = list(get)
+        elif isinstance(layer, spec.Recurrent):
+            model.layers += _pack_stack(layer, get, lanes, folds, embedding, model.state_size)
             model.state_size += sum(depth * size for depth, size in layer.state().values())
-            lost = [s for s in get if s.startswith(("bias", "weight_ih_l0") if folds else "bias")]
+            summed = folds and embedding is not None  # a table of sums does not tell the weights
+            lost = [s for s in get if s.startswith(("bias", "weight_ih_l0")[: 1 + summed])]
         elif isinstance(layer, spec.Linear):
             packed = PackedLayer(layer.kind, layer.input_size, layer.output_size)
             if folds:
@@ -289,15 +324,32 @@ def pack(
                 PackedLayer("lookup", layer.input_size, layer.output_size, table=table)
             )
             lost = []
-        elif isinstance(layer, spec.Activation):
+        else:
+            assert isinstance(layer, spec.Activation)
             model.layers.append(
                 PackedLayer(layer.kind, layer.input_size, layer.output_size, layer.function)
             )
             lost = []
-        else:  # OneHot is what the next layer's table is indexed by
-            lost = []
         model.kept |= {f"{layer.name}.{s}": np.array(get[s]) for s in lost}
     return model
+
+
+def _folded(
+    layers: Sequence[spec.Layer], lanes: int, dtype: np.dtype[Any]
+) -> spec.OneHot | spec.Embedding | None:
+    """The first layer, if its tokens become the rows of a table of the second."""
+    first = layers[0]
+    if isinstance(first, spec.OneHot):
+        return first
+    if not isinstance(first, spec.Embedding) or len(layers) == 1:
+        return None
+    behind = layers[1]
+    if not isinstance(behind, spec.Recurrent):
+        return None
+    panels, groups, _ = _layout(behind, lanes)
+    table = first.input_size * panels * groups * lanes * behind.directions * dtype.itemsize
+    weights = packed_size(layers, lanes)[0] * dtype.itemsize
+    return first if table <= max(FREE_TABLE_BYTES, MOST_TABLE * weights) else None
 
 
 def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]:
@@ -315,6 +367,9 @@ def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]
                 rows = w.shape[1] - layer.h_size
                 if rows:
                     found["weight_ih" + suffix] = _read(w, 0, input_size, *shape)
+                elif isinstance(layers[0], spec.OneHot) and cell.table is not None:
+                    products = cell.table.transpose(1, 0, 2, 3)
+                    found["weight_ih" + suffix] = _read(products, 0, input_size, *shape)
                 found["weight_hh" + suffix] = _read(w, rows, layer.h_size, *shape)
                 if cell.projection:
                     w = cell.projection.weights
@@ -329,9 +384,10 @@ def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]
                     w, 0, layer.input_size, w.shape[2] * w.shape[3], 1, layer.output_size
                 )
         elif isinstance(layer, spec.Embedding):
-            table = next(packed).table
-            assert table is not None
-            found["weight"] = table.copy()
+            if f"{layer.name}.weight" not in model.kept:
+                table = next(packed).table
+                assert table is not None
+                found["weight"] = table.copy()
         elif isinstance(layer, spec.Activation):
             next(packed)
         for name in layer.tensors():

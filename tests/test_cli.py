@@ -576,6 +576,10 @@ def test_bench(run: Any, features: Path, tokens: Path) -> None:
         assert told["sequence"]["length"] == 20
         assert told["sequence"]["runs"] >= 3
         assert told["cpu"] == machine.cpu_name()
+    told = json.loads(run("bench", features, *FAST, "--threads", 2, "--json")[1])
+    assert told["threads"] == 2
+    with pytest.raises(SystemExit):
+        run("bench", features, "--threads", 0)
 
 
 def test_bench_of_a_bidirectional_model(run: Any, bidirectional: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 ``tests/kernels/driver.c`` is compiled with ``kernels/*.c`` and without Python. It runs cases that
 are written here, packed by ``fastlstm.pack`` and with the output that the float64 reference gives,
-on memory whose every edge is watched, and demands the same bits however a run is cut.
+on memory whose every edge is watched, and demands the same bits however a run is cut and however
+many threads share it.
 
 What a build or a processor needs beyond a C compiler, ``.ci/run`` installs where it can; a check
 that cannot have it is skipped and says what is missing.
@@ -11,6 +12,7 @@ that cannot have it is skipped and says what is missing.
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -31,19 +33,37 @@ KERNELS = ROOT / "fastlstm" / "kernels"
 SOURCES = [*sorted(KERNELS.glob("*.c")), ROOT / "tests" / "kernels" / "driver.c"]
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
-FLAGS = ["-std=c11", "-ffp-contract=off", *WARNINGS]
+# FL_LEAST_NS: work is shared however little there is of it.
+FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", "-DFL_LEAST_NS=1e-9", *WARNINGS]
 
-# How to build: compiler, flags, what runs the program.
-BUILDS: dict[str, tuple[str, list[str], list[str]]] = {
-    "cc": ("cc", ["-O3"], []),
-    "clang": ("clang", ["-O3"], []),
+# How to build: compiler, flags, and what may have to run the program: ThreadSanitizer needs its
+# shadow memory at addresses that an operating system may give to something else unless told not to.
+# -Wno-tsan: it knows no fences, but here they order only what is atomic.
+BUILDS: dict[str, tuple[str, list[str], list[list[str]]]] = {
+    "cc": ("cc", ["-O3"], [[]]),
+    "clang": ("clang", ["-O3"], [[]]),
     "sanitizers": (
         "cc",
         ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-        [],
+        [[]],
     ),
-    "aarch64": ("aarch64-linux-gnu-gcc", ["-O3", "-static"], ["qemu-aarch64"]),
+    "threads": (
+        "cc",
+        ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan"],
+        [[], ["setarch", "-R"]],
+    ),
+    "aarch64": ("aarch64-linux-gnu-gcc", ["-O3", "-static"], [["qemu-aarch64"]]),
 }
+
+# A trial needs a thread to tell whether a sanitizer works.
+TRIAL = """
+#include <pthread.h>
+static void *nothing(void *given) { return given; }
+int main(void) {
+    pthread_t thread;
+    return pthread_create(&thread, 0, nothing, 0) || pthread_join(thread, 0);
+}
+"""
 
 LANES = {"avx512": 16, "avx2": 8, "neon": 4, "scalar": 1}
 
@@ -57,6 +77,26 @@ RUNS = [(1, 1), (2, 2), (5, 3), (3, 5), (17, 1), (4, 6), (2, 17), (3, 7), (6, 4)
 
 # Largest error, relative to the largest output or to 1; measured: 3.7e-7 and 8.3e-16.
 BOUNDS = {"float32": 1e-6, "float64": 3e-15}
+
+# A row as wide as this makes a chunk short, for little work.
+WIDE = (spec.Linear("a", 35, 3), spec.Linear("b", 3, 700), spec.Linear("c", 700, 2))
+
+# Every way in which a team may share runs, as the driver calls them.
+WAYS = {f"{by}{how}" for by in ("panels", "rows") for how in ("", " in chunks")}
+
+# Cases of every cell and of every kind of layer, each shared, for a build that is slow.
+SHARED = (
+    *(f"{cell}_{kind}" for cell in CELLS for kind in ("long", "bidirectional")),
+    *(
+        "lstm_chunks",
+        "gru_chunks",
+        "lstm_only_chunks",
+        "lstm_stack",
+        "gru_one_hot",
+        "embedding_lstm_linear",
+    ),
+    *("projection_35_17", "projection_bidirectional", "linear_shared", "softmax_35"),
+)
 
 Layers = tuple[spec.Layer, ...]
 
@@ -72,18 +112,26 @@ def models() -> Iterator[tuple[str, Layers, int, int]]:
         both = recurrent(cell, 5, 17, num_layers=2, bidirectional=True)
         yield f"{cell}_bidirectional", (both,), 7, 4
         yield f"{cell}_one_hot", (spec.OneHot("a", 6), recurrent(cell, 6, 17, num_layers=2)), 5, 3
-        # Longer, alone, than the parts in which its input is projected; then longer than a chunk.
-        yield f"{cell}_long", (recurrent(cell, 3, 35), spec.Linear("out", 35, 2)), 270, 2
-        yield f"{cell}_chunks", (recurrent(cell, 3, 35, num_layers=2),), 100, 17
+        # Longer than a chunk: of all rows, with the inputs of a part projected at once and, for one
+        # row alone, on the side; then of the rows that one of several threads has.
+        layers = (recurrent(cell, 9, 35, num_layers=2), *WIDE)
+        yield f"{cell}_long", layers, 200, 2
+        yield f"{cell}_chunks", (recurrent(cell, 3, 35), *WIDE), 40, 17
+    # Where a chunk begins right after the state of the one before was written.
+    yield "lstm_only_chunks", (recurrent("lstm", 3, 67),), 135, 7
     for H, O in [(2, 1), (17, 5), (35, 16), (35, 17)]:  # noqa: E741
         layers = (recurrent("lstm", 4, H, num_layers=2, proj_size=O),)
         yield f"projection_{H}_{O}", layers, *next(runs)
     layers = (recurrent("lstm", 4, 17, num_layers=2, proj_size=5, bidirectional=True),)
     yield "projection_bidirectional", layers, 5, 3
     layers = (recurrent("gru", 3, 35, bidirectional=True), recurrent("lstm", 70, 4, "second"))
-    yield "bidirectional_long", layers, 270, 2
+    yield "bidirectional_long", layers, 170, 2
     for I, O in [*SIZES, (3, 70), (70, 130)]:  # noqa: E741
         yield f"linear_{I}_{O}", (spec.Linear("a", I, O, bias=O != 17),), *next(runs)
+    # So large that threads share its outputs, between layers that one of them or all compute.
+    wide = (spec.Linear("b", 17, 300), spec.Linear("c", 300, 130))
+    layers = (spec.Linear("a", 3, 17), *wide, recurrent("lstm", 130, 17))
+    yield "linear_shared", (*layers, spec.Activation("p", "softmax", 17)), 3, 4
     yield "one_hot_linear", (spec.OneHot("a", 5), spec.Linear("b", 5, 17)), 5, 3
     embedding = spec.Embedding("a", 6, 11)
     yield "embedding", (embedding,), 5, 3
@@ -225,28 +273,27 @@ def call(command: Sequence[object], timeout: float = 300) -> subprocess.Complete
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
     """The command that runs the driver of a build, compiled once; skips what cannot be had."""
-    built: dict[str, list[str]] = {}
+    built: dict[str, list[str] | str] = {}
 
     def of(name: str) -> list[str]:
         if name not in built:
             built[name] = _build(name, tmp_path_factory.mktemp(name))
-        return built[name]
+        command = built[name]
+        if isinstance(command, str):
+            pytest.skip(command)
+        return command
 
     return of
 
 
-def _build(name: str, folder: Path) -> list[str]:
-    compiler, flags, runner = BUILDS[name]
-    for program in (compiler, *runner):
-        if not shutil.which(program):
-            pytest.skip(f"{program} is not installed")
-    trial = folder / "trial.c"
-    trial.write_text("int main(void) { return 0; }\n")
-    tried = call([compiler, *flags, trial, "-o", folder / "trial"])
-    if tried.returncode == 0:
-        tried = call([*runner, folder / "trial"])
-    if tried.returncode:
-        pytest.skip(f"{compiler} {' '.join(flags)} does not work here: {tried.stderr[-200:]}")
+def _build(name: str, folder: Path) -> list[str] | str:
+    """The command, or why there is none."""
+    compiler, flags, runners = BUILDS[name]
+    if not shutil.which(compiler):
+        return f"{compiler} is not installed"
+    runner = _runner(compiler, flags, runners, folder)
+    if isinstance(runner, str):
+        return f"{compiler} {' '.join(flags)} does not work here: {runner}"
 
     def compile_one(source: Path) -> Path:
         to = folder / f"{source.stem}.o"
@@ -257,9 +304,28 @@ def _build(name: str, folder: Path) -> list[str]:
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, SOURCES))
-    linked = call([compiler, *flags, *objects, "-lm", "-o", folder / "driver"])
+    linked = call([compiler, "-pthread", *flags, *objects, "-lm", "-o", folder / "driver"])
     assert linked.returncode == 0, linked.stderr
     return [*runner, str(folder / "driver")]
+
+
+def _runner(
+    compiler: str, flags: list[str], runners: list[list[str]], folder: Path
+) -> list[str] | str:
+    """What programs of this build must be run by, or why they cannot be built or run."""
+    source, program = folder / "trial.c", folder / "trial"
+    source.write_text(TRIAL)
+    tried = call([compiler, "-pthread", *flags, source, "-o", program])
+    why = tried.stderr[-200:]
+    for runner in runners if tried.returncode == 0 else []:
+        if runner and not shutil.which(runner[0]):
+            why = f"{runner[0]} is not installed"
+            continue
+        tried = call([*runner, program])
+        if tried.returncode == 0:
+            return runner
+        why = tried.stderr[-200:]
+    return why
 
 
 def kernels_of(command: Sequence[object]) -> list[tuple[str, int]]:
@@ -269,27 +335,37 @@ def kernels_of(command: Sequence[object]) -> list[tuple[str, int]]:
     return [(name, int(size)) for name, size in pairs]
 
 
-def check(command: Sequence[object], paths: Sequence[Path], kernel: str) -> None:
+def check(command: Sequence[object], paths: Sequence[Path], kernel: str) -> set[str]:
+    """Run cases, demand that all is well; the ways in which teams shared them."""
     done = call([*command, kernel, *paths])
     wrong = [line for line in done.stdout.splitlines() if "FAILED" in line]
     last = done.stdout.splitlines()[-1:]
     assert done.returncode == 0, "\n".join([*wrong, *last, done.stderr[-4000:]])
     assert not wrong
     assert done.stdout.count("largest error") == len(paths)
+    return set(re.findall(r"; by ([a-z ]+)", done.stdout))
 
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_every_kernel_gives_the_numbers_of_the_reference(
     build: str, driver: Any, cases: Any
 ) -> None:
+    """Promises 1 and 2: alone, in a batch, step by step and on teams of two and three threads."""
     command = driver(build)
     kernels = kernels_of(command)
     native = [*((name, 4) for name, _ in _engine.kernels(4)), ("scalar", 8)]
     assert kernels == (
         native if build != "aarch64" else [("neon", 4), ("scalar", 4), ("scalar", 8)]
     )
-    for kernel, real_size in kernels:
-        check(command, cases(kernel, real_size), kernel)
+    for kernel, real_size in kernels if build != "threads" else kernels[:1]:
+        paths = cases(kernel, real_size)
+        if build == "threads":
+            paths = [path for path in paths if path.name in SHARED]
+            assert len(paths) == len(SHARED)
+        if build == "aarch64" and kernel == "scalar":  # emulated threads take twice the time
+            assert not check([*command, "--alone"], paths, kernel)
+        else:
+            assert check(command, paths, kernel) == WAYS
 
 
 @pytest.mark.parametrize(
@@ -312,4 +388,4 @@ def test_only_what_the_processor_has_ever_runs(
     command = ["qemu-x86_64", "-cpu", processor, *driver("cc")]
     assert kernels_of(command) == [*((name, 4) for name in kernels), ("scalar", 8)]
     short = [path for path in cases(kernels[0], 4) if not path.name.endswith(("_long", "_chunks"))]
-    check([*command, "--slack"], short, kernels[0])
+    assert not check([*command, "--slack", "--alone"], short, kernels[0])

@@ -26,6 +26,7 @@ def stacks(L: int) -> dict[str, tuple[spec.Layer, ...]]:
         found[f"{cell} deep no bias"] = (recurrent(cell, 3, L + 2, bias=False, **options),)
         found[f"{cell} one hot"] = (spec.OneHot("o", 6), recurrent(cell, 6, L + 1, num_layers=2))
         found[f"{cell} one hot no bias"] = (spec.OneHot("o", 6), recurrent(cell, 6, 3, bias=False))
+        found[f"{cell} embedding"] = (spec.Embedding("e", 6, 4), recurrent(cell, 4, L, **options))
     projections = {"num_layers": 2, "bidirectional": True, "proj_size": 2}
     found["lstm projected"] = (recurrent("lstm", 3, 2 * L + 3, **projections),)
     for outputs in (1, L, 3 * L + 1, 4 * L, 5 * L, 9 * L + 2):
@@ -114,14 +115,15 @@ class TestEveryModel:
             for part in panels(layer):
                 assert set(np.unique(part.weights)) <= {0, 1}
         matrices = {n: a.size for n, a in ones.items() if "bias" not in n}
-        in_tables = [
-            n
-            for n in matrices
-            if isinstance(layers[0], spec.Embedding) and n.startswith(f"{layers[0].name}.")
-        ]
-        if isinstance(layers[0], spec.OneHot):
+        in_tables = []
+        if layers[0].takes_tokens:
             name = layers[1].name
-            in_tables = [n for n in matrices if n in (f"{name}.weight", f"{name}.weight_ih_l0")]
+            tables = (f"{layers[0].name}.", f"{name}.weight_ih_l0")
+            if isinstance(layers[0], spec.OneHot):
+                tables = (f"{name}.weight_ih_l0", *([f"{name}.weight"] if name == "a" else []))
+            elif not isinstance(layers[1], spec.Recurrent):
+                tables = tables[:1]
+            in_tables = [n for n in matrices if n.startswith(tables)]
         total = sum(part.weights.sum() for layer in model.layers for part in panels(layer))
         assert total == sum(size for n, size in matrices.items() if n not in in_tables)
 
@@ -218,3 +220,45 @@ class TestLayout:
         assert outputs <= padded
         assert padded % lanes == 0
         assert padded // lanes <= max(vectors, vectors * 6 // 5)
+
+
+class TestTokens:
+    """Tokens before a recurrent layer: a step reads its recurrent weights and a row of a table."""
+
+    H, V, I = 24, 7, 5  # noqa: E741
+
+    @pytest.mark.parametrize("lanes", LANES)
+    @pytest.mark.parametrize("cell", CELLS)
+    @pytest.mark.parametrize("embedded", [False, True])
+    def test_table_is_the_input_product(self, embedded, cell, lanes, rng):
+        first = spec.Embedding("e", self.V, self.I) if embedded else spec.OneHot("o", self.V)
+        layer = recurrent(cell, first.output_size, self.H, bidirectional=True)
+        tensors = random_tensors((first, layer), rng)
+        model = pack.pack((first, layer), tensors, lanes, np.float32)
+        assert [one.kind for one in model.layers] == [layer.kind]
+        assert model.layers[0].input_size == self.V
+        gates = len(layer.gates)
+        for suffix, packed in zip(("_l0", "_l0_reverse"), model.layers[0].cells, strict=True):
+            assert packed.input_rows == 0
+            assert packed.gates.weights.shape[1] == self.H  # no rows for the input
+            w = tensors[f"rnn.weight_ih{suffix}"].astype(np.float64)
+            expected = w @ (tensors["e.weight"].T if embedded else np.eye(self.V))
+            panels = packed.table.shape[1]
+            rows = packed.table.reshape(self.V, panels, gates, -1).transpose(0, 2, 1, 3)
+            rows = rows.reshape(self.V, gates, -1)[:, :, : self.H].reshape(self.V, -1)
+            assert np.array_equal(rows, expected.T.astype(np.float32))
+
+    def test_a_large_table_is_not_made(self, monkeypatch, rng):
+        layers = (spec.Embedding("e", 50, 3), recurrent("lstm", 3, 8))
+        tensors = random_tensors(layers, rng)
+        assert len(pack.pack(layers, tensors, 8, np.float32).layers) == 1
+        monkeypatch.setattr(pack, "FREE_TABLE_BYTES", 1000)
+        model = pack.pack(layers, tensors, 8, np.float32)
+        assert [one.kind for one in model.layers] == ["lookup", "lstm"]
+        assert np.array_equal(pack.unpack(layers, model)["e.weight"], tensors["e.weight"])
+
+    def test_one_hot_weights_are_held_once(self, rng):
+        """The table is the weights; what is kept beside it is the biases."""
+        layers = (spec.OneHot("o", 100), recurrent("lstm", 100, 8, num_layers=2))
+        model = pack.pack(layers, random_tensors(layers, rng), 8, np.float32)
+        assert all("bias" in name for name in model.kept)

@@ -1,11 +1,12 @@
 """Derive the constants of exp in kernels/vec.h, and measure sigmoid and tanh over the floats.
 
 The kernels compute ``exp(x) = 2^n (1 + p)`` with ``n = round(x / ln 2)``, ``r = x - n ln 2`` and
-``p = expm1(r) = r + r^2 q(r)``, where q is a polynomial of degree 4. Here q is the one that leaves
-the least largest relative error of expm1, its coefficients being float32 (a weighted Chebyshev
-approximation by Lawson's iteration: C. L. Lawson, *Contributions to the Theory of Linear Least
-Maximum Approximations*, 1961). ln 2 is cut in two so that n times the first part is exact (W. J.
-Cody and W. Waite, *Software Manual for the Elementary Functions*, 1980).
+``p = expm1(r) = r + r^2 q(r)``, where q is a polynomial of degree 4; for ``exp(k x)``, with k a
+power of two, they scale the constants printed here by powers of k, which is exact. Here q is the
+one that leaves the least largest relative error of expm1, its coefficients being float32 (a
+weighted Chebyshev approximation by Lawson's iteration: C. L. Lawson, *Contributions to the Theory
+of Linear Least Maximum Approximations*, 1961). ln 2 is cut in two so that n times the first part
+is exact (W. J. Cody and W. Waite, *Software Manual for the Elementary Functions*, 1980).
 
 Then the kernels this package was built with are run, on every instruction set of this machine, over
 every 997th float32 or, with ``--exhaustive``, over all 2^32 of them, and compared with float64.
@@ -88,12 +89,8 @@ def print_constants() -> None:
     q, error = fit()
     high, low = split_ln2()
     print(f"/* largest relative error of expm1 before rounding: {error * 2**24:.3f} * 2^-24 */")
-    print(f"    n = v_round(v_mul(x, v_set1({c(1 / LN2)})));")
-    print(f"    r = v_fma(n, v_set1({c(-high)}), x);")
-    print(f"    r = v_fma(n, v_set1({c(-low)}), r);")
-    print(f"    q = v_set1({c(q[-1])});")
-    for value in q[-2::-1]:
-        print(f"    q = v_fma(q, r, v_set1({c(value)}));")
+    print(f"1 / ln 2: {c(1 / LN2)}, -ln 2: {c(-high)} {c(-low)}")
+    print(f"q, highest power first: {' '.join(c(value) for value in q[::-1])}")
 
 
 @dataclass

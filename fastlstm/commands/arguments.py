@@ -23,11 +23,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that runs a model."""
     parser.add_argument("model", metavar="MODEL", help="a file that fastlstm convert wrote")
     parser.add_argument("--isa", help="instruction set to run on (see fastlstm doctor)")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="a call may use (default %(default)s)"
+    )
 
 
 def load_model(arguments: argparse.Namespace, check: bool = True) -> Model:
     """The model that :func:`add_model` asked for."""
-    return fastlstm.load(arguments.model, isa=arguments.isa, check=check)
+    return fastlstm.load(arguments.model, threads=arguments.threads, isa=arguments.isa, check=check)
 
 
 def exit_code(passed: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastlstm import processors
 from fastlstm.commands import latency, machine, plot, terminal
 from fastlstm.commands.arguments import add_model, load_model, number, positive
 from fastlstm.commands.inputs import is_bidirectional, random_input
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "model": arguments.model,
                 "cpu": name,
-                "allowed_cpus": machine.allowed_cpus(),
+                "allowed_cpus": processors.available(),
                 "isa": model.isa,
                 "dtype": model.dtype.name,
                 "threads": model.threads,
@@ -89,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     page.pairs(
         {
             "model": f"{arguments.model}: " + ", ".join(layer.kind for layer in model.layers),
-            "machine": f"{name}, {machine.allowed_cpus()} CPUs",
-            "runs on": f"{model.isa}, {model.dtype}, {model.threads} thread",
+            "machine": f"{name}, {processors.available()} CPUs",
+            "runs on": f"{model.isa}, {model.dtype}, threads: {model.threads}",
         }
     )
     if steps is None:

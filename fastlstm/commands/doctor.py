@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from fastlstm import processors
 from fastlstm.commands import machine, terminal
 from fastlstm.commands.arguments import exit_code
 
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "passed": passed,
                 "cpu": machine.cpu_name(),
                 "platform": machine.platform_name(),
-                "allowed_cpus": machine.allowed_cpus(),
+                "allowed_cpus": processors.available(),
                 "caches": caches,
                 "instruction_sets": sets,
                 "blas": blas,
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         {
             "processor": machine.cpu_name(),
             "platform": machine.platform_name(),
-            "CPUs allowed": str(machine.allowed_cpus()),
+            "CPUs allowed": str(processors.available()),
             "caches": ", ".join(f"{name} {size}" for name, size in caches.items()) or "unknown",
             "instruction sets built": ", ".join(sets["built"]),
             "found": ", ".join(sets["found"]),

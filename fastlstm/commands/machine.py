@@ -18,7 +18,6 @@ from fastlstm import Model, _engine, from_torch, load, reference
 
 __all__ = [
     "SelfTest",
-    "allowed_cpus",
     "blas",
     "cache_sizes",
     "cpu_name",
@@ -45,13 +44,6 @@ def cpu_name() -> str:
 def platform_name() -> str:
     """Operating system and architecture."""
     return f"{platform.system()} {platform.release()}, {platform.machine()}"
-
-
-def allowed_cpus() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cache_sizes() -> dict[str, str]:

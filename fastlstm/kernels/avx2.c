@@ -7,6 +7,7 @@
 #define FL_TARGET "avx2,fma"
 #define GEMM_ROWS 0
 #define ROWS 3
+#define PANELS 2
 #define AHEAD 2
 #include "cells_template.h"
 #else

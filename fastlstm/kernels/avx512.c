@@ -7,6 +7,7 @@
 #define FL_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
 #define GEMM_ROWS 0
 #define ROWS 6
+#define PANELS 1
 #define AHEAD 4
 #include "cells_template.h"
 #else

@@ -8,6 +8,7 @@
  *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
  *   GEMM_ROWS    rows from which a BLAS does input projections faster, 0 if it never does
  *   ROWS         batch rows computed together, 2 to 6: ROWS * 4 accumulators fit the registers
+ *   PANELS       panels of a single row computed together, so that enough sums are in flight
  *   AHEAD        rows projected on the side of a scan: (AHEAD + 1) * 4 accumulators fit; 0: none
  * Combinations tested: the files beside this one.
  *
@@ -41,11 +42,17 @@ FL_REGION(FL_TARGET)
 /* One row of a batch at one step: pointers, so that rows may lie anywhere. */
 typedef struct {
     const real *init;  /* (P, G, L) what the gates start from: the bias, or bias + input product */
-    const real *x;     /* (I,), or NULL where init holds the input product already */
+    const real *table; /* (P, G, L) the input product of a token, or NULL */
+    const real *x;     /* (I,), or NULL where there is a table or init holds the product already */
     const real *h;     /* (O,) of the step before */
     real *c;           /* (H,), LSTM only; updated in place */
     real *y;           /* (H,) or (O,): this step's h */
 } row;
+
+/* Panels [first, end), or rows. */
+typedef struct {
+    size_t first, end;
+} range;
 
 /* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. They stay in
  * registers; totals of the same shape lie in memory, where an index need not be a constant. */
@@ -61,8 +68,8 @@ INLINE void clear(const int MN, const int G, accumulators acc) {
         UNROLL for (int g = 0; g < G; ++g) acc[i][g] = v_set1(0);
 }
 
-/* Keep what lies behind `p` in memory. Where totals fit beside the accumulators, a compiler puts
- * them into registers, and then has too few for the loop that matters. */
+/* Keep what lies behind `p` in memory. Where totals of several rows fit beside the accumulators, a
+ * compiler puts them into registers, and then has too few for the loop that matters. */
 #define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
 
 /* total[i][g] += acc[i][g], where the last gate is added to `last`. */
@@ -81,7 +88,10 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
                            const real *const *x /* (M,) pointers to (K,) */, size_t k) {
     UNROLL for (int n = 0; n < N; ++n) {
         vec wk[4];
-        UNROLL for (int g = 0; g < G; ++g) wk[g] = v_load(w + (size_t)n * stride + g * L);
+        UNROLL for (int g = 0; g < G; ++g) {
+            wk[g] = v_load(w + (size_t)n * stride + g * L);
+            if (M > 1) wk[g] = v_keep(wk[g]);
+        }
         UNROLL for (int m = 0; m < M; ++m) {
             vec xk = v_set1(x[m][k]);
             UNROLL for (int g = 0; g < G; ++g)
@@ -96,7 +106,7 @@ INLINE void accumulate(const int M, const int N, const int G, const int last, ve
     while (k < K) {
         const size_t end = K - k < K_BLOCK ? K : k + K_BLOCK;
         accumulators acc;
-        IN_MEMORY(total);
+        if (M * N > 1) IN_MEMORY(total);
         clear(M * N, G, acc);
         for (; k < end; ++k, w += G * L) accumulate_one(M, N, G, acc, w, stride, x, k);
         add_to(M * N, G, last, acc, total);
@@ -116,9 +126,14 @@ INLINE void store_left(real *p, vec a, size_t left) {
     else v_store_n(p, a, left);
 }
 
+/* f * c + i * g and o * tanh(c), each product with one division: see vec.h. */
 INLINE vec lstm_unit(const vec *gate /* i f g o */, vec c, vec *c_new) {
-    *c_new = v_fma(v_sigmoid(gate[1]), c, v_mul(v_sigmoid(gate[0]), v_tanh(gate[2])));
-    return v_mul(v_sigmoid(gate[3]), v_tanh(*c_new));
+    vec g_divisor, y_divisor;
+    vec g = v_tanh_parts(gate[2], &g_divisor);
+    g = v_div(g, v_mul(v_sigmoid_divisor(gate[0]), g_divisor));
+    *c_new = v_add(v_div(c, v_sigmoid_divisor(gate[1])), g);
+    vec y = v_tanh_parts(*c_new, &y_divisor);
+    return v_div(y, v_mul(v_sigmoid_divisor(gate[3]), y_divisor));
 }
 
 INLINE vec gru_unit(const vec *gate /* r z n_x n_h */, vec h) {
@@ -181,6 +196,15 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
     accumulate(1, 1, G, 3, total, w, 0, h, k, K);
 }
 
+/* What G vectors start from, at element `at` of a row's gates. */
+INLINE void start(const int G, vec *total, const row *r, size_t at) {
+    const real *init = r->init + at;
+    UNROLL for (int g = 0; g < G; ++g) total[g] = v_load(init + g * L);
+    if (!r->table) return;
+    UNROLL for (int g = 0; g < G; ++g)
+        total[g] = v_add(total[g], v_load(r->table + at + (size_t)g * L));
+}
+
 /* One step of M rows in panels [p, p + N). `kind` is FL_LSTM or FL_GRU, G its gates; `side`, if not
  * NULL, is computed on the way (M = N = 1 then). */
 INLINE void gated_block(const fl_kind kind, const int M, const int N, const int G,
@@ -192,8 +216,7 @@ INLINE void gated_block(const fl_kind kind, const int M, const int N, const int 
         x[m] = rows[m].x;
         h[m] = rows[m].h;
         for (int n = 0; n < N; ++n) {
-            const real *init = rows[m].init + (p + (size_t)n) * (size_t)(G * L);
-            UNROLL for (int g = 0; g < G; ++g) total[m * N + n][g] = v_load(init + g * L);
+            start(G, total[m * N + n], rows + m, (p + (size_t)n) * (size_t)(G * L));
             if (kind == FL_GRU)
                 total[m * N + n][3] = v_load((const real *)cell->bias_n + (p + (size_t)n) * L);
         }
@@ -222,7 +245,8 @@ INLINE void gated_block(const fl_kind kind, const int M, const int N, const int 
 /* A product with a matrix in panels, of up to two inputs that follow each other along K. */
 typedef struct {
     const real *weights;   /* (P, K, G, L), panels `stride` apart */
-    size_t stride, panels;
+    size_t stride;
+    range panels;          /* to compute */
     size_t x_size, h_size; /* K = x_size + h_size */
     size_t y_size;         /* outputs to write: the rest of the last panel is padding */
     fl_function function;  /* FL_IDENTITY, FL_TANH or FL_RELU */
@@ -247,9 +271,7 @@ INLINE void product_block(const int M, const int N, const int G, const product *
         x[m] = rows[m].x;
         h[m] = rows[m].h;
         for (int n = 0; n < N; ++n)
-            UNROLL for (int g = 0; g < G; ++g)
-                total[m * N + n][g] =
-                    v_load(rows[m].init + ((p + (size_t)n) * (size_t)G + (size_t)g) * L);
+            start(G, total[m * N + n], rows + m, (p + (size_t)n) * (size_t)(G * L));
     }
     if (x[0]) accumulate(M, N, G, G - 1, total, w, a->stride, x, 0, a->x_size);
     w += a->x_size * (size_t)(G * L);
@@ -265,25 +287,29 @@ INLINE void product_block(const int M, const int N, const int G, const product *
     }
 }
 
-/* Every panel of every row: panels outside, so that a panel's weights are read once for all rows.
- * A row alone takes two panels at a time, which doubles the sums in flight and changes none. */
-#define FOR_ROWS_AND_PANELS(BLOCK, P, n)                              \
-    do {                                                              \
-        size_t p_ = 0;                                                \
-        if ((n) == 1)                                                 \
-            for (; p_ + 2 <= (P); p_ += 2) BLOCK(1, 2, p_, 0);        \
-        for (; p_ < (P); ++p_) {                                      \
-            size_t r_ = 0;                                            \
-            for (; r_ + ROWS <= (n); r_ += ROWS) BLOCK(ROWS, 1, p_, r_); \
-            switch ((n) - r_) {                                       \
-                CASE_5(BLOCK, p_, r_)                                 \
-                CASE_4(BLOCK, p_, r_)                                 \
-                CASE_3(BLOCK, p_, r_)                                 \
-                CASE_2(BLOCK, p_, r_)                                 \
-            case 1: BLOCK(1, 1, p_, r_); break;                       \
-            default: break;                                           \
-            }                                                         \
-        }                                                             \
+/* Every panel of a range, for every row: panels outside, so that a panel's weights are read once
+ * for all rows. A row alone takes PANELS at a time, which changes no sum. `back` takes the panels
+ * from the last to the first: a step that begins where the step before ended finds those weights in
+ * the nearest cache, where one that always began with the first would find them gone. */
+#define FOR_ROWS_AND_PANELS(BLOCK, range, n, back)                               \
+    do {                                                                         \
+        const size_t P_ = (range).end - (range).first;                           \
+        size_t i_ = 0;                                                           \
+        for (; (n) == 1 && PANELS > 1 && i_ + PANELS <= P_; i_ += PANELS)        \
+            BLOCK(1, PANELS, (back) ? (range).end - i_ - PANELS : (range).first + i_, 0); \
+        for (; i_ < P_; ++i_) {                                                  \
+            const size_t p_ = (back) ? (range).end - i_ - 1 : (range).first + i_; \
+            size_t r_ = 0;                                                       \
+            for (; r_ + ROWS <= (n); r_ += ROWS) BLOCK(ROWS, 1, p_, r_);         \
+            switch ((n) - r_) {                                                  \
+                CASE_5(BLOCK, p_, r_)                                            \
+                CASE_4(BLOCK, p_, r_)                                            \
+                CASE_3(BLOCK, p_, r_)                                            \
+                CASE_2(BLOCK, p_, r_)                                            \
+            case 1: BLOCK(1, 1, p_, r_); break;                                  \
+            default: break;                                                      \
+            }                                                                    \
+        }                                                                        \
     } while (0)
 #define ROWS_CASE(BLOCK, M, p, r) case M: BLOCK(M, 1, p, r); break;
 #define CASE_2(BLOCK, p, r)
@@ -312,6 +338,7 @@ INLINE void product_block(const int M, const int N, const int G, const product *
 typedef struct {
     const real *const *x;             /* (blocks * AHEAD,) pointers to (I,) */
     real *gates;                      /* (blocks * AHEAD, P, G, L) */
+    range panels;
     size_t blocks, block, panel, part;
 } ahead;
 
@@ -332,42 +359,49 @@ static slice *take_slice(ahead *a, const fl_cell *cell, slice *taken) {
         taken->y[m] = a->gates + r * cell->gates.panels * G * L + at;
     }
     if (++a->part == parts) a->part = 0, ++a->panel;
-    if (a->panel == cell->gates.panels) a->panel = 0, ++a->block;
+    if (a->panel == a->panels.end) a->panel = a->panels.first, ++a->block;
     return taken->K ? taken : NULL;
 }
 
+/* The panels of one step that this call computes, and in which order. */
+typedef struct {
+    range panels;
+    int back;
+} share;
+
 INLINE void gated_step(const fl_kind kind, const int G, const fl_cell *cell, const row *rows,
-                       size_t n, ahead *later) {
+                       size_t n, share mine, ahead *later) {
 #define BLOCK(M, N, p, r) gated_block(kind, M, N, G, cell, p, rows + (r), NULL)
     if (later->block < later->blocks) {
-        for (size_t p = 0; p < cell->gates.panels; ++p) {
+        for (size_t i = mine.panels.first; i < mine.panels.end; ++i) {
+            const size_t p = mine.back ? mine.panels.end - 1 - (i - mine.panels.first) : i;
             slice side;
             gated_block(kind, 1, 1, G, cell, p, rows, take_slice(later, cell, &side));
         }
     } else {
-        FOR_ROWS_AND_PANELS(BLOCK, cell->gates.panels, n);
+        FOR_ROWS_AND_PANELS(BLOCK, mine.panels, n, mine.back);
     }
 #undef BLOCK
 }
 
-static void lstm_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
-    gated_step(FL_LSTM, 4, cell, rows, n, later);
+static void lstm_step(const fl_cell *cell, const row *rows, size_t n, share mine, ahead *later) {
+    gated_step(FL_LSTM, 4, cell, rows, n, mine, later);
 }
 
-static void gru_step(const fl_cell *cell, const row *rows, size_t n, ahead *later) {
-    gated_step(FL_GRU, 3, cell, rows, n, later);
+static void gru_step(const fl_cell *cell, const row *rows, size_t n, share mine, ahead *later) {
+    gated_step(FL_GRU, 3, cell, rows, n, mine, later);
 }
 
-static void multiply(const product *a, size_t groups, const row *rows, size_t n) {
+static void multiply(const product *a, size_t groups, const row *rows, size_t n, int back) {
 #define BLOCK_1(M, N, p, r) product_block(M, N, 1, a, p, rows + (r))
 #define BLOCK_2(M, N, p, r) product_block(M, N, 2, a, p, rows + (r))
 #define BLOCK_3(M, N, p, r) product_block(M, N, 3, a, p, rows + (r))
 #define BLOCK_4(M, N, p, r) product_block(M, N, 4, a, p, rows + (r))
     switch (groups) {
-    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, a->panels, n); break;
-    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, a->panels, n); break;
-    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, a->panels, n); break;
-    default: FOR_ROWS_AND_PANELS(BLOCK_4, a->panels, n); break;
+    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, a->panels, n, back); break;
+    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, a->panels, n, back); break;
+    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, a->panels, n, back); break;
+    default: FOR_ROWS_AND_PANELS(BLOCK_4, a->panels, n, back); break;
     }
 #undef BLOCK_1
 #undef BLOCK_2
@@ -375,9 +409,9 @@ static void multiply(const product *a, size_t groups, const row *rows, size_t n)
 #undef BLOCK_4
 }
 
-/* A whole panel matrix applied to rows that all have an x and start from its bias. */
-static product matrix_product(const fl_panels *a, size_t x_size, size_t y_size) {
-    product made = {a->weights, a->stride, a->panels, x_size, 0, y_size, FL_IDENTITY};
+/* Panels of a matrix applied to rows that all have an x and start from its bias. */
+static product matrix_product(const fl_panels *a, range panels, size_t x_size, size_t y_size) {
+    product made = {a->weights, a->stride, panels, x_size, 0, y_size, FL_IDENTITY};
     return made;
 }
 
@@ -407,32 +441,6 @@ static void activate(fl_function function, const real *x, real *y, size_t size) 
     for (size_t i = 0; i < size; i += L) {
         size_t left = lanes_left(size, i);
         store_left(y + i, apply(function, load_left(x + i, left)), left);
-    }
-}
-
-/* One step of B rows of one direction. An h that is projected goes through `hidden` (B, H), and
- * `projected` has room for B rows. `later` has blocks only for a single row of an LSTM or GRU. */
-static void cell_step(const fl_layer *layer, const fl_cell *cell, row *rows, row *projected,
-                      real *hidden, size_t B, ahead *later) {
-    if (layer->kind == FL_RNN) {
-        product a = {cell->gates.weights, cell->gates.stride, cell->gates.panels, cell->input_rows,
-                     cell->h_size, cell->hidden_size, layer->function};
-        multiply(&a, cell->gates.groups, rows, B);
-    } else if (layer->kind == FL_GRU) {
-        gru_step(cell, rows, B, later);
-    } else if (!cell->projection.weights) {
-        lstm_step(cell, rows, B, later);
-    } else {
-        product a = matrix_product(&cell->projection, cell->hidden_size, cell->h_size);
-        for (size_t b = 0; b < B; ++b) {
-            projected[b].init = cell->projection.bias;
-            projected[b].x = hidden + b * cell->hidden_size;
-            projected[b].h = NULL;
-            projected[b].y = rows[b].y;
-            rows[b].y = hidden + b * cell->hidden_size;
-        }
-        lstm_step(cell, rows, B, later);
-        multiply(&a, cell->projection.groups, projected, B);
     }
 }
 

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "team.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -45,8 +47,8 @@ typedef struct {
     fl_panels gates;        /* K = input_rows + O: rows of the input first, then of h */
     fl_panels projection;   /* K = H, LSTM proj_size only; weights NULL if there is none */
     const void *bias_n;     /* real (P, L), GRU only: the bias inside r * (W_hn h + b_hn) */
-    const void *table;      /* real (V, P, G, L): bias + input product of each token, or NULL */
-    size_t input_rows;      /* I, or 0 if a table stands for the input's product */
+    const void *table;      /* real (V, P, G, L): the input product of each token, or NULL */
+    size_t input_rows;      /* I, or 0 if there is a table */
     size_t hidden_size;     /* H */
     size_t h_size;          /* O */
     size_t h_offset;        /* of h (O) within a stream's state */
@@ -72,16 +74,28 @@ typedef struct {
     int takes_tokens;        /* the input is int64 tokens instead of real features */
 } fl_model;
 
-/* How a run is cut into pieces, and where its scratch memory goes (byte offsets into it). */
+/* How a run is cut into pieces, and where its scratch memory goes. Buffers are shared by the ranks
+ * of a call, byte offsets into the scratch; then comes each rank's own, with offsets into that. */
 typedef struct {
     size_t chunk;         /* steps that pass through all layers before the next ones start */
     size_t gate_steps;    /* steps of one part: whose input projections are made together */
-    size_t x_rows, y_rows, tokens;  /* (chunk * B,) pointers and int64 */
-    size_t cell_rows;     /* (2, max(B, 6)) structs of five pointers */
     size_t buffer[2];     /* outputs of the layers between the first and the last, in turn */
     size_t gates;         /* input projections, (2, gate_steps * B, P, G, L) */
     size_t hidden;        /* h before its projection, (B, H) */
+    size_t own, own_bytes;  /* of the first rank, and from one rank to the next */
+    size_t x_rows, y_rows, tokens;  /* (chunk * B,) pointers and int64 */
+    size_t cell_rows;     /* (2, max(B, 6)) structs of six pointers */
     size_t bytes;         /* total */
+} fl_cut;
+
+/* How a run goes on one thread, and how on a team. */
+typedef struct {
+    fl_cut alone;
+    fl_cut shared;   /* of all rows, or of the most rows one rank has; unused if ranks is 1 */
+    size_t ranks;    /* threads that the work is worth */
+    int by_rows;     /* each rank runs rows of its own, else its panels of all rows */
+    int is_long;     /* the work takes longer than waking a thread */
+    size_t bytes;    /* of scratch memory for either way */
 } fl_plan;
 
 /* y (rows, outputs) += x (rows, inputs) w (inputs, outputs), all row-major; rows of x and y lie
@@ -100,7 +114,11 @@ typedef struct {
     const fl_plan *plan;      /* made by fl_plan_run for at least this T and exactly this B */
     void *scratch;            /* plan->bytes, 64-byte aligned */
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
+    size_t turn;              /* steps run before; counted on by the run */
     const char *ran;          /* written by the kernel that ran: its own name */
+    const fl_cut *cut;        /* set by fl_run: the plan's, */
+    fl_team *team;            /* who shares the work, unless ranks is 1, */
+    size_t rank, ranks;       /* and which part of it this is */
 } fl_call;
 
 typedef struct {
@@ -109,7 +127,7 @@ typedef struct {
     size_t real_size;         /* 4 or 8 */
     uint32_t needs;           /* FL_CPU_ bits */
     size_t gemm_rows;         /* rows from which a BLAS projects faster than the kernel; 0: never */
-    void (*run)(const fl_model *model, fl_call *call);
+    void (*run)(const fl_model *model, fl_call *call);  /* for fl_run */
 } fl_kernel;
 
 /* Instruction sets, best first, the plain kernels for float and double last; ends with NULL. */
@@ -123,9 +141,15 @@ uint32_t fl_cpu_features(void);
 /* The kernel of this name for reals of this size if this processor can run it, else NULL. */
 const fl_kernel *fl_find(const char *name, size_t real_size);
 
-/* Fill `plan` for a run of T steps of B streams; 0, or -1 if a size overflows. */
-int fl_plan_run(const fl_model *model, size_t lanes, size_t real_size, size_t T, size_t B,
+/* Fill `plan` for a run of T steps of B streams on up to `threads` threads; 0, or -1 if a size
+ * overflows. */
+int fl_plan_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B, size_t threads,
                 fl_plan *plan);
+
+/* Run a call: alone, or on `team`, if there is one (NULL: none), the plan has more ranks than one
+ * and the team is free. It has at least the threads that the plan was made for. Either way gives
+ * the same bits, save where a BLAS is used. */
+void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call, fl_team *team);
 
 #ifdef __cplusplus
 }

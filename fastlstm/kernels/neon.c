@@ -6,6 +6,7 @@
 #define FL_NEEDS FL_CPU_NEON
 #define GEMM_ROWS 0
 #define ROWS 6
+#define PANELS 2
 #define AHEAD 4
 #include "cells_template.h"
 #else

@@ -5,5 +5,6 @@
 #define FL_NEEDS 0
 #define GEMM_ROWS 16
 #define ROWS 2
+#define PANELS 2
 #define AHEAD 0
 #include "cells_template.h"

@@ -1,0 +1,181 @@
+/* plan.c - a run before it starts: how it is cut into chunks, parts and shares, where its scratch
+ * memory goes, and whether a team runs it.
+ */
+#include <string.h>
+
+#include "fastlstm.h"
+
+/* Input projections held at once: few enough to stay near the core while the weights stream past
+ * them, enough rows to share each reading of the input's weights. There are two such parts: one is
+ * scanned while the next is made. A chunk has many: its first is not made on the side. */
+enum { GATE_BYTES = 64 * 1024, LEAST_GATE_ROWS = 24, PARTS = 16 };
+
+/* The most rows one block of any kernel takes (ROWS of avx512 and neon). */
+enum { MOST_ROWS = 6 };
+
+/* Rows that a rank has to itself, rather than panels of all rows, if there are so many. */
+enum { LEAST_ROWS = 4 };
+
+/* a * b + c, or SIZE_MAX if that or an operand overflows; SIZE_MAX never is a legal size here. */
+static size_t checked(size_t a, size_t b, size_t c) {
+    size_t product, sum;
+    if (a == SIZE_MAX || b == SIZE_MAX || c == SIZE_MAX) return SIZE_MAX;
+    if (__builtin_mul_overflow(a, b, &product) || __builtin_add_overflow(product, c, &sum))
+        return SIZE_MAX;
+    return sum;
+}
+
+/* Reserve `bytes` at the end of `total`, from a multiple of 64 on. */
+static size_t reserve(size_t *total, size_t bytes) {
+    size_t at = *total, padded = checked(1, bytes, 63);
+    *total = padded == SIZE_MAX ? SIZE_MAX : checked(1, padded / 64 * 64, at);
+    return at;
+}
+
+static size_t largest(size_t a, size_t b) { return a > b ? a : b; }
+
+/* One cut, for a given number of ranks that share the panels of B rows. */
+static void cut_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B,
+                    size_t ranks, fl_cut *cut) {
+    const size_t real_size = kernel->real_size;
+    size_t gates = 0, hidden = 0, width[2] = {0, 0}, rows, steps;
+    int bidirectional = 0;
+    memset(cut, 0, sizeof *cut);
+    for (size_t l = 0; l < model->n_layers; ++l) {
+        const fl_layer *layer = model->layers + l;
+        if (l + 1 < model->n_layers) width[l % 2] = largest(width[l % 2], layer->output_size);
+        for (int d = 0; d < layer->directions; ++d) {
+            const fl_cell *cell = layer->cell + d;
+            gates = largest(gates, cell->gates.panels * cell->gates.groups * kernel->lanes);
+            if (cell->projection.weights) hidden = largest(hidden, cell->hidden_size);
+        }
+        bidirectional |= layer->directions == 2;
+    }
+    /* Also without recurrent layers a chunk is bounded, by its widest row. */
+    rows = largest(gates, largest(width[0], width[1]));
+    rows = largest(GATE_BYTES / (largest(rows, 1) * real_size), LEAST_GATE_ROWS);
+    steps = largest(rows / B, 1);
+    cut->gate_steps = steps < T ? steps : T;
+    steps = checked(cut->gate_steps, PARTS, 0);
+    cut->chunk = bidirectional || steps > T ? T : steps;
+    rows = checked(cut->chunk, B, 0);
+    for (int i = 0; i < 2; ++i)
+        cut->buffer[i] = reserve(&cut->bytes, checked(checked(rows, width[i], 0), real_size, 0));
+    cut->gates = reserve(
+        &cut->bytes, cut->gate_steps > 1
+                         ? checked(checked(checked(cut->gate_steps, 2 * B, 0), gates, 0),
+                                   real_size, 0)
+                         : 0);
+    cut->hidden = reserve(&cut->bytes, checked(checked(B, hidden, 0), real_size, 0));
+    cut->x_rows = reserve(&cut->own_bytes, checked(rows, sizeof(void *), 0));
+    cut->y_rows = reserve(&cut->own_bytes, checked(rows, sizeof(void *), 0));
+    cut->tokens =
+        reserve(&cut->own_bytes, model->takes_tokens ? checked(rows, sizeof(int64_t), 0) : 0);
+    cut->cell_rows =
+        reserve(&cut->own_bytes, checked(largest(B, MOST_ROWS), 2 * 6 * sizeof(void *), 0));
+    cut->own = reserve(&cut->bytes, checked(ranks, cut->own_bytes, 0));
+}
+
+/* What a core does in a nanosecond, about: bytes it reads beyond its first-level cache, and
+ * multiply-adds. Only the choice of a number of ranks hangs on them. */
+static const double BYTES_A_NS = 100, FMAS_A_NS = 50;
+
+/* A rank pays its way from this much work between two meetings, or in a whole call that it has rows
+ * of its own for; a meeting takes up to 300 ns (tests/kernels/team_driver.c, latency). The tests
+ * set it to next to nothing, so that every run is shared. */
+#ifndef FL_LEAST_NS
+#define FL_LEAST_NS 600
+#endif
+
+/* How many ranks a run is worth, and how they share it. */
+static void share_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B,
+                      size_t threads, fl_plan *plan) {
+    double total = 0, meetings = 0, ranks;
+    size_t panels = 0;
+    for (size_t l = 0; l < model->n_layers; ++l) {
+        const fl_layer *layer = model->layers + l;
+        const size_t P = layer->directions ? layer->cell[0].gates.panels : layer->linear.panels;
+        double elements = (double)layer->linear.panels * (double)layer->linear.stride;
+        for (int d = 0; d < layer->directions; ++d)
+            elements += (double)layer->cell[d].gates.panels * (double)layer->cell[d].gates.stride;
+        const double read = elements * (double)kernel->real_size / BYTES_A_NS;
+        const double computed = elements * (double)B * (double)kernel->real_size / 4 / FMAS_A_NS;
+        total += read > computed ? read : computed;
+        meetings += layer->directions;
+        if (P > panels) panels = P;
+    }
+    plan->is_long = total * (double)T >= 1000.0 * FL_TEAM_SPIN_US;
+    plan->by_rows = B >= LEAST_ROWS * threads || (B > 1 && panels < threads);
+    ranks = plan->by_rows ? total * (double)T : total / (meetings > 1 ? meetings : 1);
+    ranks /= FL_LEAST_NS;
+    if (ranks > (double)threads) ranks = (double)threads;
+    if (!plan->by_rows && ranks > (double)panels) ranks = (double)panels;
+    if (plan->by_rows && ranks > (double)B) ranks = (double)B;
+    plan->ranks = ranks >= 2 ? (size_t)ranks : 1;
+}
+
+int fl_plan_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B, size_t threads,
+                fl_plan *plan) {
+    memset(plan, 0, sizeof *plan);
+    plan->ranks = 1;
+    if (T == 0 || B == 0) return 0;
+    cut_run(model, kernel, T, B, 1, &plan->alone);
+    plan->bytes = plan->alone.bytes;
+    if (threads > 1) share_run(model, kernel, T, B, threads, plan);
+    if (plan->ranks > 1) {
+        const size_t rows = plan->by_rows ? (B + plan->ranks - 1) / plan->ranks : B;
+        cut_run(model, kernel, T, rows, plan->by_rows ? 1 : plan->ranks, &plan->shared);
+        plan->bytes = largest(
+            plan->bytes, checked(plan->by_rows ? plan->ranks : 1, plan->shared.bytes, 0));
+    }
+    return plan->bytes == SIZE_MAX ? -1 : 0;
+}
+
+/* A call that a team runs. All ranks read `call`, so none may write to it. */
+typedef struct {
+    const fl_kernel *kernel;
+    const fl_model *model;
+    const fl_call *call;
+    const char *ran;  /* written by rank 0 */
+} shared_call;
+
+static void run_share(void *job, size_t rank, size_t ranks) {
+    shared_call *all = job;
+    const fl_plan *plan = all->call->plan;
+    fl_call mine = *all->call;
+    mine.cut = &plan->shared;
+    if (plan->by_rows) {
+        const size_t size = all->kernel->real_size, first = mine.B * rank / ranks;
+        const ptrdiff_t x_first = (ptrdiff_t)first * mine.x_b;
+        mine.B = mine.B * (rank + 1) / ranks - first;
+        if (mine.tokens) mine.tokens += x_first;
+        else mine.x = (const char *)mine.x + x_first * (ptrdiff_t)size;
+        mine.y = (char *)mine.y + (ptrdiff_t)first * mine.y_b * (ptrdiff_t)size;
+        mine.state += first;
+        mine.scratch = (char *)mine.scratch + rank * plan->shared.bytes;
+    } else {
+        mine.rank = rank;
+        mine.ranks = ranks;
+    }
+    all->kernel->run(all->model, &mine);
+    if (rank == 0) all->ran = mine.ran;
+}
+
+void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call, fl_team *team) {
+    const fl_plan *plan = call->plan;
+    call->rank = 0;
+    call->ranks = 1;
+    call->team = team;
+    call->cut = &plan->alone;
+    if (team && plan->ranks > 1) {
+        const size_t ranks = fl_team_take(team, plan->ranks, plan->is_long);
+        if (ranks > 1) {
+            shared_call all = {kernel, model, call, NULL};
+            fl_team_run(team, ranks, run_share, &all);
+            call->turn += call->T;
+            call->ran = all.ran;
+            return;
+        }
+    }
+    kernel->run(model, call);
+}

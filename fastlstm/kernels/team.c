@@ -1,0 +1,344 @@
+/* team.c - the worker team: a hand-over, a barrier, and sleep when there is nothing to do.
+ *
+ * All is made of two operations on counts that only grow and that one thread at a time writes:
+ * publish() a value, wait_until() a value is reached. Three counts are waited for: `called` of a
+ * worker (by that worker, for its next job), `arrived` of every rank in a barrier (by all the
+ * others), and `arrived` of the workers at the end of a run (by rank 0).
+ *
+ * No wake-up is lost: a rank that goes to sleep writes `awaits` and then reads the count; who
+ * publishes writes the count and then reads `awaits`. Between the two stands a full fence on either
+ * side, so that one of them sees what the other wrote.
+ */
+#define _GNU_SOURCE /* pthread_setname_np */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "team.h"
+
+enum {
+    LINE = 128,            /* two cache lines, which some processors fetch together */
+    POLLS = 64,            /* between two looks at the clock */
+    STACK = 1024 * 1024    /* bytes, of a worker; unoptimized, a kernel takes half of it */
+};
+
+/* Who has spun for YIELD_NS may be keeping the core from the rank it waits for, so it offers the
+ * core, and if nobody wants it spins for as long again: two ranks that had to share one took 55 us
+ * for a barrier without that, and 9 us with it (tests/kernels/team_driver.c, latency). */
+static const uint64_t SPIN_NS = FL_TEAM_SPIN_US * UINT64_C(1000), YIELD_NS = 5000;
+
+typedef _Atomic uint64_t count;
+typedef const count *count_ptr;
+
+typedef struct {
+    /* Written by this rank while it works, read by the others. */
+    alignas(LINE) count arrived;   /* barriers and ends of runs, over all runs */
+    _Atomic count_ptr awaits;      /* the count this rank sleeps for, or NULL */
+
+    /* Written by rank 0 before it publishes `called`, read by this rank. */
+    alignas(LINE) count called;    /* runs that wanted this rank */
+    fl_work work;                  /* NULL: return from the thread */
+    void *job;
+    size_t ranks;
+    uint64_t base;                 /* `arrived` of every rank as the run begins */
+
+    alignas(LINE) pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    int woken;                     /* under `mutex`: sleep no longer, reached or not */
+    pthread_t thread;
+    fl_team *team;
+} fl_rank;
+
+struct fl_team {
+    /* 2 * generation of the process + whether the team is taken: what a parent left behind, even
+     * amid a run, is not taken in its child. Only who takes the team touches what follows. */
+    alignas(LINE) count taken;
+    uint64_t generation;           /* that all else here, and the threads, belong to */
+    enum { IDLE, STARTED, FAILED } threads;
+    uint64_t asked_ns;             /* when the last call came that found a worker asleep */
+    size_t size;
+    fl_rank rank[];                /* (size,) */
+};
+
+/* How many fork() lie between this process and the one that loaded this file. */
+static count generation;
+static pthread_once_t watching = PTHREAD_ONCE_INIT;
+static int watched; /* whether forks are counted */
+
+static void count_fork(void) { atomic_fetch_add(&generation, 1); }
+
+static void watch_forks(void) { watched = !pthread_atfork(NULL, NULL, count_fork); }
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* there `yield` does not wait at all */
+#endif
+}
+
+static int sleeps(const fl_rank *rank) {
+    return atomic_load_explicit(&rank->awaits, memory_order_relaxed) != NULL;
+}
+
+static void wake(fl_rank *rank) {
+    pthread_mutex_lock(&rank->mutex);
+    if (sleeps(rank) && !rank->woken) {
+        rank->woken = 1;
+        pthread_cond_signal(&rank->cond);
+    }
+    pthread_mutex_unlock(&rank->mutex);
+}
+
+static void wake_if_awaits(fl_rank *rank, count_ptr at) {
+    if (atomic_load_explicit(&rank->awaits, memory_order_relaxed) == at) wake(rank);
+}
+
+static int reached(count_ptr at, uint64_t value) {
+    return atomic_load_explicit(at, memory_order_acquire) >= value;
+}
+
+/* The first half of publishing; the other is a wake_if_awaits() of each who may wait for it. */
+static void publish(count *at, uint64_t value) {
+    atomic_store_explicit(at, value, memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+static void sleep_until(fl_rank *me, count_ptr at, uint64_t value) {
+    pthread_mutex_lock(&me->mutex);
+    atomic_store_explicit(&me->awaits, at, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+    while (!me->woken && !reached(at, value)) pthread_cond_wait(&me->cond, &me->mutex);
+    me->woken = 0;
+    atomic_store_explicit(&me->awaits, NULL, memory_order_relaxed);
+    pthread_mutex_unlock(&me->mutex);
+}
+
+/* One who is woken before the count is reached spins for another FL_TEAM_SPIN_US. */
+static void wait_until(fl_rank *me, count_ptr at, uint64_t value) {
+    for (;;) {
+        uint64_t end = 0, yield = 0;
+        for (unsigned poll = 1;; ++poll) {
+            if (reached(at, value)) return;
+            relax();
+            if (poll % POLLS) continue;
+            const uint64_t now = now_ns();
+            if (!end) {
+                end = now + SPIN_NS;
+                yield = now + YIELD_NS;
+            }
+            if (now >= end) break;
+            if (now >= yield) {
+                sched_yield();
+                yield = now + YIELD_NS;
+            }
+        }
+        sleep_until(me, at, value);
+    }
+}
+
+static uint64_t arrivals(const fl_rank *rank) {
+    return atomic_load_explicit(&rank->arrived, memory_order_relaxed);
+}
+
+/* Have this rank count from `base`: it may have sat out runs that had barriers. */
+static void begin_at(fl_rank *me, uint64_t base) {
+    if (arrivals(me) != base) atomic_store_explicit(&me->arrived, base, memory_order_relaxed);
+}
+
+static void *worker(void *given) {
+    fl_rank *me = given;
+    fl_rank *const all = me->team->rank;
+    atomic_store_explicit(&me->awaits, NULL, memory_order_relaxed); /* it has started */
+    for (uint64_t call = 1;; ++call) {
+        wait_until(me, &me->called, call);
+        if (!me->work) return NULL;
+        begin_at(me, me->base);
+        me->work(me->job, (size_t)(me - all), me->ranks);
+        publish(&me->arrived, arrivals(me) + 1);
+        wake_if_awaits(all, &me->arrived);
+    }
+}
+
+void fl_team_barrier(fl_team *team, size_t rank, size_t ranks) {
+    fl_rank *const all = team->rank, *const me = all + rank;
+    const uint64_t value = arrivals(me) + 1;
+    publish(&me->arrived, value);
+    for (size_t r = 0; r < ranks; ++r)
+        if (r != rank) wake_if_awaits(all + r, &me->arrived);
+    for (size_t r = 0; r < ranks; ++r)
+        if (r != rank) wait_until(me, &all[r].arrived, value);
+}
+
+/* Give ranks [1, ranks) a job. The workers' lines are written one after the other, then waited for
+ * at once: one fence serves them all. */
+static void call(fl_team *team, size_t ranks, fl_work work, void *job, uint64_t base) {
+    for (size_t r = 1; r < ranks; ++r) {
+        fl_rank *to = team->rank + r;
+        const uint64_t calls = atomic_load_explicit(&to->called, memory_order_relaxed);
+        to->work = work;
+        to->job = job;
+        to->ranks = ranks;
+        to->base = base;
+        atomic_store_explicit(&to->called, calls + 1, memory_order_release);
+    }
+    atomic_thread_fence(memory_order_seq_cst);
+    for (size_t r = 1; r < ranks; ++r) wake_if_awaits(team->rank + r, &team->rank[r].called);
+}
+
+static void give_back(fl_team *team) {
+    atomic_store_explicit(&team->taken, 2 * team->generation, memory_order_release);
+}
+
+void fl_team_run(fl_team *team, size_t ranks, fl_work work, void *job) {
+    fl_rank *const me = team->rank;
+    /* Rank 0 does not count its own end of the last run, which nobody awaits: hence the 1. */
+    const uint64_t base = arrivals(me) + 1;
+    call(team, ranks, work, job, base);
+    begin_at(me, base);
+    work(job, 0, ranks);
+    const uint64_t end = arrivals(me) + 1;
+    for (size_t r = 1; r < ranks; ++r) wait_until(me, &team->rank[r].arrived, end);
+    give_back(team);
+}
+
+/* Nothing of what is there is looked at: in a child, it is what some moment of the parent left. */
+static void begin(fl_team *team, uint64_t in) {
+    for (size_t r = 0; r < team->size; ++r) {
+        fl_rank *rank = team->rank + r;
+        atomic_store(&rank->arrived, 0);
+        atomic_store(&rank->called, 0);
+        atomic_store(&rank->awaits, r ? &rank->called : NULL); /* asleep until it has started */
+        pthread_mutex_init(&rank->mutex, NULL);
+        pthread_cond_init(&rank->cond, NULL);
+        rank->woken = 0;
+        rank->team = team;
+    }
+    team->threads = IDLE;
+    team->asked_ns = 0;
+    team->generation = in;
+}
+
+/* Stop ranks [1, ranks), all of them waiting for a job. */
+static void stop(fl_team *team, size_t ranks) {
+    call(team, ranks, NULL, NULL, 0);
+    for (size_t r = 1; r < ranks; ++r) pthread_join(team->rank[r].thread, NULL);
+}
+
+static size_t stack_size(void) {
+    const long least = sysconf(_SC_THREAD_STACK_MIN);
+    return least > STACK ? (size_t)least : STACK;
+}
+
+/* Start threads [1, size); the number of ranks there then are. */
+static size_t start_all(fl_team *team) {
+    pthread_attr_t attr;
+    size_t r = 1;
+    int error = 0;
+    if (pthread_attr_init(&attr)) return 1;
+    (void)pthread_attr_setstacksize(&attr, stack_size());
+    while (r < team->size && !error) {
+        fl_rank *rank = team->rank + r;
+        error = pthread_create(&rank->thread, &attr, worker, rank);
+        /* The stack also holds the thread-local variables of every library in the process. */
+        if (error == EINVAL) error = pthread_create(&rank->thread, NULL, worker, rank);
+        if (error) break;
+#if defined(__linux__)
+        (void)pthread_setname_np(rank->thread, "fastlstm");
+#endif
+        ++r;
+    }
+    pthread_attr_destroy(&attr);
+    return r;
+}
+
+/* Failing is remembered: the next call should not try it all again. */
+static void start(fl_team *team) {
+    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t blocked, before;
+    size_t started;
+    team->threads = FAILED;
+    if (!watched) return;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) sigdelset(&blocked, faults[i]);
+    if (pthread_sigmask(SIG_SETMASK, &blocked, &before)) return;
+    started = start_all(team);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started == team->size)
+        team->threads = STARTED;
+    else
+        stop(team, started);
+}
+
+/* Whether the team, taken, may run with so many ranks now; if not, whether to have it ready soon
+ * is decided here too. */
+static int ready(fl_team *team, size_t ranks, int is_long) {
+    int asleep = 0;
+    if (team->threads == STARTED)
+        for (size_t r = 1; r < ranks; ++r) asleep |= sleeps(team->rank + r);
+    if (team->threads == STARTED && (!asleep || is_long)) return 1;
+    if (team->threads == FAILED) return 0;
+    if (!is_long) {
+        const uint64_t before = team->asked_ns;
+        team->asked_ns = now_ns();
+        if (team->asked_ns - before >= SPIN_NS) return 0;
+    }
+    if (team->threads == IDLE)
+        start(team);
+    else
+        for (size_t r = 1; r < ranks; ++r)
+            if (sleeps(team->rank + r)) wake(team->rank + r);
+    return is_long && team->threads == STARTED;
+}
+
+size_t fl_team_take(fl_team *team, size_t wanted, int is_long) {
+    const size_t ranks = wanted < team->size ? wanted : team->size;
+    if (ranks < 2) return 1;
+    const uint64_t in = atomic_load_explicit(&generation, memory_order_relaxed);
+    uint64_t taken = atomic_load_explicit(&team->taken, memory_order_relaxed);
+    if (taken == 2 * in + 1) return 1;
+    if (!atomic_compare_exchange_strong_explicit(&team->taken, &taken, 2 * in + 1,
+                                                 memory_order_acquire, memory_order_relaxed))
+        return 1;
+    if (team->generation != in) begin(team, in);
+    if (ready(team, ranks, is_long)) return ranks;
+    give_back(team);
+    return 1;
+}
+
+fl_team *fl_team_new(size_t size) {
+    fl_team *team;
+    if (size < 2 || size > (SIZE_MAX - sizeof *team) / sizeof *team->rank) return NULL;
+    team = aligned_alloc(LINE, sizeof *team + size * sizeof *team->rank);
+    if (!team) return NULL;
+    pthread_once(&watching, watch_forks);
+    team->size = size;
+    begin(team, atomic_load_explicit(&generation, memory_order_relaxed));
+    give_back(team);
+    return team;
+}
+
+void fl_team_free(fl_team *team) {
+    if (!team) return;
+    if (team->generation == atomic_load_explicit(&generation, memory_order_relaxed)) {
+        if (team->threads == STARTED) stop(team, team->size);
+        for (size_t r = 0; r < team->size; ++r) {
+            pthread_mutex_destroy(&team->rank[r].mutex);
+            pthread_cond_destroy(&team->rank[r].cond);
+        }
+    }
+    free(team);
+}
