@@ -1,120 +1,134 @@
-"""fastlstm beside onnxruntime and torch on this machine: ``python benchmarks/compare.py``.
+"""fastlstm beside its peers and the floor of this machine: ``python benchmarks/compare.py``.
 
-All peers run in one process on one thread, in turns of a few milliseconds, so that a change of the
-machine's speed meets all of them; the ratios are what to read. The median, the 99th percentile and
-the quartiles are over turns, each turn the mean of its calls.
+Everything is timed in one process, in turns of a few milliseconds whose order is drawn anew each
+time, on the same number of threads: read the ratios. The median, the quartiles and the 99th
+percentile are over turns, each turn the mean of its calls; ``tails.py`` times single steps.
+
+The floor is the least time that reading the weights and making the multiply-adds takes on this
+machine, measured in the same turns (see ``floor.py`` and ``cases.Case.work``). With several threads
+it takes it that each core reads its share as fast as one core alone reads so much, and that the
+multiply-adds a second are so many times those of one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
+import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
-from peers import CASES, Call, checked
+from cases import CASES, Case
+from floor import Floor, bound
+from peers import NAMES, PACKAGES, checked, missing
+from timing import (
+    Timed,
+    cores,
+    interleaved,
+    machine,
+    machine_line,
+    summary,
+    three_digits,
+    write_json,
+)
 
 import fastlstm
 
-TURN_SECONDS = 0.004
+
+def compared(case: Case, floor: Floor | None, threads: int, **budget: Any) -> dict[str, Any]:
+    """One row: the peers' times and the floor of a case."""
+    calls, left_out = checked(case, threads)
+    jobs = {name: Timed(call) for name, call in calls.items()}
+    work = case.work(threads)
+    floor_jobs = floor.jobs(work) if floor else {}
+    figures = interleaved(jobs | floor_jobs, threads=threads, **budget)
+    found = {name: summary(values) for name, values in figures.items()}
+    micros = {name: found[name] for name in jobs}
+    ours = micros["fastlstm"]["median"]
+    others = {name: times["median"] for name, times in micros.items() if name != "fastlstm"}
+    best = min(others, key=others.__getitem__)
+    row: dict[str, Any] = {
+        "case": str(case),
+        **vars(case),
+        "turns": len(figures["fastlstm"]),
+        "microseconds": micros,
+        "best_peer": best,
+        "times_best_peer": others[best] / ours,
+        "left_out": left_out,
+    }
+    if floor_jobs:
+        least = bound(work, {name: found[name]["median"] for name in floor_jobs})
+        row["floor"] = {
+            "microseconds": least.microseconds,
+            "bound": least.name,
+            "percent": 100 * least.microseconds / ours,
+            "working_set_bytes": work.working_set,
+            "reading_microseconds": found["reading"],
+            "microseconds_per_million_multiply_adds": found["multiply-adds"],
+        }
+    return row
 
 
-def processor() -> str:
-    """The processor's name, as Linux or the platform module tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def timed(calls: dict[str, Call], turns: int) -> dict[str, list[float]]:
-    """Microseconds a call, one figure a turn, the peers taking turns."""
-    counts = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        counts[name] = max(1, int(TURN_SECONDS / max(time.perf_counter() - start, 1e-7)))
-    figures: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
-            repeat = range(counts[name])
-            start = time.perf_counter()
-            for _ in repeat:
-                call()
-            figures[name].append((time.perf_counter() - start) / counts[name] * 1e6)
-    return figures
-
-
-def summary(figures: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and quartiles, in microseconds."""
-    p25, p75, p99 = np.percentile(figures, [25, 75, 99])
-    return {"median": statistics.median(figures), "p25": p25, "p75": p75, "p99": p99}
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Medians and ratios as a table, one row a case."""
-    peers = ("fastlstm", "onnxruntime", "torch", "torch cell")
-    lines = [
-        f"| microseconds, median | {' | '.join(peers)} | best peer / fastlstm |",
-        "| --- |" + " ---: |" * (len(peers) + 1),
-    ]
-    for row in rows:
-        found = row["microseconds"]
-        cells = [_rounded(found[p]["median"]) if p in found else "" for p in peers]
-        lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['times'][row['best']]:.1f} |")
-    return "\n".join(["", *lines])
-
-
-def _rounded(microseconds: float) -> str:
-    """Three digits, never an exponent."""
-    return f"{microseconds:.0f}" if microseconds >= 1000 else f"{microseconds:.3g}"
+def line(row: dict[str, Any]) -> str:
+    """A row as it is printed."""
+    ours = row["microseconds"]["fastlstm"]
+    p25, median, p75, p99 = (three_digits(ours[k]) for k in ("p25", "median", "p75", "p99"))
+    text = f"{row['case']:34} {median:>7} [{p25} {p75}] p99 {p99:<7}"
+    text = f"{text:64} {row['times_best_peer']:5.2f} x {row['best_peer']:11}"
+    if "floor" in row:
+        text += f" {row['floor']['percent']:4.0f} % of {row['floor']['bound']:13}"
+    for name in NAMES[1:]:
+        if name in row["microseconds"]:
+            text += f"  {name} {three_digits(row['microseconds'][name]['median'])}"
+            text += f" [{three_digits(row['microseconds'][name]['p25'])}"
+            text += f" {three_digits(row['microseconds'][name]['p75'])}]"
+    for name, reason in row["left_out"].items():
+        text += f"\n    without {name}: {reason}"
+    return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=60, help="turns of each peer (default 60)")
+    parser.add_argument("--threads", type=int, default=1, help="of every peer (default 1)")
+    parser.add_argument("--turns", type=int, help="turns of each peer (default: by --seconds)")
+    parser.add_argument("--seconds", type=float, default=10, help="of a case (default 10)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
-    parser.add_argument("--only", default="", help="only the cases whose name contains this")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="also draw them there")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="cases whose name contains one"
+    )
     arguments = parser.parse_args()
+    threads = arguments.threads
+    if not 1 <= threads <= cores():
+        parser.error(f"--threads is {threads}; this process may run on {cores()} core(s)")
+    cases = [case for case in CASES if any(text in str(case) for text in arguments.only)]
+    if not cases:
+        parser.error(f"no case contains {' or '.join(map(repr, arguments.only))}")
 
-    machine = {
-        "processor": processor(),
-        "isa": fastlstm.from_torch(torch.nn.LSTM(1, 16)).isa,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
-    print(", ".join(f"{k} {v}" for k, v in machine.items()))
-    print("microseconds a call: median [quartiles]; times = best peer / fastlstm, of medians\n")
+    isa = fastlstm.from_torch(torch.nn.LSTM(1, 16)).isa
+    about = machine(PACKAGES, isa=isa, threads=threads)
+    print(machine_line(about))
+    for name, remedy in missing().items():
+        print(f"without {name}: not installed ({remedy})")
+    try:
+        floor = Floor()
+    except (OSError, subprocess.CalledProcessError) as error:
+        floor = None
+        print(f"without the floor: the C compiler cannot be used ({error})")
+    print("microseconds a call: median [quartiles]; ratios and percentages are of medians\n")
     rows = []
-    for case in CASES:
-        if arguments.only not in str(case):
-            continue
-        found = {k: summary(v) for k, v in timed(checked(case), arguments.turns).items()}
-        ours = found["fastlstm"]["median"]
-        ratios = {k: v["median"] / ours for k, v in found.items() if k != "fastlstm"}
-        best = min(ratios, key=lambda name: ratios[name])
-        columns = "  ".join(
-            f"{name} {v['median']:.3g} [{v['p25']:.3g} {v['p75']:.3g}]" for name, v in found.items()
-        )
-        print(f"{case!s:34} {ratios[best]:6.2f} times ({best})   {columns}", flush=True)
-        rows.append({"case": str(case), "microseconds": found, "best": best, "times": ratios})
-    if arguments.markdown:
-        print(markdown(rows))
+    for case in cases:
+        row = compared(case, floor, threads, turns=arguments.turns, seconds=arguments.seconds)
+        rows.append(row)
+        print(line(row), flush=True)
+    found = {"machine": about, "rows": rows}
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        write_json(arguments.json, found)
+    if arguments.picture:
+        from picture import draw
+
+        draw(found, arguments.picture)
     return 0
 
 

@@ -1,10 +1,14 @@
-/* floor.c - what one core can do at most: bytes read a second at each size of data, and
- * multiply-adds a second from registers. Compiled for the machine it runs on by floor.py; prints
- * `read KB GB/s` lines and one `fma GFLOP/s`. The best of several rounds is the floor's measure: a
- * disturbance can only make it slower. */
-#include <stdio.h>
+/* floor.c - what one core can do at most: reading data of any size again and again, and
+ * multiply-adds from registers. floor.py compiles it for the machine it runs on and times it.
+ *
+ * Several orders of reading, because the fastest depends on the caches: data that is a little
+ * larger than a cache is found there in part if every other reading goes backwards.
+ */
+#define _GNU_SOURCE /* madvise */
+#include <stddef.h>
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
+#include <sys/mman.h>
 
 #if defined(__AVX512F__)
 enum { LANES = 16 };
@@ -15,63 +19,91 @@ enum { LANES = 4 };
 #endif
 typedef float vec __attribute__((vector_size(LANES * sizeof(float)), may_alias));
 
-enum { STREAMS = 8, CHAINS = 12, ROUNDS = 15 };
+enum { CHAINS = 12, HUGE_PAGE = 2 << 20 };
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+enum { ASCENDING, BACK_AND_FORTH, TWO_STREAMS, FOUR_STREAMS };
+
+/* Load a vector into a register and do nothing with it, which the compiler must not know. */
+#if defined(__x86_64__)
+#define LOAD(p) __asm__ volatile("" : : "x"(*(const volatile vec *)(p)))
+#elif defined(__aarch64__)
+#define LOAD(p) __asm__ volatile("" : : "w"(*(const volatile vec *)(p)))
+#else
+#define LOAD(p) (void)*(const volatile vec *)(p)
+#endif
+
+/* `bytes` for read(), on large pages where there are any: with small ones, data of half the size of
+ * a cache may already share some of its sets. NULL if there is no memory. */
+void *new_data(size_t bytes) {
+    const size_t size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *data = aligned_alloc(HUGE_PAGE, size);
+    if (!data) return NULL;
+#if defined(MADV_HUGEPAGE)
+    madvise(data, size, MADV_HUGEPAGE);
+#endif
+    memset(data, 0, size); /* gives it pages of its own */
+    return data;
 }
 
-/* The sum of n vectors, n a multiple of STREAMS: eight chains of additions hide their latency. */
-static vec total(const vec *data /* (n,) */, size_t n) {
-    vec s[STREAMS] = {{0}};
-    for (size_t i = 0; i < n; i += STREAMS)
-        for (int j = 0; j < STREAMS; ++j) s[j] += data[i + (size_t)j];
-    for (int j = 1; j < STREAMS; ++j) s[0] += s[j];
-    return s[0];
+void free_data(void *data) { free(data); }
+
+static void ascend(const vec *data, size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 8; ++j) LOAD(data + i + j);
+    }
+    for (; i < n; ++i) LOAD(data + i);
 }
 
-/* Chains that start differently, or the compiler computes one of them. */
-static vec multiply_add(vec x, vec y, size_t n) {
+static void descend(const vec *data, size_t n) {
+    for (; n >= 8; n -= 8) {
+#pragma GCC unroll 8
+        for (size_t j = 1; j <= 8; ++j) LOAD(data + n - j);
+    }
+    for (; n > 0; --n) LOAD(data + n - 1);
+}
+
+static inline void in_streams(const vec *data, size_t n, size_t streams) {
+    const size_t each = n / streams;
+    size_t i = 0;
+    for (; i + 4 <= each; i += 4) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; ++j) {
+#pragma GCC unroll 4
+            for (size_t s = 0; s < streams; ++s) LOAD(data + s * each + i + j);
+        }
+    }
+    for (; i < each; ++i)
+        for (size_t s = 0; s < streams; ++s) LOAD(data + s * each + i);
+    for (i = streams * each; i < n; ++i) LOAD(data + i);
+}
+
+/* Read the first `bytes`, a multiple of 64, `times` times. */
+void read_data(const void *data, size_t bytes, size_t times, int order) {
+    const size_t n = bytes / sizeof(vec);
+    for (size_t t = 0; t < times; ++t) {
+        if (order == TWO_STREAMS)
+            in_streams(data, n, 2);
+        else if (order == FOUR_STREAMS)
+            in_streams(data, n, 4);
+        else if (order == BACK_AND_FORTH && t % 2)
+            descend(data, n);
+        else
+            ascend(data, n);
+    }
+}
+
+/* Multiply-adds in chains that start differently, or the compiler would compute one of them; each
+ * of `count` rounds is one in every lane of every chain. Returns their number. */
+size_t multiply_add(size_t count) {
+    const vec x = (vec){0} + 0.5f, y = (vec){0} + 1e-3f;
     vec s[CHAINS];
     for (int j = 0; j < CHAINS; ++j) s[j] = x + (float)j;
-    for (size_t i = 0; i < n; ++i) {
+    for (size_t i = 0; i < count; ++i) {
 #pragma GCC unroll 12
         for (int j = 0; j < CHAINS; ++j) s[j] = s[j] * x + y;
     }
-    for (int j = 1; j < CHAINS; ++j) s[0] += s[j];
-    return s[0];
-}
-
-int main(void) {
-    float seen = 0;
-    for (size_t kb = 16; kb <= 32768; kb *= 2) {
-        const size_t bytes = kb * 1024, n = bytes / sizeof(vec), repeat = 400000 / kb + 1;
-        vec *data = aligned_alloc(64, bytes);
-        double best = 1e9;
-        if (!data) return 1;
-        for (size_t i = 0; i < n; ++i) data[i] = (vec){0} + 1e-3f;
-        for (int round = 0; round < ROUNDS; ++round) {
-            double start = seconds();
-            for (size_t r = 0; r < repeat; ++r) {
-                seen += total(data, n)[0];
-                __asm__ volatile("" : : "r"(data) : "memory");
-            }
-            double took = (seconds() - start) / (double)repeat;
-            if (took < best) best = took;
-        }
-        printf("read %zu %.1f\n", kb, (double)bytes / best / 1e9);
-        free(data);
-    }
-    double best = 1e9;
-    const size_t n = 2000000;
-    for (int round = 0; round < ROUNDS; ++round) {
-        double start = seconds();
-        seen += multiply_add((vec){0} + 0.5f, (vec){0} + 1e-3f, n)[0];
-        double took = seconds() - start;
-        if (took < best) best = took;
-    }
-    printf("fma %.1f\n", 2.0 * CHAINS * LANES * (double)n / best / 1e9);
-    return seen == 1.0f;
+    for (int j = 0; j < CHAINS; ++j) LOAD(s + j);
+    return count * CHAINS * LANES;
 }

@@ -1,206 +1,248 @@
 """The same network in fastlstm and its peers, as functions of no arguments to be timed.
 
-A case is a PyTorch module's options and the length of the input; every peer runs the very same
-weights, on one thread, and what it returns is compared before anything is timed.
+Every peer runs the very same weights on the same number of threads, in the fastest way of calling
+it that its documentation gives for inputs in NumPy arrays, and what it returns is compared before
+anything is timed. A step carries its state, a whole sequence starts from zero.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import importlib.util
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from cases import Case
+from onnx_model import onnx_model
+from timing import Call
 
 import fastlstm
 
-Call = Callable[[], Any]
+NAMES = ("fastlstm", "onnxruntime", "OpenVINO", "torch nn", "torch cell")
 
-torch.set_num_threads(1)
+# Distributions whose versions a comparison records.
+PACKAGES = ("numpy", "scipy", "torch", "onnxruntime", "openvino")
 
 CELLS = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell, "rnn": torch.nn.RNNCell}
 STACKS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
-# PyTorch's gate blocks in the order ONNX wants them.
-ONNX_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
-
 # Largest difference between two float32 peers, relative to outputs of size one.
 AGREE = 2e-5
 
+# Calls compared where the state is carried from one to the next.
+STEPS_COMPARED = 3
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network and its input: T = 0 is one streaming step with carried state.
 
-    Parameters
-    ----------
-    kind : {"lstm", "gru", "rnn"}
-    I, H, layers : int
-        Input size, hidden size, layers of the stack.
-    T, B : int
-        Steps of a whole sequence (0 for a single step) and batch rows.
+def missing() -> dict[str, str]:
+    """Peers that this environment lacks, and what to install for them."""
+    needs = {"onnxruntime": ("onnx", "onnxruntime"), "OpenVINO": ("onnx", "openvino")}
+    return {
+        name: f"pip install {' '.join(modules)}"
+        for name, modules in needs.items()
+        if any(importlib.util.find_spec(module) is None for module in modules)
+    }
+
+
+def onnxruntime_call(data: bytes, x: np.ndarray, carried: bool, threads: int) -> Call:
+    """Run an ONNX model of :mod:`onnx_model` on `x`, read where it lies at every call.
+
+    Inputs and outputs are bound once (I/O binding), so that a call copies and allocates nothing;
+    two bindings in turn let each step read the state that the one before it wrote.
     """
+    import onnxruntime
 
-    kind: str
-    I: int  # noqa: E741
-    H: int
-    layers: int = 1
-    T: int = 0
-    B: int = 1
-
-    def __str__(self) -> str:
-        layers = f" {self.layers} layers" if self.layers > 1 else ""
-        length = f" T={self.T}" if self.T else " step"
-        return f"{self.kind} I={self.I} H={self.H}{layers}{length} B={self.B}"
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of float32 weights, which a step of one row must read once."""
-        gates = len(ONNX_ORDER[self.kind])
-        return sum(
-            4 * gates * self.H * ((self.I if n == 0 else self.H) + self.H)
-            for n in range(self.layers)
-        )
-
-
-CASES = [
-    Case("lstm", 1, 16),
-    Case("lstm", 1, 40),
-    Case("lstm", 40, 128),
-    Case("lstm", 128, 128),
-    Case("lstm", 256, 256),
-    Case("lstm", 40, 256, layers=3),
-    Case("gru", 128, 128),
-    Case("rnn", 128, 128),
-    Case("lstm", 1, 40, T=1000),
-    Case("lstm", 40, 128, T=100),
-    Case("lstm", 128, 128, T=1000),
-    Case("lstm", 256, 256, T=100),
-    Case("lstm", 128, 128, T=100, B=32),
-    Case("gru", 128, 128, T=1000),
-    Case("rnn", 128, 128, T=1000),
-]
-
-
-def onnx_session(case: Case, module: torch.nn.Module) -> onnxruntime.InferenceSession:
-    """The module as an ONNX graph of LSTM, GRU or RNN nodes, states passed in and out."""
-    T, B, H, gates = max(case.T, 1), case.B, case.H, ONNX_ORDER[case.kind]
-    weights = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
-
-    def reordered(array: np.ndarray) -> np.ndarray:
-        blocks = np.split(array, len(gates))
-        return np.concatenate([blocks[g] for g in gates])
-
-    nodes, initializers, inputs, outputs = [], [], [], []
-    inputs.append(helper.make_tensor_value_info("x0", TensorProto.FLOAT, [T, B, case.I]))
-    states = ("h", "c") if case.kind == "lstm" else ("h",)
-    for n in range(case.layers):
-        bias = np.concatenate([reordered(weights[f"bias_{s}_l{n}"]) for s in ("ih", "hh")])
-        arrays = {
-            f"W{n}": reordered(weights[f"weight_ih_l{n}"])[None],
-            f"R{n}": reordered(weights[f"weight_hh_l{n}"])[None],
-            f"B{n}": bias[None],
-        }
-        initializers += [numpy_helper.from_array(a, name) for name, a in arrays.items()]
-        given = [f"{s}{n}" for s in states]
-        made = [f"Y{n}", *(f"{s}_out{n}" for s in states)]
-        options = {"linear_before_reset": 1} if case.kind == "gru" else {}
-        nodes.append(
-            helper.make_node(
-                case.kind.upper(),
-                [f"x{n}", *arrays, "", *given],
-                made,
-                hidden_size=H,
-                **options,
-            )
-        )
-        nodes.append(helper.make_node("Squeeze", [f"Y{n}", "direction"], [f"x{n + 1}"]))
-        for name in (*given, *made[1:]):
-            target = inputs if name in given else outputs
-            target.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, B, H]))
-    initializers.append(numpy_helper.from_array(np.array([1], np.int64), "direction"))
-    y = helper.make_tensor_value_info(f"x{case.layers}", TensorProto.FLOAT, [T, B, H])
-    graph = helper.make_graph(nodes, "stack", inputs, [y, *outputs], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def values(nodes: Any) -> list[Any]:
+        zeros = [np.zeros(node.shape, np.float32) for node in nodes]
+        return [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in zeros]
+
+    first, *states = session.get_inputs()
+    last, *states_out = session.get_outputs()
+    given = onnxruntime.OrtValue.ortvalue_from_numpy(x)
+    (made,), even, odd = values([last]), values(states), values(states)
+    bindings = []
+    for before, after in ((even, odd), (odd, even)):
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(first.name, given)
+        binding.bind_ortvalue_output(last.name, made)
+        for node, value in zip(states, before, strict=True):
+            binding.bind_ortvalue_input(node.name, value)
+        for node, value in zip(states_out, after, strict=True):
+            binding.bind_ortvalue_output(node.name, value)
+        bindings.append(binding)
+    run, y = session.run_with_iobinding, made.numpy()
+    following = itertools.cycle(bindings if carried else bindings[:1]).__next__
+    kept = given, made, even, odd  # a binding keeps none of the memory it is given
+    return lambda: (run(following()), y, kept)[1]
 
 
-def peers(case: Case, seed: int = 0) -> Iterator[tuple[str, Call, Call]]:
-    """Name, the call to be timed, and a call that returns its first output for comparison."""
-    torch.manual_seed(seed)
-    module = STACKS[case.kind](case.I, case.H, case.layers).eval()
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((max(case.T, 1), case.B, case.I), dtype=np.float32)
-    model = fastlstm.from_torch(module)
+def openvino_call(data: bytes, x: np.ndarray, carried: bool, threads: int) -> Call:
+    """Run an ONNX model of :mod:`onnx_model` on `x`, read where it lies at every call.
 
-    stream = model.stream(case.B)
-    if case.T:
-        out = np.empty((case.T, case.B, case.H), np.float32)
-        yield "fastlstm", lambda: stream.run(x, out=out), lambda: model(x)[0]
-    else:
-        x_t, out = x[0], np.empty((case.B, case.H), np.float32)
-        yield "fastlstm", lambda: stream.step(x_t, out=out), lambda: model.stream(case.B).step(x_t)
+    One infer request with tensors that share memory with the arrays. A state that is carried is
+    kept by the compiled model itself (``MakeStateful``), which is faster than copying it.
+    """
+    import openvino
+    from openvino.passes import MakeStateful, Manager
 
-    session = onnx_session(case, module)
-    states = [name for name in (i.name for i in session.get_inputs()) if name != "x0"]
-    feed = {name: np.zeros((1, case.B, case.H), np.float32) for name in states} | {"x0": x}
+    core = openvino.Core()
+    model = core.read_model(data)
+    states = [port.any_name for port in model.inputs[1:]]
+    if carried:
+        manager = Manager()
+        manager.register_pass(MakeStateful({name: f"{name}_out" for name in states}))
+        manager.run_passes(model)
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    inputs = {"x": x}
+    if not carried:
+        inputs |= {p.any_name: np.zeros(list(p.shape), np.float32) for p in model.inputs[1:]}
+    for name, array in inputs.items():
+        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+    y, infer = request.get_tensor("y").data, request.infer
+    # A tensor does not keep the array alive whose memory it shares.
+    return lambda: (infer(share_outputs=True), y, inputs)[1]
 
-    def run_onnx() -> np.ndarray:
-        y, *after = session.run(None, feed)
-        if not case.T:
-            feed.update(zip(states, after, strict=True))
-        return y if case.T else y[0]
 
-    yield "onnxruntime", run_onnx, run_onnx
+def fastlstm_call(case: Case, module: torch.nn.Module, x: np.ndarray, threads: int) -> Call:
+    """One step or sequence of a stream, which keeps its state."""
+    model = fastlstm.from_torch(module, threads=threads)
+    stream = model.stream(None if case.B == 1 else case.B)
+    rows = x if case.B > 1 else x[:, 0]
+    given = rows if case.T else rows[0]
+    advance = stream.run if case.T else stream.step
+    out = np.empty((*given.shape[:-1], case.H), np.float32)
+    return lambda: advance(given, out=out)
 
-    tensor = torch.from_numpy(x)
-    carried: Any = None
 
-    def run_torch() -> torch.Tensor:
+def torch_call(case: Case, module: torch.nn.Module, x: np.ndarray) -> Call:
+    """The stack's own call, in inference mode."""
+    tensor, carried, carries = torch.from_numpy(x), None, not case.T
+
+    def run() -> torch.Tensor:
         nonlocal carried
         with torch.inference_mode():
             y, after = module(tensor, carried)
-        if not case.T:
+        if carries:
             carried = after
-        return y if case.T else y[0]
+        return y
 
-    yield "torch", run_torch, run_torch
-
-    if not case.T and case.layers == 1:
-        cell = CELLS[case.kind](case.I, case.H).eval()
-        cell.load_state_dict({k.removesuffix("_l0"): v for k, v in module.state_dict().items()})
-        hidden: Any = None
-
-        def run_cell() -> torch.Tensor:
-            nonlocal hidden
-            with torch.inference_mode():
-                hidden = cell(tensor[0], hidden)
-            return hidden[0] if case.kind == "lstm" else hidden
-
-        yield "torch cell", run_cell, run_cell
+    return run
 
 
-def checked(case: Case) -> dict[str, Call]:
-    """Name -> call to be timed, after every peer was seen to give the same first output.
+def torch_cell_call(case: Case, module: torch.nn.Module, x: np.ndarray) -> Call:
+    """One step of the cell with the stack's weights, in inference mode."""
+    cell = CELLS[case.kind](case.I, case.H).eval()
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in module.state_dict().items()})
+    tensor, hidden, pair = torch.from_numpy(x[0]), None, case.kind == "lstm"
+
+    def run() -> torch.Tensor:
+        nonlocal hidden
+        with torch.inference_mode():
+            hidden = cell(tensor, hidden)
+        return hidden[0] if pair else hidden
+
+    return run
+
+
+def makers(case: Case, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Name of each peer, and a function that makes its call; torch's stack, the measure, first."""
+    torch.manual_seed(0)
+    module = STACKS[case.kind](case.I, case.H, case.layers).eval()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((max(case.T, 1), case.B, case.I), dtype=np.float32)
+    carried = not case.T
+
+    def data() -> bytes:
+        weights = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
+        return onnx_model(case.kind, weights, max(case.T, 1), case.B)
+
+    yield "torch nn", lambda: torch_call(case, module, x)
+    yield "fastlstm", lambda: fastlstm_call(case, module, x, threads)
+    yield "onnxruntime", lambda: onnxruntime_call(data(), x, carried, threads)
+    yield "OpenVINO", lambda: openvino_call(data(), x, carried, threads)
+    if carried and case.layers == 1:
+        yield "torch cell", lambda: torch_cell_call(case, module, x)
+
+
+def outputs(call: Call, calls: int) -> np.ndarray:
+    """What so many calls return, one after the other, in a row."""
+    return np.concatenate([np.asarray(call()).ravel().copy() for _ in range(calls)])
+
+
+def agreeing(
+    makers: Iterator[tuple[str, Callable[[], Call]]], calls: int
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Calls that give the same outputs as the first one.
+
+    Parameters
+    ----------
+    makers : iterator of (str, function)
+        Name and maker of each peer, the one to agree with first.
+    calls : int
+        How many calls to compare.
+
+    Returns
+    -------
+    calls : dict of str to function
+        The calls to be timed, in the order of `NAMES`.
+    left_out : dict of str to str
+        Peers that failed or disagree, and how.
 
     Raises
     ------
     AssertionError
-        If two peers disagree by more than float32 rounding explains.
+        If fastlstm disagrees.
     """
-    calls, expected = {}, None
-    for name, timed, first in peers(case):
-        y = np.asarray(first())
-        expected = y if expected is None else expected
-        error = float(np.abs(y - expected).max())
-        if not error <= AGREE:
-            raise AssertionError(f"{case}: {name} differs from fastlstm by {error:.1e}")
-        calls[name] = timed
-    return calls
+    found: dict[str, Call] = {}
+    left_out: dict[str, str] = {}
+    absent = missing()
+    expected = None
+    for name, make in makers:
+        if name in absent:
+            continue
+        try:
+            call = make()
+            given = outputs(call, calls)
+        except Exception as error:
+            if expected is None or name == "fastlstm":
+                raise
+            left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+            continue
+        if expected is None:
+            expected = given
+        difference = float(np.abs(given - expected).max()) / max(1.0, float(abs(expected).max()))
+        if difference <= AGREE:
+            found[name] = call
+        elif name == "fastlstm":
+            raise AssertionError(f"fastlstm differs from torch by {difference:.1e}")
+        else:
+            left_out[name] = f"differs from torch by {difference:.1e}"
+    return {name: found[name] for name in NAMES if name in found}, left_out
+
+
+def checked(case: Case, threads: int = 1) -> tuple[dict[str, Call], dict[str, str]]:
+    """Name -> call to be timed of the peers that agree with torch, and why others are left out.
+
+    Sets the number of threads of torch.
+
+    Raises
+    ------
+    AssertionError
+        If fastlstm disagrees with torch by more than float32 rounding explains.
+    """
+    torch.set_num_threads(threads)
+    try:
+        return agreeing(makers(case, threads), 1 if case.T else STEPS_COMPARED)
+    except AssertionError as error:
+        raise AssertionError(f"{case}: {error}") from None
