@@ -268,7 +268,8 @@ MAY_CALL = {
 # Beside those, one file may call the system: what threads need. It allocates when a team is made.
 MAY_ALSO_CALL = {
     "team.c": {
-        *("aligned_alloc", "free", "clock_gettime", "sched_yield", "sysconf"),
+        *("aligned_alloc", "free", "clock_gettime", "sysconf", "__sched_cpucount"),
+        *(f"sched_{f}" for f in ("yield", "getcpu", "getaffinity", "setaffinity")),
         *("sigfillset", "sigdelset"),
         *(f"pthread_{f}" for f in ("atfork", "once", "create", "join", "sigmask", "setname_np")),
         *(f"pthread_attr_{f}" for f in ("init", "destroy", "setstacksize")),

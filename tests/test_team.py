@@ -41,7 +41,7 @@ BUILDS: dict[str, tuple[str, list[str], list[list[str]]]] = {
 }
 
 CHECKS = ["barriers", "parking", "bursts", "callers", "forks", "idle", "lifetimes", "signals"]
-CHECKS += ["starting"]
+CHECKS += ["starting", "apart"]
 
 # ThreadSanitizer does not follow threads started in a forked child; the check of starting limits
 # the memory of the process, of which every sanitizer maps terabytes.

@@ -41,6 +41,7 @@ typedef struct {
     /* Written by this rank while it works, read by the others. */
     alignas(LINE) count arrived;   /* barriers and ends of runs, over all runs */
     _Atomic count_ptr awaits;      /* the count this rank sleeps for, or NULL */
+    _Atomic int cpu;               /* where it was when it last looked, or -1 */
 
     /* Written by rank 0 before it publishes `called`, read by this rank. */
     alignas(LINE) count called;    /* runs that wanted this rank */
@@ -64,6 +65,9 @@ struct fl_team {
     enum { IDLE, STARTED, FAILED } threads;
     uint64_t asked_ns;             /* when the last call came that found a worker asleep */
     size_t size;
+#if defined(__linux__)
+    cpu_set_t allowed;             /* processors of whoever started the threads; may be empty */
+#endif
     fl_rank rank[];                /* (size,) */
 };
 
@@ -89,6 +93,40 @@ static void relax(void) {
     __asm__ volatile("isb"); /* there `yield` does not wait at all */
 #endif
 }
+
+#if defined(__linux__)
+/* Where the rank runs. Written only when it changes: others read the line. */
+static int note_cpu(fl_rank *me) {
+    const int cpu = sched_getcpu();
+    if (atomic_load_explicit(&me->cpu, memory_order_relaxed) != cpu)
+        atomic_store_explicit(&me->cpu, cpu, memory_order_relaxed);
+    return cpu;
+}
+
+/* Leave the processor of a lower rank, if there is another. A system may wake a worker where its
+ * caller runs, which does not stop for it, and let the two take turns for milliseconds. */
+static void step_aside(fl_rank *me) {
+    fl_rank *const all = me->team->rank;
+    cpu_set_t others = me->team->allowed;
+    const int cpu = note_cpu(me);
+    int shared = 0;
+    for (fl_rank *lower = all; lower < me; ++lower) {
+        const int taken = atomic_load_explicit(&lower->cpu, memory_order_relaxed);
+        shared |= taken == cpu;
+        if (taken >= 0) CPU_CLR((size_t)taken, &others);
+    }
+    if (shared && CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+        note_cpu(me);
+}
+
+static void note_allowed(fl_team *team) {
+    if (sched_getaffinity(0, sizeof team->allowed, &team->allowed)) CPU_ZERO(&team->allowed);
+}
+#else
+static void note_cpu(fl_rank *me) { (void)me; }
+static void step_aside(fl_rank *me) { (void)me; }
+static void note_allowed(fl_team *team) { (void)team; }
+#endif
 
 static int sleeps(const fl_rank *rank) {
     return atomic_load_explicit(&rank->awaits, memory_order_relaxed) != NULL;
@@ -142,11 +180,13 @@ static void wait_until(fl_rank *me, count_ptr at, uint64_t value) {
             }
             if (now >= end) break;
             if (now >= yield) {
+                step_aside(me);
                 sched_yield();
                 yield = now + YIELD_NS;
             }
         }
         sleep_until(me, at, value);
+        step_aside(me);
     }
 }
 
@@ -163,10 +203,12 @@ static void *worker(void *given) {
     fl_rank *me = given;
     fl_rank *const all = me->team->rank;
     atomic_store_explicit(&me->awaits, NULL, memory_order_relaxed); /* it has started */
+    step_aside(me);
     for (uint64_t call = 1;; ++call) {
         wait_until(me, &me->called, call);
         if (!me->work) return NULL;
         begin_at(me, me->base);
+        note_cpu(me);
         me->work(me->job, (size_t)(me - all), me->ranks);
         publish(&me->arrived, arrivals(me) + 1);
         wake_if_awaits(all, &me->arrived);
@@ -207,6 +249,7 @@ void fl_team_run(fl_team *team, size_t ranks, fl_work work, void *job) {
     fl_rank *const me = team->rank;
     /* Rank 0 does not count its own end of the last run, which nobody awaits: hence the 1. */
     const uint64_t base = arrivals(me) + 1;
+    note_cpu(me);
     call(team, ranks, work, job, base);
     begin_at(me, base);
     work(job, 0, ranks);
@@ -221,6 +264,7 @@ static void begin(fl_team *team, uint64_t in) {
         fl_rank *rank = team->rank + r;
         atomic_store(&rank->arrived, 0);
         atomic_store(&rank->called, 0);
+        atomic_store(&rank->cpu, -1);
         atomic_store(&rank->awaits, r ? &rank->called : NULL); /* asleep until it has started */
         pthread_mutex_init(&rank->mutex, NULL);
         pthread_cond_init(&rank->cond, NULL);
@@ -272,6 +316,7 @@ static void start(fl_team *team) {
     size_t started;
     team->threads = FAILED;
     if (!watched) return;
+    note_allowed(team);
     sigfillset(&blocked);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) sigdelset(&blocked, faults[i]);
     if (pthread_sigmask(SIG_SETMASK, &blocked, &before)) return;
@@ -291,6 +336,7 @@ static int ready(fl_team *team, size_t ranks, int is_long) {
         for (size_t r = 1; r < ranks; ++r) asleep |= sleeps(team->rank + r);
     if (team->threads == STARTED && (!asleep || is_long)) return 1;
     if (team->threads == FAILED) return 0;
+    note_cpu(team->rank);
     if (!is_long) {
         const uint64_t before = team->asked_ns;
         team->asked_ns = now_ns();

@@ -37,8 +37,9 @@ typedef void (*fl_work)(void *job, size_t rank, size_t ranks);
  * sleeps and `is_long` is 0: waking it would take longer than the work, which therefore should
  * last less than FL_TEAM_SPIN_US alone. The second such call within FL_TEAM_SPIN_US wakes the
  * workers, without waiting for them, so that those after it find them spinning. Threads not yet
- * started count as asleep. They have the affinity mask of the caller that starts them, and all
- * signals blocked but those of a thread's own faults, so that a crash is reported as anywhere.
+ * started count as asleep. They run on the processors of the caller that starts them, each on
+ * another one as far as there are enough, and have all signals blocked but those of a thread's own
+ * faults, so that a crash is reported as anywhere.
  *
  * A child of fork() has threads of its own, started when it first needs them, whatever the
  * parent's did at that moment. Work must not fork. */

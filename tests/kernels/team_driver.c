@@ -353,6 +353,36 @@ static void idle(void) {
     fl_team_free(team);
 }
 
+/* Where the ranks of a run were as it ended. */
+typedef struct {
+    fl_team *team;
+    int cpu[2];
+} places;
+
+static void do_places(void *given, size_t rank, size_t ranks) {
+    places *job = given;
+    for (int i = 0; i < 200; ++i) fl_team_barrier(job->team, rank, ranks);
+    job->cpu[rank] = sched_getcpu();
+}
+
+/* A worker that is woken where its caller runs moves away, if there is another processor. Half of
+ * the runs may end otherwise: the system moves threads too. */
+static void apart(void) {
+    enum { RUNS = 60 };
+    cpu_set_t allowed;
+    int together = 0;
+    demand(!sched_getaffinity(0, sizeof allowed, &allowed), "no affinity");
+    places job = {new_team(2), {0, 0}};
+    for (int i = 0; i < RUNS; ++i) {
+        sleep_ns(i % 2 ? MS : 5 * MS);
+        demand(fl_team_take(job.team, 2, 1) == 2, "a long call did not get the team");
+        fl_team_run(job.team, 2, do_places, &job);
+        together += job.cpu[0] == job.cpu[1];
+    }
+    demand(CPU_COUNT(&allowed) < 2 || together < RUNS / 2, "ranks shared a processor");
+    fl_team_free(job.team);
+}
+
 /* Teams that come and go: never started, spinning, asleep. */
 static void lifetimes(void) {
     demand(!fl_team_new(0) && !fl_team_new(1) && !fl_team_new(SIZE_MAX), "a team of no size");
@@ -536,7 +566,7 @@ static const struct {
     {"barriers", barriers}, {"parking", parking},   {"bursts", bursts},
     {"callers", callers},   {"forks", forks},       {"idle", idle},
     {"lifetimes", lifetimes}, {"signals", signals}, {"starting", starting},
-    {"latency", latency},
+    {"apart", apart},       {"latency", latency},
 };
 
 int main(int argc, char **argv) {
