@@ -14,56 +14,37 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from c_builds import (
+    AARCH64,
+    ADDRESS_FLAGS,
+    CLANG,
+    DRIVERS,
+    KERNELS,
+    OPTIMIZED,
+    THREADS,
+    Build,
+    Programs,
+    call,
+)
 from models import CELLS, random_tensors, recurrent
 
 from fastlstm import _engine, reference, spec
 from fastlstm.pack import PackedModel, pack
 
-ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "fastlstm" / "kernels"
-SOURCES = [*sorted(KERNELS.glob("*.c")), ROOT / "tests" / "kernels" / "driver.c"]
-
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
-# FL_LEAST_NS: work is shared however little there is of it.
-FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", "-DFL_LEAST_NS=1e-9", *WARNINGS]
-
-# How to build: compiler, flags, and what may have to run the program: ThreadSanitizer needs its
-# shadow memory at addresses that an operating system may give to something else unless told not to.
-# -Wno-tsan: it knows no fences, but here they order only what is atomic.
-BUILDS: dict[str, tuple[str, list[str], list[list[str]]]] = {
-    "cc": ("cc", ["-O3"], [[]]),
-    "clang": ("clang", ["-O3"], [[]]),
-    "sanitizers": (
-        "cc",
-        ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-        [[]],
-    ),
-    "threads": (
-        "cc",
-        ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan"],
-        [[], ["setarch", "-R"]],
-    ),
-    "aarch64": ("aarch64-linux-gnu-gcc", ["-O3", "-static"], [["qemu-aarch64"]]),
+BUILDS = {
+    "cc": OPTIMIZED,
+    "clang": CLANG,
+    "sanitizers": Build("cc", ("-O0", *ADDRESS_FLAGS)),
+    "threads": THREADS,
+    "aarch64": AARCH64,
 }
-
-# A trial needs a thread to tell whether a sanitizer works.
-TRIAL = """
-#include <pthread.h>
-static void *nothing(void *given) { return given; }
-int main(void) {
-    pthread_t thread;
-    return pthread_create(&thread, 0, nothing, 0) || pthread_join(thread, 0);
-}
-"""
 
 LANES = {"avx512": 16, "avx2": 8, "neon": 4, "scalar": 1}
 
@@ -265,67 +246,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
     return of
 
 
-def call(command: Sequence[object], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
-
-
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """The command that runs the driver of a build, compiled once; skips what cannot be had."""
-    built: dict[str, list[str] | str] = {}
-
-    def of(name: str) -> list[str]:
-        if name not in built:
-            built[name] = _build(name, tmp_path_factory.mktemp(name))
-        command = built[name]
-        if isinstance(command, str):
-            pytest.skip(command)
-        return command
-
-    return of
-
-
-def _build(name: str, folder: Path) -> list[str] | str:
-    """The command, or why there is none."""
-    compiler, flags, runners = BUILDS[name]
-    if not shutil.which(compiler):
-        return f"{compiler} is not installed"
-    runner = _runner(compiler, flags, runners, folder)
-    if isinstance(runner, str):
-        return f"{compiler} {' '.join(flags)} does not work here: {runner}"
-
-    def compile_one(source: Path) -> Path:
-        to = folder / f"{source.stem}.o"
-        made = call([compiler, *FLAGS, *flags, f"-I{KERNELS}", "-c", source, "-o", to])
-        assert made.returncode == 0, made.stderr
-        assert not made.stderr
-        return to
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, SOURCES))
-    linked = call([compiler, "-pthread", *flags, *objects, "-lm", "-o", folder / "driver"])
-    assert linked.returncode == 0, linked.stderr
-    return [*runner, str(folder / "driver")]
-
-
-def _runner(
-    compiler: str, flags: list[str], runners: list[list[str]], folder: Path
-) -> list[str] | str:
-    """What programs of this build must be run by, or why they cannot be built or run."""
-    source, program = folder / "trial.c", folder / "trial"
-    source.write_text(TRIAL)
-    tried = call([compiler, "-pthread", *flags, source, "-o", program])
-    why = tried.stderr[-200:]
-    for runner in runners if tried.returncode == 0 else []:
-        if runner and not shutil.which(runner[0]):
-            why = f"{runner[0]} is not installed"
-            continue
-        tried = call([*runner, program])
-        if tried.returncode == 0:
-            return runner
-        why = tried.stderr[-200:]
-    return why
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """The driver, with work shared however little there is of it."""
+    sources = [*sorted(KERNELS.glob("*.c")), DRIVERS / "driver.c"]
+    return Programs(BUILDS, sources, tmp_path_factory.mktemp("driver"), ["-DFL_LEAST_NS=1e-9"])
 
 
 def kernels_of(command: Sequence[object]) -> list[tuple[str, int]]:
@@ -348,10 +273,10 @@ def check(command: Sequence[object], paths: Sequence[Path], kernel: str) -> set[
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_every_kernel_gives_the_numbers_of_the_reference(
-    build: str, driver: Any, cases: Any
+    build: str, driver: Programs, cases: Any
 ) -> None:
     """Promises 1 and 2: alone, in a batch, step by step and on teams of two and three threads."""
-    command = driver(build)
+    command = driver.command(build)
     kernels = kernels_of(command)
     native = [*((name, 4) for name, _ in _engine.kernels(4)), ("scalar", 8)]
     assert kernels == (
@@ -380,12 +305,12 @@ def test_every_kernel_gives_the_numbers_of_the_reference(
     ],
 )
 def test_only_what_the_processor_has_ever_runs(
-    processor: str, kernels: list[str], driver: Any, cases: Any
+    processor: str, kernels: list[str], driver: Programs, cases: Any
 ) -> None:
     """Promise 6: any instruction that the emulated processor lacks would end the program."""
     if platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"):
         pytest.skip("needs an x86_64 machine and qemu-x86_64")
-    command = ["qemu-x86_64", "-cpu", processor, *driver("cc")]
+    command = ["qemu-x86_64", "-cpu", processor, *driver.command("cc")]
     assert kernels_of(command) == [*((name, 4) for name in kernels), ("scalar", 8)]
     short = [path for path in cases(kernels[0], 4) if not path.name.endswith(("_long", "_chunks"))]
     assert not check([*command, "--slack", "--alone"], short, kernels[0])

@@ -370,6 +370,11 @@ class TestReadme:
         for number, block in enumerate(blocks):
             exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
 
+    def test_tables_are_what_was_measured(self):
+        command = [sys.executable, str(ROOT / "tools" / "benchmark_table.py"), "--check"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def test_commands_exist(self):
         """Every ``fastlstm <command>`` that it names is one."""
         from fastlstm import cli

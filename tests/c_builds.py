@@ -1,0 +1,133 @@
+"""Programs of C that tests build and run: compilers, sanitizers, another architecture.
+
+Nothing here is under test. What a build needs and this machine lacks is a reason to skip, which
+names it; a compiler that warns is a failure.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "fastlstm" / "kernels"
+DRIVERS = ROOT / "tests" / "kernels"
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
+FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", *WARNINGS, f"-I{KERNELS}"]
+
+# A trial needs a thread to tell whether a sanitizer works.
+TRIAL = """
+#include <pthread.h>
+static void *nothing(void *given) { return given; }
+int main(void) {
+    pthread_t thread;
+    return pthread_create(&thread, 0, nothing, 0) || pthread_join(thread, 0);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiler, its flags, and commands one of which can run the program."""
+
+    compiler: str
+    flags: tuple[str, ...]
+    runners: tuple[tuple[str, ...], ...] = ((),)
+
+
+OPTIMIZED = Build("cc", ("-O3",))
+CLANG = Build("clang", ("-O3",))
+ADDRESS_FLAGS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# Its shadow memory lies at addresses that an operating system may give to something else unless
+# told not to. -Wno-tsan: it knows no fences, but here they order only what is atomic.
+THREADS = Build("cc", ("-O1", "-g", "-fsanitize=thread", "-Wno-tsan"), ((), ("setarch", "-R")))
+AARCH64 = Build("aarch64-linux-gnu-gcc", ("-O3", "-static"), (("qemu-aarch64",),))
+
+
+def call(command: Sequence[object], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep what it prints."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+class Programs:
+    """The builds of one program, each compiled when first asked for.
+
+    Parameters
+    ----------
+    builds : dict of str to Build
+    sources : sequence of path
+    folder : path
+        Where they are put.
+    defines : sequence of str
+        More flags, of every build.
+    """
+
+    def __init__(
+        self,
+        builds: dict[str, Build],
+        sources: Sequence[Path],
+        folder: Path,
+        defines: Sequence[str] = (),
+    ) -> None:
+        self._builds, self._sources, self._defines = builds, sources, defines
+        self._folder = folder
+        self._made: dict[str, list[str] | str] = {}
+
+    def command(self, name: str) -> list[str]:
+        """What runs the program of a build; skips the test that asks if it cannot be had."""
+        if name not in self._made:
+            folder = self._folder / name
+            folder.mkdir()
+            self._made[name] = self._make(self._builds[name], folder)
+        made = self._made[name]
+        if isinstance(made, str):
+            pytest.skip(made)
+        return made
+
+    def _make(self, build: Build, folder: Path) -> list[str] | str:
+        """The command, or why there is none."""
+        if not shutil.which(build.compiler):
+            return f"{build.compiler} is not installed"
+        runner = _runner(build, folder)
+        if isinstance(runner, str):
+            return f"{build.compiler} {' '.join(build.flags)} does not work here: {runner}"
+
+        def compile_one(source: Path) -> Path:
+            to = folder / f"{source.stem}.o"
+            flags = (*FLAGS, *self._defines, *build.flags)
+            made = call([build.compiler, *flags, "-c", source, "-o", to])
+            assert made.returncode == 0, made.stderr
+            assert not made.stderr
+            return to
+
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compile_one, self._sources))
+        program = folder / "program"
+        linked = call([build.compiler, "-pthread", *build.flags, *objects, "-lm", "-o", program])
+        assert linked.returncode == 0, linked.stderr
+        return [*runner, str(program)]
+
+
+def _runner(build: Build, folder: Path) -> tuple[str, ...] | str:
+    """What programs of this build must be run by, or why they cannot be built or run."""
+    source, program = folder / "trial.c", folder / "trial"
+    source.write_text(TRIAL)
+    tried = call([build.compiler, "-pthread", *build.flags, source, "-o", program])
+    why = tried.stderr[-200:]
+    for runner in build.runners if tried.returncode == 0 else ():
+        if runner and not shutil.which(runner[0]):
+            why = f"{runner[0]} is not installed"
+            continue
+        tried = call([*runner, program])
+        if tried.returncode == 0:
+            return runner
+        why = tried.stderr[-200:]
+    return why
