@@ -15,6 +15,8 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+import os
+
 import numpy as np
 cimport numpy as cnp
 
@@ -164,6 +166,12 @@ def find_blas():
     return blas_found
 
 
+def renew_blas_lock():
+    """In a forked child: another thread may have held the lock, which does not exist there."""
+    global blas_lock
+    blas_lock = PyThread_allocate_lock()
+
+
 cdef object look_up_blas():
     cdef const char *signature
     cdef void *found[2]
@@ -194,6 +202,8 @@ cdef object look_up_blas():
             blas32[i] = <gemm32>found[i]
         else:
             blas64[i] = <gemm64>found[i]
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew_blas_lock)
     return "LP64" if "int" in integers else "ILP64"
 
 

@@ -343,6 +343,40 @@ class TestUse:
         workers()
         assert python(self.FORK) == f"2 {[0] * 13} True 2\n"
 
+    FORK_IN_BLAS = """
+        import os, signal, threading, time, warnings
+        import numpy as np
+        from models import build, input_for, recurrent
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        rng = np.random.default_rng(1)
+        model = build(recurrent("gru", 256, 8), rng, np.float64)
+        x = input_for(model, rng, 400)
+        y, _ = model(x)
+        stop = False
+        def busy():
+            while not stop:
+                model(x)
+        other = threading.Thread(target=busy)
+        other.start()
+        ends = []
+        for _ in range(20):
+            time.sleep(0.003)
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)  # ends a child that waits for a lock nobody holds
+                os._exit(0 if np.array_equal(model(x)[0], y) else 1)
+            ends.append(os.waitpid(pid, 0)[1])
+        stop = True
+        other.join()
+        print(ends)
+    """
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    def test_a_child_forked_amid_a_product_of_blas(self, python):
+        """Projections of float64 models take a lock, which the child must not find taken."""
+        assert python(self.FORK_IN_BLAS) == f"{[0] * 20}\n"
+
     IDLE = """
         import time
         import numpy as np
