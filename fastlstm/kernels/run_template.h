@@ -179,14 +179,14 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
 }
 
 /* Rows, and elements of a matrix, from which a layer without a state is shared by the ranks. */
-enum { LEAST_ROWS = 16, LEAST_ELEMENTS = 32768 };
+enum { LEAST_SHARED_ROWS = 16, LEAST_ELEMENTS = 32768 };
 
 typedef enum { BY_RANK_0, BY_ROWS, BY_PANELS } division;
 
 /* How the ranks divide a layer whose input has R rows. */
 static division division_of(const fl_layer *layer, size_t R) {
     if (layer->directions) return BY_PANELS;
-    if (R >= LEAST_ROWS) return BY_ROWS;
+    if (R >= LEAST_SHARED_ROWS) return BY_ROWS;
     return layer->linear.panels * layer->linear.stride >= LEAST_ELEMENTS ? BY_PANELS : BY_RANK_0;
 }
 
