@@ -84,7 +84,7 @@ static const double BYTES_A_NS = 100, FMAS_A_NS = 50;
  * of its own for; a meeting takes up to 300 ns (tests/kernels/team_driver.c, latency). The tests
  * set it to next to nothing, so that every run is shared. */
 #ifndef FL_LEAST_NS
-#define FL_LEAST_NS 600
+#define FL_LEAST_NS 800
 #endif
 
 /* How many ranks a run is worth, and how they share it. */

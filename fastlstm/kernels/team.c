@@ -347,6 +347,8 @@ static int ready(fl_team *team, size_t ranks, int is_long) {
     else
         for (size_t r = 1; r < ranks; ++r)
             if (sleeps(team->rank + r)) wake(team->rank + r);
+    /* One that was put behind this thread gets to leave for another processor. */
+    if (!is_long) sched_yield();
     return is_long && team->threads == STARTED;
 }
 
