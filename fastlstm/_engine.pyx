@@ -335,7 +335,7 @@ cdef class Network:
             raise MemoryError(f"a run of {T} steps of {B} rows needs more memory than there can be")
         return 0
 
-    cdef bint is_long(self, size_t T, size_t B) noexcept:
+    cdef bint releases_gil(self, size_t T, size_t B) noexcept:
         """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
@@ -357,7 +357,7 @@ cdef class Network:
             if find_blas() in ("LP64", "ILP64"):
                 self.gemm = gemm_of_floats if self.kernel.real_size == 4 else gemm_of_doubles
         call.gemm = self.gemm
-        if self.is_long(call.T, call.B):
+        if self.releases_gil(call.T, call.B):
             with nogil:
                 fl_run(self.kernel, &self.model, call, self.team)
         else:
@@ -553,7 +553,7 @@ cdef class Stream:
             (<void **>self.state_rows.data)[b] = self.state_block.data + b * row
         network.make_plan(1, B, &self.plan)
         self.scratch = Buffer(self.plan.bytes)
-        self.release = network.is_long(1, B)
+        self.release = network.releases_gil(1, B)
         self.call.T, self.call.B = 1, B
         self.call.state = <void *const *>self.state_rows.data
         self.call.plan = &self.plan

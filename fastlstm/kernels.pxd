@@ -43,8 +43,7 @@ cdef extern from "kernels/fastlstm.h":
         int takes_tokens
 
     ctypedef struct fl_plan:
-        size_t ranks, bytes
-        int by_rows, is_long
+        size_t bytes
 
     ctypedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x,
                              size_t x_stride, const void *w, void *y,
@@ -61,7 +60,6 @@ cdef extern from "kernels/fastlstm.h":
         const fl_plan *plan
         void *scratch
         fl_gemm gemm
-        size_t turn
         const char *ran
 
     ctypedef struct fl_kernel:

@@ -1,8 +1,8 @@
 /* fastlstm.h - structs, the kernel table and prototypes of the C core.
  *
- * Plain C11: no Python, no BLAS symbol, no allocation, no printing, no abort. Weights and states
- * are owned by the caller; a call reads `fl_model`, advances the states it is given and uses
- * scratch memory whose size fl_plan_run() tells beforehand.
+ * Plain C11: no Python, no BLAS symbol, no printing, no abort, and no allocation but that of a team.
+ * Weights and states are owned by the caller; a call reads `fl_model`, advances the states it is
+ * given and uses scratch memory whose size fl_plan_run() tells beforehand.
  *
  * Dimension letters in the shape comments:
  *   T time, B batch, I input, H hidden, O output of one direction (H, or the projection's size),
