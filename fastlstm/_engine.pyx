@@ -13,7 +13,7 @@ from cpython.pythread cimport (
     WAIT_LOCK)
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -21,10 +21,15 @@ import numpy as np
 cimport numpy as cnp
 
 from fastlstm.kernels cimport (
-    FL_ACTIVATION, FL_GRU, FL_IDENTITY, FL_LINEAR, FL_LOG_SOFTMAX, FL_LOOKUP, FL_LSTM, FL_RELU,
-    FL_RNN, FL_SIGMOID, FL_SOFTMAX, FL_TANH, fl_call, fl_cell, fl_find, fl_gemm, fl_kernel,
-    fl_kernels, fl_layer, fl_model, fl_panels, fl_plan, fl_plan_run, fl_run, fl_team,
-    fl_team_free, fl_team_new,
+    FL_ACTIVATION, FL_ADD, FL_AFFINE, FL_AVERAGE, FL_CONCAT, FL_ELU, FL_FINAL, FL_FRAME_CONV,
+    FL_GELU, FL_GELU_TANH, FL_GLU, FL_GRU, FL_HALVES, FL_HARD_SIGMOID, FL_HARDTANH, FL_LAST,
+    FL_LAYER_NORM, FL_LEAKY_RELU, FL_LINEAR, FL_LOG_SOFTMAX, FL_LOOKUP, FL_LSTM, FL_MAGNITUDE,
+    FL_MEAN, FL_MOST_BUFFERS, FL_NO_NORM, FL_NORM_GATE, FL_NORM_PRODUCT, FL_POOL, FL_PRELU,
+    FL_PRODUCT, FL_REFLECT, FL_RELU, FL_REPLICATE, FL_RNN, FL_SCALE, FL_SCALED_TANH, FL_SIGMOID,
+    FL_SILU, FL_SOFTMAX, FL_SOFTPLUS, FL_SOFTSIGN, FL_SUM, FL_TANH, FL_THRESHOLDED_RELU,
+    FL_TIME_CONV, FL_TRANSPOSE, FL_ZEROS, fl_activation, fl_call, fl_cell, fl_convolution,
+    fl_find, fl_gemm, fl_kernel, fl_kernels, fl_layer, fl_model, fl_output_steps, fl_panels,
+    fl_plan, fl_plan_run, fl_run, fl_team, fl_team_free, fl_team_new, fl_variant,
 )
 
 cnp.import_array()
@@ -49,12 +54,26 @@ cdef extern from "stdlib.h":
 
 cdef dict KINDS = {
     "lookup": FL_LOOKUP, "linear": FL_LINEAR, "activation": FL_ACTIVATION,
-    "lstm": FL_LSTM, "gru": FL_GRU, "rnn": FL_RNN,
+    "lstm": FL_LSTM, "gru": FL_GRU, "rnn": FL_RNN, "scale": FL_SCALE, "prelu": FL_PRELU,
+    "layer_norm": FL_LAYER_NORM, "halves": FL_HALVES, "transpose": FL_TRANSPOSE,
+    "frame_conv": FL_FRAME_CONV, "time_conv": FL_TIME_CONV, "pool": FL_POOL, "add": FL_ADD,
+    "concat": FL_CONCAT,
 }
 cdef dict FUNCTIONS = {
-    "identity": FL_IDENTITY, "relu": FL_RELU, "tanh": FL_TANH, "sigmoid": FL_SIGMOID,
-    "softmax": FL_SOFTMAX, "log_softmax": FL_LOG_SOFTMAX,
+    "relu": FL_RELU, "tanh": FL_TANH, "sigmoid": FL_SIGMOID, "softsign": FL_SOFTSIGN,
+    "softplus": FL_SOFTPLUS, "silu": FL_SILU, "gelu": FL_GELU, "gelu_tanh": FL_GELU_TANH,
+    "affine": FL_AFFINE, "elu": FL_ELU, "leaky_relu": FL_LEAKY_RELU,
+    "thresholded_relu": FL_THRESHOLDED_RELU, "hard_sigmoid": FL_HARD_SIGMOID,
+    "scaled_tanh": FL_SCALED_TANH, "hardtanh": FL_HARDTANH, "softmax": FL_SOFTMAX,
+    "log_softmax": FL_LOG_SOFTMAX,
 }
+cdef dict COMBINATIONS = {
+    "sum": FL_SUM, "product": FL_PRODUCT, "average": FL_AVERAGE, "magnitude": FL_MAGNITUDE,
+    "glu": FL_GLU,
+}
+cdef dict POOLINGS = {"last": FL_LAST, "mean": FL_MEAN, "final": FL_FINAL}
+cdef dict PADDINGS = {"zeros": FL_ZEROS, "reflect": FL_REFLECT, "replicate": FL_REPLICATE}
+cdef dict NORMS = {"": FL_NO_NORM, "product": FL_NORM_PRODUCT, "gate": FL_NORM_GATE}
 
 # Bytes of weights a call may read with the GIL held: about 5 microseconds at the 30 to 60 GB/s at
 # which one core reads beyond its first-level cache. Releasing and taking it back costs 0.1.
@@ -241,6 +260,7 @@ cdef class Network:
 
     cdef fl_model model
     cdef fl_layer *layers
+    cdef list variants              # Buffers that hold an fl_variant each
     cdef const fl_kernel *kernel
     cdef int type_num               # NumPy's number of the real type
     cdef size_t step_bytes          # of weights that one step of one row reads
@@ -252,12 +272,16 @@ cdef class Network:
     cdef readonly object packed
     cdef readonly object dtype
     cdef readonly Py_ssize_t input_size, output_size
+    cdef readonly bint keeps_steps  # whether each step read gives one row, whatever the state
+    cdef cnp.ndarray initial        # (state_size,) where every sequence starts
 
     def __cinit__(self, packed, str isa, bint reproducible=False, size_t threads=1):
         self.packed = packed
         self.dtype = packed.dtype
         self.type_num = packed.dtype.num
         self.spare = []
+        self.variants = []
+        self.initial = packed.initial
         self.kernel = fl_find(isa.encode(), packed.dtype.itemsize)
         if self.kernel == NULL or self.kernel.lanes != <size_t>packed.lanes:
             raise ValueError(f"no kernel {isa!r} with {packed.lanes} lanes of {packed.dtype} here")
@@ -276,6 +300,12 @@ cdef class Network:
         self.model.n_layers = n
         self.model.state_size = packed.state_size
         self.model.takes_tokens = packed.takes_tokens
+        self.model.looks_ahead = packed.looks_ahead
+        self.model.pools = any([layer.kind == "pool" for layer in packed.layers])
+        self.keeps_steps = all([layer.kind != "time_conv" for layer in packed.layers])
+        if not (packed.initial.shape == (packed.state_size,)
+                and packed.initial.dtype == self.dtype):
+            raise ValueError("the initial state does not fit the network")
         self.wants_gemm = self.kernel.gemm_rows > 0 and not reproducible
         self.input_size = packed.layers[0].input_size
         self.output_size = packed.layers[n - 1].output_size
@@ -300,35 +330,84 @@ cdef class Network:
     cdef int fill_panels(self, fl_panels *to, panels) except -1:
         if panels is None:
             return 0
-        P, K, G, L = panels.weights.shape
-        if L != self.packed.lanes or panels.bias.shape != (P, G, L) or not 1 <= G <= 4:
-            raise ValueError(f"panels of shape {panels.weights.shape} do not fit the kernel")
+        P, K, G, last = panels.panels, panels.inputs, panels.groups, panels.last_groups
+        vectors = ((P - 1) * G + last) * panels.copies * self.packed.lanes if P else 0
+        if (panels.weights.size != vectors * K or panels.bias.size != vectors
+                or not 1 <= last <= G <= 4):
+            raise ValueError(f"panels of {panels.weights.size} weights do not fit the kernel")
         self.point(&to.weights, panels.weights)
         self.point(&to.bias, panels.bias)
-        to.panels, to.groups, to.stride = P, G, K * G * L
+        self.point(&to.scale, panels.scale)
+        self.point(&to.shift, panels.shift)
+        to.panels, to.groups, to.last_groups = P, G, last
+        to.stride = K * G * self.packed.lanes
         self.step_bytes += panels.weights.nbytes
         return 0
 
     cdef int fill_layer(self, fl_layer *to, layer) except -1:
         to.kind = KINDS[layer.kind]
-        to.function = FUNCTIONS[layer.function]
+        fill_activation(&to.activation, layer.function)
+        to.source, to.beside, to.to = layer.source, layer.beside, layer.to
+        if max(layer.source, layer.beside, layer.to) >= FL_MOST_BUFFERS:
+            raise ValueError("the layer reads or writes a buffer that is not there")
         to.input_size, to.output_size = layer.input_size, layer.output_size
         self.point(&to.table, layer.table)
+        self.point(&to.weight, layer.weight)
+        self.point(&to.bias, layer.bias)
         self.fill_panels(&to.linear, layer.linear)
+        to.eps, to.positions = layer.eps, layer.positions
+        to.combination = COMBINATIONS[layer.combination]
+        to.pooling = POOLINGS[layer.pooling]
+        to.state_offset, to.most_count = layer.state_offset, layer.most_count
+        to.x_first, to.reverse, to.clip = layer.x_first, layer.reverse, layer.clip
+        if layer.convolution is not None:
+            fill_convolution(&to.convolution, layer.convolution)
         to.directions = len(layer.cells)
         if to.directions > 2:
             raise ValueError(f"{to.directions} directions")
-        cdef fl_cell *at
         for i, cell in enumerate(layer.cells):
-            at = &to.cell[<int>i]
-            self.fill_panels(&at.gates, cell.gates)
-            self.fill_panels(&at.projection, cell.projection)
-            self.point(&at.bias_n, cell.bias_n)
-            self.point(&at.table, cell.table)
-            at.input_rows, at.hidden_size, at.h_size = (
-                cell.input_rows, cell.hidden_size, cell.h_size)
-            at.h_offset, at.c_offset, at.y_offset = cell.h_offset, cell.c_offset, cell.y_offset
+            self.fill_cell(&to.cell[<int>i], cell)
         return 0
+
+    cdef int fill_cell(self, fl_cell *to, cell) except -1:
+        cdef Buffer variant
+        self.fill_panels(&to.gates, cell.gates)
+        self.fill_panels(&to.projection, cell.projection)
+        self.point(&to.bias_n, cell.bias_n)
+        self.point(&to.table, cell.table)
+        fill_activation(&to.activation, cell.function)
+        to.input_rows, to.hidden_size, to.h_size = cell.input_rows, cell.hidden_size, cell.h_size
+        to.h_offset, to.c_offset, to.y_offset = cell.h_offset, cell.c_offset, cell.y_offset
+        if cell.variant is not None:
+            variant = Buffer(sizeof(fl_variant))
+            self.variants.append(variant)
+            self.fill_variant(<fl_variant *>variant.data, cell.variant)
+            to.variant = <const fl_variant *>variant.data
+        return 0
+
+    cdef int fill_variant(self, fl_variant *to, variant) except -1:
+        cdef int i
+        for i, function in enumerate(variant.functions):
+            fill_activation(&to.functions[i], function)
+        to.clip, to.cell_clip, to.eps = variant.clip, variant.cell_clip, variant.eps
+        to.norm, to.coupled = NORMS[variant.norm], variant.coupled
+        self.point(&to.h_bias, variant.h_bias)
+        self.point(&to.bias, variant.bias)
+        self.point(&to.norm_gate, variant.norm_gate)
+        for i in range(3):
+            self.point(&to.peepholes[i], variant.peepholes[i])
+        for i in range(2):
+            self.point(&to.norm_x[i], variant.norm_x[i])
+            self.point(&to.norm_h[i], variant.norm_h[i])
+            self.point(&to.norm_c[i], variant.norm_c[i])
+        self.fill_panels(&to.reset_gates, variant.reset_gates)
+        self.fill_panels(&to.reset_candidate, variant.reset_candidate)
+        return 0
+
+    def output_steps(self, size_t T, bint whole, cnp.ndarray state=None):
+        """Rows that T steps give: of a whole sequence, or of a stream in a state (state_size,)."""
+        cdef const void *at = NULL if state is None else cnp.PyArray_DATA(state)
+        return fl_output_steps(&self.model, self.kernel, T, whole, at)
 
     cdef int make_plan(self, size_t T, size_t B, fl_plan *plan) except -1:
         if fl_plan_run(&self.model, self.kernel, T, B, self.threads, plan) < 0:
@@ -368,21 +447,23 @@ cdef class Network:
             self.spare.append(scratch)
         return 0
 
-    def run(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray state):
+    def run(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray state, cnp.ndarray lengths=None):
         """Run a whole sequence; the caller has checked everything but what memory safety needs.
 
         Parameters
         ----------
         x : array (T, B, I) of the model's dtype with unit stride along I, or int64 (T, B) of tokens
             in range
-        y : array (T, B, O), likewise; written
+        y : array (T', B, O), likewise; written, and with T' of :meth:`output_steps`
         state : array (B, state_size), contiguous; advanced in place
+        lengths : array (B,) of intp, none of more than T, optional
         """
         cdef cnp.npy_intp item = self.dtype.itemsize
         cdef fl_call call
         memset(&call, 0, sizeof(call))
+        call.T, call.B = x.shape[0], state.shape[0]
         if not (y.ndim == 3 and state.ndim == 2 and x.ndim == 3 - self.model.takes_tokens
-                and y.shape[2] == self.output_size and x.shape[0] == y.shape[0]
+                and y.shape[2] == self.output_size
                 and x.shape[1] == y.shape[1] == state.shape[0]
                 and state.shape[1] == <Py_ssize_t>self.model.state_size
                 and y.dtype == self.dtype == state.dtype and state.flags.c_contiguous
@@ -390,7 +471,15 @@ cdef class Network:
                 and unit_stride(y, item) and y.flags.writeable
                 and state.flags.writeable):
             raise ValueError("x, y and state do not fit the network")
-        call.T, call.B = y.shape[0], y.shape[1]
+        if call.B and y.shape[0] != self.output_steps(call.T, True, state[0]):
+            raise ValueError("y does not have as many steps as the network gives")
+        if lengths is not None:
+            if not (lengths.ndim == 1 and lengths.shape[0] == state.shape[0]
+                    and lengths.dtype == np.intp and lengths.flags.c_contiguous
+                    and (lengths.size == 0 or 0 <= lengths.min() <= lengths.max() <= x.shape[0])):
+                raise ValueError("lengths do not fit x")
+            call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
+        call.whole = True
         call.y, call.y_t, call.y_b = cnp.PyArray_DATA(y), y.strides[0] // item, y.strides[1] // item
         if self.model.takes_tokens:
             if x.dtype != np.int64:
@@ -412,6 +501,26 @@ cdef class Network:
             (<void **>rows.data)[b] = first + b * self.model.state_size * item
         call.state = <void *const *>rows.data
         self.execute(&call)
+
+
+cdef int fill_activation(fl_activation *to, function) except -1:
+    if function is not None:
+        to.function = FUNCTIONS[function.name]
+        to.alpha, to.beta = function.alpha, function.beta
+    return 0
+
+
+cdef int fill_convolution(fl_convolution *to, convolution) except -1:
+    to.channels, to.out_channels = convolution.channels, convolution.out_channels
+    to.kernel_size, to.stride = convolution.kernel_size, convolution.stride
+    to.dilation, to.groups = convolution.dilation, convolution.groups
+    to.depthwise, to.padding = convolution.depthwise, PADDINGS[convolution.padding_mode]
+    to.padding_left, to.padding_right = convolution.padding_left, convolution.padding_right
+    to.width, to.out_width = convolution.width, convolution.out_width
+    to.reach, to.first, to.period = convolution.reach, convolution.first, convolution.period
+    to.x_offset, to.count_offset = convolution.x_offset, convolution.count_offset
+    to.has_count = convolution.has_count
+    return 0
 
 
 # Bytes of scratch that a network keeps for its next run.
@@ -529,6 +638,7 @@ cdef class Stream:
     cdef fl_call call                   # of a step: all set but x, tokens and y
     cdef int busy
     cdef bint release                   # whether a step releases the GIL
+    cdef bint keeps_steps
     cdef int x_ndim, y_ndim
     cdef cnp.npy_intp x_shape[2]
     cdef cnp.npy_intp y_shape[2]
@@ -551,6 +661,8 @@ cdef class Stream:
         self.state_rows = Buffer(B * sizeof(void *))
         for b in range(B):
             (<void **>self.state_rows.data)[b] = self.state_block.data + b * row
+        self.start()
+        self.keeps_steps = network.keeps_steps
         network.make_plan(1, B, &self.plan)
         self.scratch = Buffer(self.plan.bytes)
         self.release = network.releases_gil(1, B)
@@ -567,6 +679,20 @@ cdef class Stream:
         self.x_ndim = batched + (not network.model.takes_tokens)
         self.y_ndim = batched + 1
 
+    cdef void start(self) noexcept:
+        """Put every row where each sequence starts."""
+        cdef size_t row = self.network.model.state_size * self.network.kernel.real_size
+        cdef Py_ssize_t b
+        for b in range(self.rows):
+            memcpy(self.state_block.data + b * row, cnp.PyArray_DATA(self.network.initial), row)
+
+    cdef size_t output_steps(self, size_t T) noexcept:
+        """Rows that the next T steps give."""
+        if self.keeps_steps:
+            return T
+        return fl_output_steps(&self.network.model, self.network.kernel, T, False,
+                               self.state_block.data)
+
     cdef int enter(self) except -1:
         if not fl_enter(&self.busy):
             raise RuntimeError(
@@ -576,10 +702,33 @@ cdef class Stream:
         return 0
 
     def step(self, x, *, out=None):
-        """Advance every row by one step."""
-        cdef cnp.ndarray array, result
+        """Advance every row by one step.
+
+        Parameters
+        ----------
+        x : array (I,) or (B, I) of the model's dtype, or integer tokens () or (B,)
+            The input.
+        out : array (O,) or (B, O) of the model's dtype, optional
+            Where to write the output: then nothing is allocated.
+
+        Returns
+        -------
+        array (O,) or (B, O), or None
+            None for a step that completes no output, of a model with a convolution over time that
+            is strided or not padded; `out` is then left as it was.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of another dtype or shape, or a token is out of range.
+        RuntimeError
+            If another thread uses this stream.
+        """
+        cdef cnp.ndarray array, result = None
+        cdef bint gives
         self.enter()
         try:
+            gives = self.keeps_steps or self.output_steps(1) > 0
             if self.network.model.takes_tokens:
                 array = self.tokens_of_step(x)
                 if array is None:
@@ -589,18 +738,18 @@ cdef class Stream:
             else:
                 array = self.features_of_step(x)
                 self.call.x = cnp.PyArray_DATA(array)
-            if out is None:
-                result = cnp.PyArray_EMPTY(self.y_ndim, self.y_shape, self.network.type_num, 0)
-            else:
+            if out is not None:
                 result = self.check_out(out, self.y_ndim, self.y_shape, array)
-            self.call.y = cnp.PyArray_DATA(result)
+            elif gives:
+                result = cnp.PyArray_EMPTY(self.y_ndim, self.y_shape, self.network.type_num, 0)
+            self.call.y = NULL if result is None else cnp.PyArray_DATA(result)
             if self.release:
                 with nogil:
                     fl_run(self.network.kernel, &self.network.model, &self.call,
                            self.network.team)
             else:
                 fl_run(self.network.kernel, &self.network.model, &self.call, self.network.team)
-            return result
+            return result if gives else None
         finally:
             fl_leave(&self.busy)
 
@@ -665,7 +814,27 @@ cdef class Stream:
         return array
 
     def run(self, x, *, out=None):
-        """Advance every row by a block of steps."""
+        """Advance every row by a block of steps.
+
+        Parameters
+        ----------
+        x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
+            The input.
+        out : array (T', O) or (T', B, O) of the model's dtype, optional
+            Where to write the output.
+
+        Returns
+        -------
+        array (T', O) or (T', B, O)
+            T' is T, but for models with convolutions over time that are strided or not padded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of another dtype or shape, or a token is out of range.
+        RuntimeError
+            If another thread uses this stream.
+        """
         cdef cnp.ndarray array, result
         cdef fl_call call
         cdef cnp.npy_intp y_shape[3]
@@ -680,7 +849,7 @@ cdef class Stream:
             else:
                 array = as_features(x, self.network.dtype, shape)
                 call.x = cnp.PyArray_DATA(array)
-            y_shape[0] = array.shape[0]
+            y_shape[0] = self.output_steps(array.shape[0])
             for i in range(self.y_ndim):
                 y_shape[i + 1] = self.y_shape[i]
             if out is None:
@@ -701,9 +870,9 @@ cdef class Stream:
             fl_leave(&self.busy)
 
     def reset(self):
-        """Set the state of every row to zero, where each sequence starts."""
+        """Put the state of every row where each sequence starts."""
         self.enter()
-        memset(self.state_block.data, 0, self.state_block.size)
+        self.start()
         fl_leave(&self.busy)
 
     @property

@@ -46,11 +46,11 @@ __all__ = [
 ]
 
 VERSION = 1
-MAX_STEPS = 64  # of a self-check: every load runs it
+MAX_STEPS = 1024  # of a self-check: every load runs it
 MAX_NOTES, MAX_NOTE_CHARS = 64, 4096
 
-MAX_MARKS = 10 * spec.MAX_DEPTH  # a layer is written with at most nine: a brace and eight colons
-MAX_NESTING = 8  # version 1 needs 3; with the rest a newer file is read as far as its version
+MAX_MARKS = 16 * spec.MAX_DEPTH  # a layer is written with at most 15: a brace and its colons
+MAX_NESTING = 10  # version 1 needs 8; with the rest a newer file is read as far as its version
 
 _SELF_CHECK = ("self_check.input", "self_check.output")
 _CONTENT = {
@@ -226,7 +226,7 @@ def _check_model(table: Mapping[str, Entry], document: Mapping[str, Any]) -> tup
     spec.check_layers(layers)
     first, last = layers[0], layers[-1]
     # Every part of a stack has at least two tensors: a few bytes cannot have us list 40000 names.
-    stacks = [layer for layer in layers if isinstance(layer, spec.Recurrent)]
+    stacks = [layer for layer in spec.walk(layers) if isinstance(layer, spec.Recurrent)]
     if (least := sum(2 * s.num_layers * s.directions for s in stacks)) > len(table):
         raise ValueError(f"the layers need at least {least} tensors, there are {len(table)}")
     weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}
@@ -239,7 +239,7 @@ def _check_model(table: Mapping[str, Entry], document: Mapping[str, Any]) -> tup
         steps = given[0][1][0] if given[0] and given[0][1] else 0
         expected = [
             ("I64", (steps,)) if first.takes_tokens else (codes.pop(), (steps, first.input_size)),
-            ("F64", (steps, last.output_size)),
+            ("F64", (spec.output_steps(layers, steps), last.output_size)),
         ]
         if given != expected or not 1 <= steps <= MAX_STEPS:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, processors, reference, spec
+from fastlstm import _engine, format, pack, processors, spec
 from fastlstm.stream import Stream, block_from_state, state_from_block
 
 __all__ = ["Model", "convert", "from_torch", "load"]
@@ -26,6 +26,7 @@ FREE_PADDING_BYTES = 4 * 2**20
 # A token model's check takes as many different tokens, so that it reads their rows of a table.
 SELF_CHECK_STEPS = 8
 SELF_CHECK_TOKENS = 32
+SELF_CHECK_NUMBERS = 2**18  # at most in a layer's output, but for what one step needs
 SELF_CHECK_SEED = 20261121
 
 # Largest error of the engine, relative to the largest output. A check is as long as float32 itself
@@ -116,22 +117,29 @@ class Model:
         return format.fingerprint(self.layers, self.tensors)
 
     @property
-    def self_check(self) -> tuple[Array, Array]:
-        """A short input and the output that the float64 reference gives for it."""
-        if self._self_check is None:
+    def self_check(self) -> tuple[Array, Array] | None:
+        """A short input and the output that the float64 reference gives for it.
+
+        None for a model that reads more than 1024 steps before its first output.
+        """
+        if self._self_check is None and self.delay < format.MAX_STEPS:
             self._self_check = _make_self_check(self.layers, self.tensors, self.dtype)
         return self._self_check
 
     def check(self) -> float:
         """Run the self-check and return the largest error, relative to the largest output.
 
+        0 for a model that has none.
+
         Raises
         ------
         FormatError
             If the engine does not give the recorded output: the file or this build is damaged.
         """
+        if self.self_check is None:
+            return 0.0
         x, truth = self.self_check
-        y, _ = self(x)
+        y = self(x)[0].reshape(truth.shape)
         with np.errstate(over="ignore"):
             expected = truth.astype(self.dtype)
         finite = np.isfinite(expected)
@@ -148,18 +156,43 @@ class Model:
             )
         return error
 
-    def zero_state(self, batch_size: int | None = None) -> dict[str, Array]:
-        """The state every sequence starts from: name -> zeros (N * D, B, size), or without B."""
-        return state_from_block(
-            self,
-            np.zeros(
-                (1 if batch_size is None else batch_size, self._packed.state_size), self.dtype
-            ),
-            batch_size is not None,
-        )
+    @property
+    def pools(self) -> bool:
+        """Whether a whole sequence gives one row: a stream then gives it anew after each step."""
+        return any(layer.pools for layer in self.layers)
+
+    @property
+    def looks_ahead(self) -> str:
+        """Why the model takes whole sequences only and cannot be streamed; "" if it can."""
+        return spec.looks_ahead(self.layers)
+
+    @property
+    def delay(self) -> int:
+        """Steps that a stream reads without an output before its first one."""
+        return spec.delay(self.layers)
+
+    @property
+    def step_stride(self) -> int:
+        """Steps that a stream reads for each further output: 1, but for strided convolutions."""
+        return spec.step_stride(self.layers)
+
+    def initial_state(self, batch_size: int | None = None) -> dict[str, Array]:
+        """The state every sequence starts from: name -> (depth, B, size), or without B."""
+        block = self._start_block(1 if batch_size is None else batch_size)
+        return state_from_block(self, block, batch_size is not None)
+
+    def _start_block(self, batch_size: int) -> Array:
+        block = np.empty((batch_size, self._packed.state_size), self.dtype)
+        block[:] = self._packed.initial
+        return block
 
     def __call__(
-        self, x: Array, state: Mapping[str, Array] | None = None, *, batch_first: bool = False
+        self,
+        x: Array,
+        state: Mapping[str, Array] | None = None,
+        *,
+        lengths: Array | None = None,
+        batch_first: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
         """Run a whole sequence.
 
@@ -167,15 +200,21 @@ class Model:
         ----------
         x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
             The input; (B, T, I) or (B, T) with `batch_first`.
-        state : mapping of str to array (N * D, B, size), optional
-            Where to start from, as a call returned it; zeros if not given. It is not changed.
+        state : mapping of str to array (depth, B, size), optional
+            Where to start from, as a call returned it; the model's own start, which is zero but
+            for models that learned another, if not given. It is not changed.
+        lengths : integer array (B,), optional
+            Steps of each row of a batch, from 0 to T. What lies behind them in `x` is not looked
+            at; `y` is zero there, and the state is that after the row's last step.
         batch_first : bool, default False
             Whether the first axis of a batched `x` and `y` is the batch.
 
         Returns
         -------
-        y : array (T, O) or (T, B, O), or (B, T, O) with `batch_first`
-        state : dict of str to array (N * D, B, size)
+        y : array (T', O) or (T', B, O), or (B, T', O) with `batch_first`
+            T' is T, but for models with convolutions over time, which may give fewer. A model that
+            pools over time gives (O,) or (B, O).
+        state : dict of str to array (depth, B, size)
             The state after the last step; without the B axis if `x` is unbatched.
 
         Raises
@@ -183,7 +222,8 @@ class Model:
         TypeError
             If an array is of another dtype or byte order, or not an array.
         ValueError
-            If a shape does not fit or a token is out of range.
+            If a shape does not fit, a token or a length is out of range, or a model that pools is
+            given no step.
         """
         features = () if self.takes_tokens else (self.input_size,)
         ndim = getattr(x, "ndim", None)
@@ -198,16 +238,28 @@ class Model:
         elif batch_first:
             sequence = sequence.swapaxes(0, 1)
         T, B = sequence.shape[:2]
+        if lengths is not None:
+            lengths = _checked_lengths(lengths, T, B if batched else None)
         if state is None:
-            block = np.zeros((B, self._packed.state_size), self.dtype)
+            block = self._start_block(B)
         else:
             block = block_from_state(self, state, B if batched else None)
+        steps = self._network.output_steps(T, True, block[0]) if B else T
+        if self.pools and B and not steps:
+            raise ValueError(
+                f"x has {T} steps, of which this model makes no row to pool; expected at least "
+                f"{self.delay + 1}"
+            )
+        new = np.empty if lengths is None else np.zeros
         if batched and batch_first:
-            y = np.empty((B, T, self.output_size), self.dtype)
-            self._network.run(sequence, y.swapaxes(0, 1), block)
+            y = new((B, steps, self.output_size), self.dtype)
+            by_time = y.swapaxes(0, 1)
         else:
-            y = np.empty((T, B, self.output_size), self.dtype)
-            self._network.run(sequence, y, block)
+            y = by_time = new((steps, B, self.output_size), self.dtype)
+        self._network.run(sequence, by_time, block, lengths)
+        if self.pools:
+            y = by_time[0] if len(by_time) else np.empty((B, self.output_size), self.dtype)
+            return (y if batched else y[0]), state_from_block(self, block, batched)
         return (y if batched else y[:, 0]), state_from_block(self, block, batched)
 
     def stream(self, batch_size: int | None = None) -> Stream:
@@ -246,6 +298,21 @@ def _restore(file: format.ModelFile, threads: int, isa: str | None, reproducible
     return Model(file, threads=threads, isa=isa, reproducible=reproducible)
 
 
+def _checked_lengths(lengths: Any, T: int, B: int | None) -> Array:
+    """`lengths` as the engine takes them, or an error that helps."""
+    if B is None:
+        raise ValueError("lengths are those of the rows of a batch; x has no batch axis")
+    given = np.asarray(lengths)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"lengths is of dtype {given.dtype}; expected integers of shape ({B},)")
+    if given.shape != (B,):
+        raise ValueError(f"lengths has shape {given.shape}; expected ({B},)")
+    if given.size and not 0 <= given.min() <= given.max() <= T:
+        wrong = given[(given < 0) | (given > T)][0]
+        raise ValueError(f"lengths holds {wrong}; expected 0 to {T}, the steps of x")
+    return np.ascontiguousarray(given, dtype=np.intp)
+
+
 def _choose_kernel(
     layers: Sequence[spec.Layer], dtype: np.dtype[Any], isa: str | None
 ) -> tuple[str, int]:
@@ -275,20 +342,27 @@ def _choose_kernel(
 def _make_self_check(
     layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: np.dtype[Any]
 ) -> tuple[Array, Array]:
+    from fastlstm import reference  # what running a model does not need
+
     rng = np.random.default_rng(SELF_CHECK_SEED)
     x: Array
     if layers[0].takes_tokens:
         known = layers[0].input_size
         x = rng.choice(known, min(known, SELF_CHECK_TOKENS), replace=False)
     else:
-        x = rng.standard_normal((SELF_CHECK_STEPS, layers[0].input_size)).astype(dtype)
+        steps = spec.delay(layers) + SELF_CHECK_STEPS * spec.step_stride(layers)
+        widest = max(layer.output_size for layer in layers)
+        steps = min(steps, format.MAX_STEPS, max(SELF_CHECK_NUMBERS // widest, 1))
+        steps = max(steps, spec.delay(layers) + 1)
+        x = rng.standard_normal((steps, layers[0].input_size)).astype(dtype)
     y, _ = reference.forward(layers, tensors, x[:, None])
     rounded, _ = reference.forward(layers, tensors, x[:, None], dtype=dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.abs(y - rounded) > 0.1 * SELF_CHECK_TOLERANCE[dtype.name] * np.abs(y).max()
     lost = np.flatnonzero(off.any(axis=(1, 2)))
     if lost.size:
-        x = x[: max(1, int(lost[0]))]
+        kept = max(1, int(lost[0]))
+        x = x[: spec.delay(layers) + 1 + (kept - 1) * spec.step_stride(layers)]
         y, _ = reference.forward(layers, tensors, x[:, None])
     return x, y[:, 0]
 
@@ -357,20 +431,23 @@ def convert(
     ignore: Sequence[str] = (),
     dtype: str = "float32",
     vocabulary: Sequence[str] | None = None,
+    recipe: Path | None = None,
+    input_size: int | None = None,
 ) -> Model:
     """Convert a trained checkpoint to a model file.
 
     Parameters
     ----------
     source : path, torch.nn.Module, or mapping of str to array
-        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``
-        file, a live module, or a state dict.
+        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``,
+        ``.npz``, ``.onnx``, ``.keras`` or ``.h5`` file, a live module, or a state dict.
     destination : path
         The file to write; replaced whole or left as it was.
     layers : str or sequence of str, optional
         The order of the layers, which a file does not tell:
         ``"embedding, lstm, linear"``, or with the prefix of each one's tensors,
-        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone.
+        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone, nor
+        for a live module, whose forward tells.
     prefix : str, optional
         Take only the tensors whose names start with it.
     nonlinearity : {"tanh", "relu"}, optional
@@ -381,6 +458,14 @@ def convert(
         What the model is stored and computed in.
     vocabulary : sequence of str, optional
         The text of each token of a token model, if the checkpoint holds none.
+    recipe : str or path, optional
+        Of cells written by hand, which tensor is which gate: a built-in recipe, one of
+        ``"d2l"``, ``"gluon"`` and ``"two-linear"`` (LSTMs; with ``-gru`` or ``-rnn`` behind it,
+        those) and ``"assignment6"``, or a TOML file (:mod:`fastlstm.sources.recipe` says what is
+        in it). Layers that it does not name are added with `layers`.
+    input_size : int, optional
+        Features of a step, where the forward of a live module does not tell: the samples of a frame
+        that convolutions see.
 
     Returns
     -------
@@ -403,6 +488,8 @@ def convert(
         ignore=ignore,
         dtype=dtype,
         vocabulary=vocabulary,
+        recipe=recipe,
+        input_size=input_size,
     )
     model.check()
     model.save(destination)
@@ -418,6 +505,8 @@ def from_torch(
     ignore: Sequence[str] = (),
     dtype: str = "float32",
     vocabulary: Sequence[str] | None = None,
+    recipe: Path | None = None,
+    input_size: int | None = None,
     threads: int = 1,
     isa: str | None = None,
     reproducible: bool = False,
@@ -437,6 +526,8 @@ def from_torch(
         ignore=ignore,
         dtype=dtype,
         vocabulary=vocabulary,
+        recipe=recipe,
+        input_size=input_size,
     )
     is_path = isinstance(source, str | os.PathLike)
     name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__

@@ -235,10 +235,17 @@ class RNN(_Stack):
             num_layers,
             bias,
             bidirectional,
-            nonlinearity,
+            _checked(nonlinearity),
         )
         super().__init__(layer, batch_first, dropout, dtype)
         self.nonlinearity = nonlinearity
+
+
+def _checked(nonlinearity: str) -> str:
+    """One of the two that ``torch.nn.RNN`` knows."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity is {nonlinearity!r:.80}; expected 'tanh' or 'relu'")
+    return nonlinearity
 
 
 class _Cell(_Module):
@@ -324,6 +331,7 @@ class RNNCell(_Cell):
         *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        layer = spec.RNN(NAME, input_size, hidden_size, bias=bias, nonlinearity=nonlinearity)
+        known = _checked(nonlinearity)
+        layer = spec.RNN(NAME, input_size, hidden_size, bias=bias, nonlinearity=known)
         super().__init__(layer, dtype)
         self.nonlinearity = nonlinearity

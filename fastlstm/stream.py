@@ -39,7 +39,11 @@ def state_from_block(model: Model, block: Array, batched: bool) -> dict[str, Arr
 
 
 def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
-    """The inverse of :func:`state_from_block`; names, dtypes and shapes must be right."""
+    """The inverse of :func:`state_from_block`; names, dtypes and shapes must be right.
+
+    So must counts of steps: whole numbers, and the same for every row, where the number of outputs
+    of a call depends on them.
+    """
     expected = {name: (depth, size) for name, depth, size, _ in _pieces(model)}
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -69,7 +73,24 @@ def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
             raise ValueError(f"state {name!r} has shape {array.shape}; expected {shape}")
         rows = array.reshape(depth, B, size).transpose(1, 0, 2)
         block[:, columns] = rows.reshape(B, depth * size)
+    _check_counts(model, state)
     return block
+
+
+def _check_counts(model: Model, state: Mapping[str, Array]) -> None:
+    in_step = model.delay > 0 or model.step_stride > 1
+    for layer in model.layers:
+        for name, bound in layer.counts().items():
+            counts = state[name]
+            if not np.all((counts >= 0) & (counts < bound) & (counts == np.floor(counts))):
+                raise ValueError(
+                    f"state {name!r} counts steps; expected whole numbers from 0 to {bound - 1}"
+                )
+            if in_step and counts.size and counts.min() != counts.max():
+                raise ValueError(
+                    f"state {name!r} has rows that have read different numbers of steps; expected "
+                    f"the same for all, since this model does not give an output for every step"
+                )
 
 
 def _listed(names: Any) -> str:
@@ -105,13 +126,11 @@ class Stream(_engine.Stream):
     _model: Model
 
     def __new__(cls, model: Model, batch_size: int | None = None) -> Stream:
-        for layer in model.layers:
-            if isinstance(layer, spec.Recurrent) and layer.bidirectional:
-                raise ValueError(
-                    f"layer {layer.name!r} is bidirectional: its backward direction starts at the "
-                    f"last step, so there is no output before the whole sequence is known; call "
-                    f"model(x) with whole sequences instead"
-                )
+        if why := spec.looks_ahead(model.layers):
+            raise ValueError(
+                f"{why}, so there is no output before the whole sequence is known; call "
+                f"model(x) with whole sequences instead"
+            )
         if batch_size is not None and (
             not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool)
         ):

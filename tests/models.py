@@ -6,13 +6,14 @@ Nothing here is under test. Weights are drawn as ``torch.nn`` draws them, unifor
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastlstm import Model, _engine, spec
+from fastlstm import Model, _engine, reference, spec
 from fastlstm.format import ModelFile
 
 LANES = dict(_engine.kernels(4))
@@ -34,15 +35,140 @@ def recurrent(
     return cls(name, input_size, hidden_size, **options)
 
 
+def every_kind(L: int) -> dict[str, tuple[spec.Layer, ...]]:
+    """Models of every kind of layer that is not PyTorch's plain cell.
+
+    The sizes of most have full vectors and a remainder for L lanes.
+    """
+    H, M = 2 * L + 3, L + 2
+    odd = ("hard_sigmoid(0.2, 0.5)", "softsign", "scaled_tanh(1.7, 0.6)")
+    frame = spec.FrameConv1d(
+        "conv", 2, 6, 3, 2, width=2 * M, padding_left=1, padding_right=2, padding_mode="reflect"
+    )
+    width = frame.out_width
+    again = spec.FrameConv1d("again", 3, M, 3, dilation=2, width=width, padding_left=2)
+    return {
+        "peepholes": (spec.LSTM("a", L + 1, H, 2, peepholes=True),),
+        "coupled": (
+            spec.LSTM(
+                "a", 3, H, 2, False, proj_size=M, coupled=True, peepholes=True, cell_clip=0.4
+            ),
+        ),
+        "clipped": (spec.LSTM("a", 3, H, clip=0.7, cell_clip=0.3, activations=odd),),
+        "norm_product": (spec.LSTM("a", L + 1, H, 2, layer_norm="product", cell_clip=0.9),),
+        "norm_gate": (spec.LSTM("a", 5, H, layer_norm="gate", peepholes=True, clip=1.5),),
+        "learned_start": (spec.LSTM("a", 3, H, 2, proj_size=M, initial_state=True),),
+        "gru_before": (spec.GRU("a", L + 1, H, 2, reset_after=False),),
+        "gru_odd": (
+            spec.GRU("a", 5, H, bias=False, clip=0.8, activations=odd[:2], initial_state=True),
+        ),
+        "rnn_odd": (spec.RNN("a", 5, 5 * L + 1, nonlinearity="elu(0.7)", clip=0.6),),
+        "one_hot_norm": (spec.OneHot("o", 7), spec.LSTM("a", 7, H, layer_norm="product")),
+        "embedding_before": (spec.Embedding("e", 7, 4), spec.GRU("a", 4, H, reset_after=False)),
+        "both_ways": (
+            spec.LSTM(
+                *("a", 3, H, 2, True, True),
+                activations=(*odd, "sigmoid", "tanh", "relu"),
+                peepholes=True,
+                initial_state=True,
+            ),
+            spec.Pool("last", "final", 2 * H),
+            spec.Linear("out", 2 * H, 5),
+        ),
+        "backwards": (spec.GRU("a", 3, H, 2, reverse=True, reset_after=False),),
+        "causal": (spec.Conv1d("a", 3, H, 4, dilation=2, padding_left=6), spec.GRU("b", H, 5)),
+        "delayed": (
+            spec.Conv1d("a", M, H, 3, stride=2, dilation=2),
+            spec.Activation("f", "relu", H),
+            spec.LSTM("b", H, L),
+        ),
+        "grouped": (
+            spec.Conv1d("a", 6, 3 * M, 3, groups=3, padding_left=1, bias=False),
+            spec.BatchNorm1d("n", 3 * M),
+            spec.Activation("f", "silu", 3 * M),
+            spec.Conv1d("b", 3 * M, 2 * L + 2, 2, stride=3, groups=1),
+        ),
+        "depthwise": (
+            spec.Conv1d("a", H, H, 5, groups=H, padding_left=4),
+            spec.BatchNorm1d("n", H, affine=False),
+            spec.Activation("f", "hardtanh(-0.5, 0.7)", H),
+            spec.Linear("out", H, 4),
+        ),
+        "looks_ahead": (
+            spec.Conv1d("a", 3, H, 5, stride=2, padding_left=2, padding_right=2),
+            spec.RNN("b", H, 5),
+        ),
+        "frames": (
+            frame,
+            spec.BatchNorm1d("n", 6, width=width),
+            spec.PReLU("p", 6 * width, 6),
+            spec.CombineHalves("h", "magnitude", 6, width=width),
+            again,
+            spec.Activation("f", "relu", M * again.out_width),
+            spec.LSTM("b", M * again.out_width, L),
+            spec.Activation("g", "gelu", L),
+            spec.Linear("out", L, 1),
+            spec.Activation("s", "sigmoid", 1),
+        ),
+        "features": (
+            spec.Scale("a", H),
+            spec.LayerNorm("b", H),
+            spec.PReLU("c", H),
+            spec.Linear("d", H, 2 * H),
+            spec.CombineHalves("e", "glu", 2 * H),
+            spec.BatchNorm1d("f", H),
+            spec.LayerNorm("g", H, bias=False),
+            spec.Activation("h", "log_softmax", H),
+        ),
+        "residual": (
+            spec.Linear("in", 3, H),
+            spec.Residual(
+                "r",
+                (
+                    spec.LayerNorm("n", H, elementwise_affine=False, bias=False),
+                    spec.Residual("s", (spec.GRU("a", H, L + 1),), "output_first"),
+                    spec.Conv1d("c", H + L + 1, H, 2, padding_left=1),
+                ),
+            ),
+            spec.Residual("t", (spec.RNN("b", H, 3),), "input_first"),
+        ),
+        "mean": (
+            spec.LSTM("a", 3, H, peepholes=True),
+            spec.Pool("p", "mean", H),
+            spec.LayerNorm("n", H),
+            spec.Linear("out", H, 4),
+        ),
+        "last": (
+            spec.Conv1d("c", 3, M, 3, stride=2, padding_left=2),
+            spec.GRU("a", M, H),
+            spec.Pool("p", "last", H),
+        ),
+    }
+
+
+KINDS = tuple(every_kind(1))
+
+STREAMING = tuple(name for name, layers in every_kind(1).items() if not spec.looks_ahead(layers))
+
+
 def random_tensors(
     layers: Sequence[spec.Layer], rng: np.random.Generator, dtype: Any = np.float32
 ) -> dict[str, np.ndarray]:
     tensors = {}
-    for layer in layers:
-        bound = getattr(layer, "hidden_size", layer.input_size) ** -0.5
+    for layer in spec.walk(layers):
+        if isinstance(layer, spec.Residual):
+            continue
+        inputs = layer.input_size
+        if isinstance(layer, spec.Conv1d | spec.FrameConv1d):
+            inputs = layer.in_channels // layer.groups * layer.kernel_size
+        limit = 1.0 if layer.takes_tokens else getattr(layer, "hidden_size", inputs) ** -0.5
+        factors = isinstance(layer, spec.Scale | spec.LayerNorm | spec.BatchNorm1d)
         for name, shape in layer.tensors().items():
-            limit = 1.0 if isinstance(layer, spec.Embedding) else bound
-            tensors[name] = rng.uniform(-limit, limit, shape).astype(dtype)
+            suffix = name.removeprefix(f"{layer.name}.")
+            positive = suffix == "running_var" or suffix.startswith("weight_norm")
+            positive |= suffix == "weight" and factors
+            low, high = (0.5, 1.5) if positive else (-limit, limit)
+            tensors[name] = rng.uniform(low, high, shape).astype(dtype)
     return tensors
 
 
@@ -75,11 +201,78 @@ def input_for(model: Model, rng: np.random.Generator, *leading: int) -> np.ndarr
 
 
 def state_for(model: Model, rng: np.random.Generator, batch: int | None) -> dict[str, np.ndarray]:
-    zeros = model.zero_state(batch)
-    return {n: rng.uniform(-1, 1, a.shape).astype(a.dtype) for n, a in zeros.items()}
+    """A random state; of steps, all rows have read as many."""
+    zeros = model.initial_state(batch)
+    state = {n: rng.uniform(-1, 1, a.shape).astype(a.dtype) for n, a in zeros.items()}
+    for layer in model.layers:
+        for name, bound in layer.counts().items():
+            state[name][...] = rng.integers(min(bound, 20))
+    return state
+
+
+def rounding(
+    layers: Sequence[spec.Layer],
+    rng: np.random.Generator,
+    isa: str,
+    other: Callable[[ModelFile, np.ndarray], np.ndarray],
+    T: int = 24,
+    B: int = 8,
+) -> float:
+    """Promise 2: the engine's largest error, in largest errors of another evaluation in float32.
+
+    Against float64, over a sequence. In one model the largest error is chance: it is the median of
+    the ratios of seven models.
+    """
+    ratios = []
+    for _ in range(7):
+        file = model_file(layers, rng)
+        model = Model(file, isa=isa)
+        x = input_for(model, rng, T, B)
+        truth, _ = reference.forward(file.layers, file.tensors, x)
+        error, others = (np.abs(y - truth).max() for y in (model(x)[0], other(file, x)))
+        ratios.append(error / others)
+    return float(np.median(ratios))
+
+
+def by_reference(file: ModelFile, x: np.ndarray) -> np.ndarray:
+    """What the reference gives in float32."""
+    return reference.forward(file.layers, file.tensors, x, dtype=np.float32)[0]
+
+
+def by_torch(file: ModelFile, x: np.ndarray) -> np.ndarray:
+    return torch_forward(file.layers, file.tensors, x)[0]
 
 
 # The same in torch, which must be installed for what follows
+
+
+def torch_function(text: str) -> Callable[[Any], Any]:
+    """A function of :mod:`fastlstm.spec.functions`."""
+    import torch
+
+    functional = torch.nn.functional
+    function = spec.parse_function(text)
+    a, b = function.alpha, function.beta
+    return {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "softsign": functional.softsign,
+        # Beyond its threshold torch leaves the logarithm out; at 20, its own, that is 2e-9.
+        "softplus": functools.partial(functional.softplus, threshold=40),
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
+        "affine": lambda x: a * x + b,
+        "elu": lambda x: functional.elu(x, a),
+        "leaky_relu": lambda x: functional.leaky_relu(x, a),
+        "thresholded_relu": lambda x: functional.threshold(x, a, 0.0),
+        "hard_sigmoid": lambda x: (a * x + b).clamp(0, 1),
+        "scaled_tanh": lambda x: a * torch.tanh(b * x),
+        "hardtanh": lambda x: functional.hardtanh(x, a, b),
+        "softmax": lambda x: x.softmax(-1),
+        "log_softmax": lambda x: x.log_softmax(-1),
+    }[function.name]
 
 
 def torch_module(layer: spec.Layer, tensors: Mapping[str, np.ndarray], dtype: Any = None) -> Any:
@@ -87,6 +280,8 @@ def torch_module(layer: spec.Layer, tensors: Mapping[str, np.ndarray], dtype: An
     import torch
 
     if isinstance(layer, spec.Recurrent):
+        if not layer.is_plain or layer.reverse or layer.initial_state:
+            raise TypeError(f"{layer.describe()} is not PyTorch's")
         options = {n: getattr(layer, n) for n in ("num_layers", "bias", "bidirectional")}
         if layer.projection:
             options["proj_size"] = layer.projection
@@ -98,22 +293,77 @@ def torch_module(layer: spec.Layer, tensors: Mapping[str, np.ndarray], dtype: An
         module = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
     elif isinstance(layer, spec.Embedding):
         module = torch.nn.Embedding(layer.num_embeddings, layer.embedding_dim)
-    elif isinstance(layer, spec.Activation):
-        classes = {
-            "relu": torch.nn.ReLU,
-            "tanh": torch.nn.Tanh,
-            "sigmoid": torch.nn.Sigmoid,
-            "softmax": lambda: torch.nn.Softmax(-1),
-            "log_softmax": lambda: torch.nn.LogSoftmax(-1),
-        }
-        module = classes[layer.function]()
+    elif isinstance(layer, spec.LayerNorm):
+        affine = {"elementwise_affine": layer.elementwise_affine, "bias": layer.bias}
+        module = torch.nn.LayerNorm(layer.size, layer.eps, **affine)
+    elif isinstance(layer, spec.BatchNorm1d):
+        module = torch.nn.BatchNorm1d(layer.num_features, layer.eps, affine=layer.affine)
+    elif isinstance(layer, spec.PReLU):
+        module = torch.nn.PReLU(layer.num_parameters)
+    elif isinstance(layer, spec.Conv1d | spec.FrameConv1d):
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
+        options = {n: getattr(layer, n) for n in (*names, "bias")}
+        module = torch.nn.Conv1d(**options)
     else:
         raise TypeError(layer.kind)
     own = {n: torch.from_numpy(np.array(tensors[n])) for n in layer.tensors()}
     if own:
         module = module.to(dtype or next(iter(own.values())).dtype)
-    module.load_state_dict({n.removeprefix(layer.name + "."): t for n, t in own.items()})
+    state_dict = {n.removeprefix(layer.name + "."): t for n, t in own.items()}
+    module.load_state_dict(state_dict, strict=not isinstance(layer, spec.BatchNorm1d))
     return module.eval()
+
+
+def torch_layer(layer: spec.Layer, tensors: Mapping[str, np.ndarray], x: Any) -> Any:
+    """What torch gives for one layer without a state, of x (T, B, I) or (..., I)."""
+    import torch
+
+    functional = torch.nn.functional
+
+    def framed(channels: int) -> Any:
+        return x.reshape(-1, channels, x.shape[-1] // channels)
+
+    def flat(y: Any) -> Any:
+        return y.reshape(*x.shape[:-1], -1)
+
+    if isinstance(layer, spec.OneHot):
+        return functional.one_hot(x, layer.num_classes).to(torch.get_default_dtype())
+    if isinstance(layer, spec.Activation):
+        return torch_function(layer.function)(x)
+    if isinstance(layer, spec.Scale):
+        weight, bias = (torch.from_numpy(np.array(tensors[n])).to(x) for n in layer.tensors())
+        return x * weight + bias
+    if isinstance(layer, spec.CombineHalves):
+        a, b = framed(layer.channels).chunk(2, 1)
+        y = {
+            "sum": a + b,
+            "product": a * b,
+            "average": (a + b) / 2,
+            "magnitude": (a**2 + b**2).sqrt(),
+            "glu": functional.glu(framed(layer.channels), 1),
+        }
+        return flat(y[layer.function])
+    if isinstance(layer, spec.Pool):
+        half = layer.size // 2
+        pooled = {
+            "last": x[-1],
+            "mean": x.mean(0),
+            "final": torch.cat([x[-1, ..., :half], x[0, ..., half:]], -1),
+        }
+        return pooled[layer.function][None]
+    module = torch_module(layer, tensors, x.dtype if x.is_floating_point() else None)
+    if isinstance(layer, spec.BatchNorm1d):
+        return flat(module(framed(layer.num_features)))
+    if isinstance(layer, spec.PReLU):
+        return flat(module(framed(layer.num_parameters)))
+    if isinstance(layer, spec.FrameConv1d):
+        mode = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode)
+        padding = (layer.padding_left, layer.padding_right)
+        return flat(module(functional.pad(framed(layer.in_channels), padding, mode)))
+    if isinstance(layer, spec.Conv1d):
+        padding = (layer.padding_left, layer.padding_right)
+        return module(functional.pad(x.permute(1, 2, 0), padding)).permute(2, 0, 1)
+    return module(x)
 
 
 def torch_forward(
@@ -123,7 +373,11 @@ def torch_forward(
     state: Mapping[str, np.ndarray] | None = None,
     dtype: str | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What torch gives for ``model(x, state)``: x (T, B, I) or (T, I), or tokens."""
+    """What torch gives for ``model(x, state)``: x (T, B, I) or (T, I), or tokens.
+
+    Of convolutions and pools, for whole sequences: they start from nothing and keep no state.
+    A pool leaves one row of its axis T.
+    """
     import torch
 
     real = getattr(torch, dtype) if dtype else None
@@ -134,20 +388,23 @@ def torch_forward(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         for layer in layers:
-            if isinstance(layer, spec.OneHot):
-                value = torch.nn.functional.one_hot(value, layer.num_classes)
-                value = value.to(real or torch.float32)
+            if isinstance(layer, spec.Residual):
+                inner, _ = torch_forward(layer.layers, tensors, value.numpy(), state, dtype)
+                both = [value, torch.from_numpy(inner)]
+                value = sum(both) if layer.combine == "add" else torch.cat(
+                    both[:: 1 if layer.combine == "input_first" else -1], -1)  # fmt: skip
                 continue
-            module = torch_module(layer, tensors, real)
             if not isinstance(layer, spec.Recurrent):
-                value = module(value)
+                value = torch_layer(layer, tensors, value)
+                if isinstance(layer, spec.OneHot | spec.Embedding):
+                    value = value.to(real or value.dtype)
                 continue
             hx = None
             names = list(layer.state())
             if state is not None:
                 arrays = [torch.from_numpy(np.array(state[n])).to(value.dtype) for n in names]
                 hx = tuple(arrays) if layer.has_cell_state else arrays[0]
-            value, hx = module(value, hx)
+            value, hx = torch_module(layer, tensors, real)(value, hx)
             hx = hx if isinstance(hx, tuple) else (hx,)
             after |= {n: h.numpy() for n, h in zip(names, hx, strict=True)}
     return value.numpy(), after

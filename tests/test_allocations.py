@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from models import ISAS
+from models import ISAS, STREAMING
 
 # glibc's own names for what this library stands in front of.
 COUNTER = """
@@ -45,7 +45,7 @@ COUNTER = """
 MEASURE = """
     import ctypes, itertools, json, sys, tracemalloc
     import numpy as np
-    from models import CELLS, build, input_for, recurrent, spec
+    from models import CELLS, LANES, STREAMING, build, every_kind, input_for, recurrent, spec
 
     isa, how = sys.argv[1:]
     STEPS = 500
@@ -82,6 +82,7 @@ MEASURE = """
     layers["linear"] = (spec.Linear("a", 5, H), spec.Activation("p", "softmax", H))
     layers["embedding"] = (spec.Embedding("e", 11, 5), recurrent("gru", 5, H))
     layers["one_hot"] = (spec.OneHot("o", 11), recurrent("lstm", 11, H))
+    layers |= {kind: every_kind(LANES[isa])[kind] for kind in STREAMING}
     found = {}
     for dtype in (np.float32, np.float64) if isa == "scalar" else (np.float32,):
         for name, stack in layers.items():
@@ -132,7 +133,7 @@ def check(printed: str, *controls: str) -> None:
     found = json.loads(printed)
     seen = {name: found.pop(f"control: {name}") for name in ("keep an array", "keep a list")}
     assert min(seen[name] for name in controls) >= 500, f"the counter does not count: {seen}"
-    assert len(found) >= 18
+    assert len(found) >= 18 + 2 * len(STREAMING)
     guilty = {name: number for name, number in found.items() if number > 0}
     assert not guilty, f"500 steps allocate: {guilty}"
 

@@ -20,7 +20,10 @@ from hypothesis.extra import numpy as npst
 from models import (
     CELLS,
     ISAS,
+    KINDS,
+    LANES,
     build,
+    every_kind,
     input_for,
     model_file,
     recurrent,
@@ -241,8 +244,8 @@ class TestEmpty:
         assert y.shape == (4, 0, H)
         assert {n: a.shape for n, a in again.items()} == {"rnn.h": (1, 0, H), "rnn.c": (1, 0, H)}
 
-    def test_zero_state_of_no_rows(self, model):
-        shapes = {n: a.shape for n, a in model.zero_state(0).items()}
+    def test_initial_state_of_no_rows(self, model):
+        shapes = {n: a.shape for n, a in model.initial_state(0).items()}
         assert shapes == {"rnn.h": (1, 0, H), "rnn.c": (1, 0, H)}
 
     def test_no_tokens(self, tokens_model):
@@ -613,7 +616,7 @@ class TestNotFinite:
     def poisoned(model: Model, rng: np.random.Generator, value: float):
         """Inputs and states, each with the value at one place."""
         T, B = 4, 3
-        for where in ("x", *model.zero_state(B)):
+        for where in ("x", *model.initial_state(B)):
             for _ in range(3):
                 x, state = input_for(model, rng, T, B), state_for(model, rng, B)
                 array = x if where == "x" else state[where]
@@ -645,6 +648,21 @@ class TestNotFinite:
             expected, expected_after = reference.forward(file.layers, file.tensors, x, state)
             assert same_kind(y, expected)
             assert all(same_kind(after[n], a) for n, a in expected_after.items())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_kind_as_in_reference(self, isa, kind, rng):
+        file = model_file(every_kind(LANES[isa])[kind], rng)
+        model = Model(file, isa=isa)
+        if model.takes_tokens:
+            return
+        for value in NOT_FINITE:
+            for _ in range(3):
+                x = input_for(model, rng, 9, 3)
+                x[tuple(rng.integers(n) for n in x.shape)] = value
+                y, after = model(x)
+                expected, expected_after = reference.forward(file.layers, file.tensors, x)
+                assert same_kind(y, expected[0] if model.pools else expected)
+                assert all(same_kind(after[n], a) for n, a in expected_after.items())
 
     @pytest.mark.parametrize("value", NOT_FINITE)
     @pytest.mark.parametrize("cell", CELLS)
@@ -731,7 +749,7 @@ class TestDenormals:
 GUARDED = """
     import ctypes, mmap, sys
     import numpy as np
-    from models import CELLS, LANES, build, input_for, recurrent, spec
+    from models import CELLS, LANES, build, every_kind, input_for, recurrent, spec
 
     PAGE, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
 
@@ -763,20 +781,25 @@ GUARDED = """
                    for f in ("softmax", "tanh")]
         models += [(spec.Embedding("e", 5, size), recurrent("gru", size, size))]
         models += [(spec.Embedding("e", 5, size),)]
+        models += list(every_kind(size).values()) if size in (1, L) else []
         for layers in models:
             model = build(layers, rng, isa=isa)
             for B in (1, 2, 7):
                 for at_end in (False, True):
-                    stream = model.stream(B)
-                    for T in (None, 1, 5):
+                    stream = None if spec.looks_ahead(layers) else model.stream(B)
+                    for T in (None, 1, 7):
                         leading = (B,) if T is None else (T, B)
                         x = inputs.array(input_for(model, rng, *leading), at_end)
-                        like = np.zeros((*leading, model.output_size), "f4")
-                        out = outputs.array(like, at_end)
-                        (stream.step if T is None else stream.run)(x, out=out)
-                        assert np.isfinite(out).all()
-                        if T is not None:
+                        shape = (*leading, model.output_size)
+                        if stream and T:
+                            shape = (len(stream.clone().run(x)), *shape[1:])
+                        out = outputs.array(np.zeros(shape, "f4"), at_end)
+                        if stream:
+                            (stream.step if T is None else stream.run)(x, out=out)
+                            assert np.isfinite(out).all()
+                        if T == 7:
                             model(x)
+                            model(x, lengths=rng.integers(0, T + 1, B))
     print("inside")
 """
 

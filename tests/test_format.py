@@ -319,8 +319,8 @@ def test_the_fingerprint_knows_every_part() -> None:
         ({"self_check": (np.zeros(1, np.float32), np.zeros((1, 1)))}, "self-check"),
         ({"self_check": (np.zeros((1, 1), np.int64), np.zeros((1, 1)))}, "self-check"),
         ({"self_check": (np.zeros(1, np.int32), np.zeros((1, 1)))}, "int32"),
-        ({"self_check": (np.zeros(65, np.int64), np.zeros((65, 1)))}, "1 to 64 steps"),
-        ({"self_check": (np.zeros(0, np.int64), np.zeros((0, 1)))}, "1 to 64 steps"),
+        ({"self_check": (np.zeros(1025, np.int64), np.zeros((1025, 1)))}, "1 to 1024 steps"),
+        ({"self_check": (np.zeros(0, np.int64), np.zeros((0, 1)))}, "1 to 1024 steps"),
         ({"self_check": (np.zeros((), np.int64), np.zeros((1, 1)))}, "self-check"),
         ({"self_check": (np.array([3]), np.zeros((1, 1)))}, "tokens from 3 to 3; expected 0 to 2"),
         ({"self_check": (np.array([-1]), np.zeros((1, 1)))}, "tokens from -1"),
@@ -718,10 +718,10 @@ def test_a_layer_list_that_lies_is_refused(
 def test_the_brackets_of_a_layer_list_are_counted_before_it_is_parsed(
     read: Callable[..., Any],
 ) -> None:
-    for bad in ("[" * 9 + "]" * 9, "[" + "[]," * 40960 + "0]", "{" + '"a":0,' * 40960 + '"b":0}'):
+    for bad in ("[" * 11 + "]" * 11, "[" + "[]," * 65536 + "0]", "{" + '"a":0,' * 65536 + '"b":0}'):
         with pytest.raises(format.FormatError, match="too many brackets"):
             read(container(bad))
-    for good in ("[" * 8 + "]" * 8, "[" + "[]," * 40959 + "0]", '["' + "[{" * 40960 + '"]'):
+    for good in ("[" * 10 + "]" * 10, "[" + "[]," * 65535 + "0]", '["' + "[{" * 65536 + '"]'):
         with pytest.raises(format.FormatError, match="no version"):
             read(container(good))
 

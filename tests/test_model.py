@@ -18,6 +18,7 @@ from models import (
     ISAS,
     LANES,
     build,
+    every_kind,
     input_for,
     model_file,
     random_tensors,
@@ -42,6 +43,7 @@ MODELS = {
     "linear": (spec.Linear("a", 5, 9), spec.Activation("t", "tanh", 9)),
     "classifier": CLASSIFIER,
     "one_hot": (spec.OneHot("o", 11), recurrent("gru", 11, 5), spec.Linear("out", 5, 11)),
+    **every_kind(4),
 }
 
 
@@ -113,9 +115,9 @@ class TestAttributes:
         for name, array in model.tensors.items():
             assert np.array_equal(array, kept[name])
 
-    def test_zero_state(self, model):
+    def test_initial_state(self, model):
         for batch in (None, 1, 3):
-            state = model.zero_state(batch)
+            state = model.initial_state(batch)
             rows = () if batch is None else (batch,)
             expected = {
                 name: (depth, *rows, size)
@@ -123,7 +125,10 @@ class TestAttributes:
                 for name, (depth, size) in layer.state().items()
             }
             assert {n: a.shape for n, a in state.items()} == expected
-            assert all(a.dtype == model.dtype and not a.any() for a in state.values())
+            start = reference.start_state(model.layers, model.tensors, batch or 1, model.dtype)
+            for name, array in state.items():
+                assert array.dtype == model.dtype
+                assert np.array_equal(array, start[name].reshape(array.shape))
 
     def test_fingerprint(self, rng):
         """Of weights and layers alone: not of the kernel, nor of where they came from."""
@@ -184,8 +189,8 @@ class TestCopies:
         assert_same_model(again, model, rng)
 
     def test_stream_of_a_pickled_model(self, model, rng):
-        if any(getattr(layer, "bidirectional", False) for layer in model.layers):
-            pytest.skip("bidirectional models do not stream")
+        if spec.looks_ahead(model.layers):
+            pytest.skip("models that look ahead do not stream")
         x = input_for(model, rng, 5)
         expected = model.stream().run(x)
         assert np.array_equal(pickle.loads(pickle.dumps(model)).stream().run(x), expected)
@@ -195,7 +200,7 @@ class TestSelfCheck:
     def test_passes(self, model):
         assert 0 <= model.check() < 1e-5
         x, y = model.self_check
-        assert x.shape[0] == y.shape[0]
+        assert y.shape[0] == spec.output_steps(model.layers, x.shape[0]) > 0
         expected, _ = reference.forward(model.layers, model.tensors, x[:, None])
         assert y.dtype == np.float64
         assert np.array_equal(y, expected[:, 0])
@@ -342,7 +347,7 @@ class TestInstructionSets:
         offered = [name for name in _engine.known_isas() if needs[name] <= flags]
         assert offered == ISAS
 
-    @pytest.mark.parametrize("name", [n for n in MODELS if n != "gru"])
+    @pytest.mark.parametrize("name", [n for n in MODELS if not spec.looks_ahead(MODELS[n])])
     def test_forced_by_argument(self, isa, name, rng, tmp_path):
         model = build(MODELS[name], rng, isa=isa)
         assert model.isa == isa
@@ -435,8 +440,10 @@ class TestInstructionSets:
             models = [Model(file, isa=isa) for isa in ISAS]
             x = input_for(models[0], rng, 30, 3)
             ys = [model(x)[0] for model in models]
+            # What is nearly constant is normalised to what rounding left of it.
+            bound = 5e-5 if "norm" in name else 3e-6
             for y in ys[1:]:
-                np.testing.assert_allclose(y, ys[0], rtol=2e-6, atol=2e-6, err_msg=name)
+                np.testing.assert_allclose(y, ys[0], rtol=bound, atol=bound, err_msg=name)
 
 
 class TestOptions:

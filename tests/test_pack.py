@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import CELLS, random_tensors, recurrent
+from models import CELLS, every_kind, random_tensors, recurrent
 
 from fastlstm import pack, spec
-from fastlstm.pack import PackedLayer, PackedModel
+from fastlstm.pack import PackedLayer, PackedModel, cells, panels
+from fastlstm.pack import model as pack_model
+from fastlstm.pack.layers import touched_taps
 
 LANES = (1, 4, 8, 16)
 
@@ -43,7 +45,7 @@ def stacks(L: int) -> dict[str, tuple[spec.Layer, ...]]:
         spec.Linear("out", L + 1, 6),
         spec.Activation("p", "softmax", 6),
     )
-    return found
+    return found | every_kind(L)
 
 
 CASES = [(lanes, name) for lanes in LANES for name in stacks(lanes)]
@@ -58,12 +60,19 @@ def case(request, rng):
 
 
 def arrays(model: PackedModel) -> list[np.ndarray]:
-    return [array for layer in model.layers for array in pack._arrays(layer)]
+    return [array for layer in model.layers for array in layer.arrays()]
 
 
-def panels(layer: PackedLayer):
+def matrices(layer: PackedLayer) -> list[pack.Panels]:
     parts = [layer.linear, *(p for cell in layer.cells for p in (cell.gates, cell.projection))]
+    variants = [cell.variant for cell in layer.cells if cell.variant]
+    parts += [p for v in variants for p in (v.reset_gates, v.reset_candidate)]
     return [part for part in parts if part is not None]
+
+
+def vectors(part: pack.Panels) -> int:
+    """Vectors of outputs of a matrix, and of the others of its shape behind it."""
+    return ((part.panels - 1) * part.groups + part.last_groups if part.panels else 0) * part.copies
 
 
 class TestEveryModel:
@@ -95,13 +104,13 @@ class TestEveryModel:
         model = pack.pack(layers, tensors, lanes, np.float32)
         assert model.nbytes == sum(a.nbytes for a in arrays(model))
         for layer in model.layers:
-            for part in panels(layer):
-                P, K, G, L = part.weights.shape
-                assert part.weights.ctypes.data % pack.ALIGNMENT == 0
-                assert part.bias.shape == (P, G, L)
-                assert 1 <= G <= pack.MOST_GROUPS
-                assert lanes == L
-                assert K > 0
+            for part in matrices(layer):
+                assert part.weights.size == 0 or part.weights.ctypes.data % panels.ALIGNMENT == 0
+                assert part.weights.size == vectors(part) * part.inputs * lanes
+                for vector in (part.bias, part.scale, part.shift):
+                    assert vector is None or vector.size in (vectors(part) * lanes, 0) or (
+                        part.panels == 0)  # fmt: skip
+                assert 1 <= part.last_groups <= part.groups <= panels.MOST_GROUPS
         for array in arrays(model):
             assert array.flags.c_contiguous
             assert array.dtype == np.float32
@@ -111,38 +120,58 @@ class TestEveryModel:
         layers, tensors, lanes = case
         ones = {n: np.ones_like(a) for n, a in tensors.items()}
         model = pack.pack(layers, ones, lanes, np.float32)
+        total = 0
         for layer in model.layers:
-            for part in panels(layer):
+            for part in matrices(layer):
                 assert set(np.unique(part.weights)) <= {0, 1}
-        matrices = {n: a.size for n, a in ones.items() if "bias" not in n}
-        in_tables = []
-        if layers[0].takes_tokens:
-            name = layers[1].name
-            tables = (f"{layers[0].name}.", f"{name}.weight_ih_l0")
-            if isinstance(layers[0], spec.OneHot):
-                tables = (f"{name}.weight_ih_l0", *([f"{name}.weight"] if name == "a" else []))
+                total += part.weights.sum()
+            if layer.convolution and layer.convolution.depthwise:
+                total += layer.weight.sum()
+        expected = sum(
+            a.size for n, a in ones.items() if a.ndim > 1 and not n.endswith(("h_0", "c_0"))
+        )
+        for layer in spec.walk(layers):  # taps that meet nothing but zeros are left out
+            if isinstance(layer, spec.FrameConv1d):
+                first, end = touched_taps(layer)
+                size = ones[f"{layer.name}.weight"].size
+                expected -= size // layer.kernel_size * (layer.kernel_size - (end - first))
+        # Tokens are looked up in tables.
+        first = layers[0]
+        if first.takes_tokens:
+            behind = layers[1].name if len(layers) > 1 else ""
+            tables = [f"{first.name}.weight", f"{behind}.weight_ih_l0"]
+            if isinstance(first, spec.OneHot):
+                tables += [f"{behind}.weight"] * isinstance(layers[1], spec.Linear)
             elif not isinstance(layers[1], spec.Recurrent):
                 tables = tables[:1]
-            in_tables = [n for n in matrices if n.startswith(tables)]
-        total = sum(part.weights.sum() for layer in model.layers for part in panels(layer))
-        assert total == sum(size for n, size in matrices.items() if n not in in_tables)
+            expected -= sum(a.size for n, a in ones.items() if n.startswith(tuple(tables)))
+        assert total == expected
 
-    def test_biases_are_zero_in_the_padding(self, case):
+    def test_vectors_are_zero_in_the_padding(self, case):
         layers, tensors, lanes = case
         ones = {n: np.ones_like(a) for n, a in tensors.items()}
         model = pack.pack(layers, ones, lanes, np.float32)
         for layer in model.layers:
             for cell in layer.cells:
-                many = cell.gates.bias.shape[1] * lanes if layer.kind == "rnn" else lanes
-                flat = cell.gates.bias.transpose(1, 0, 2) if layer.kind != "rnn" else (
-                    cell.gates.bias.reshape(1, -1))  # fmt: skip
-                flat = flat.reshape(len(flat), -1)
-                assert flat.shape[1] - cell.hidden_size < many
-                assert not flat[:, cell.hidden_size :].any()
-                if cell.bias_n is not None:
-                    assert not cell.bias_n.reshape(-1)[cell.hidden_size :].any()
-            if layer.linear:
-                assert not layer.linear.bias.reshape(-1)[layer.output_size :].any()
+                H, gates = cell.hidden_size, cell.gates.bias
+                units = lanes * (gates.shape[1] if layer.kind == "rnn" else 1)
+                assert gates.shape[0] == -(-H // units)
+                found = [gates, cell.bias_n]
+                if v := cell.variant:
+                    found += [v.h_bias, v.bias, *v.norm_x, *v.norm_h, v.norm_gate]
+                    found += [*v.peepholes, *v.norm_c]
+                for vector in found:
+                    if vector is not None:
+                        rows = 1 if layer.kind == "rnn" else vector.shape[1]
+                        flat = vector.reshape(-1, rows, units).transpose(1, 0, 2)
+                        assert not flat.reshape(rows, -1)[:, H:].any()
+            if layer.linear and layer.linear.panels:
+                part, outputs = layer.linear, layer.output_size
+                if layer.convolution:
+                    outputs = layer.convolution.out_channels // layer.convolution.groups
+                for vector in (part.bias, part.scale, part.shift):
+                    if vector is not None:
+                        assert not vector.reshape(part.copies, -1)[:, outputs:].any()
 
     def test_state_offsets_tile_the_state(self, case):
         layers, tensors, lanes = case
@@ -150,14 +179,20 @@ class TestEveryModel:
         spans = []
         for layer in model.layers:
             for cell in layer.cells:
-                spans.append((cell.h_offset, cell.h_offset + cell.h_size))
+                spans.append((cell.h_offset, cell.h_size))
                 if layer.kind == "lstm":
-                    spans.append((cell.c_offset, cell.c_offset + cell.hidden_size))
+                    spans.append((cell.c_offset, cell.hidden_size))
+            if made := layer.convolution:
+                spans.append((made.x_offset, made.reach * made.channels * made.has_count))
+                spans.append((made.count_offset, int(made.has_count)))
+            if layer.pooling == "mean":
+                spans.append((layer.state_offset, layer.input_size + 1))
         end = 0
-        for first, last in sorted(spans):
+        for first, size in sorted(span for span in spans if span[1]):
             assert first == end
-            end = last
-        assert end == model.state_size
+            end = first + size
+        assert end == model.state_size == model.initial.size
+        assert end == sum(n * m for layer in layers for n, m in layer.state().values())
 
     def test_packed_size_is_what_packing_takes(self, case):
         layers, tensors, lanes = case
@@ -165,9 +200,11 @@ class TestEveryModel:
         assert plain == sum(a.size for a in tensors.values())
         model = pack.pack(layers, tensors, lanes, np.float32)
         held = sum(a.size for a in arrays(model))
-        # It may count less than a bias, never more than a panel too little.
+        # It may count less than a bias, never more than a panel too little; nor does it count the
+        # vectors of variants.
+        vectors = sum(a.size for n, a in tensors.items() if a.ndim == 1 and "_norm" in n)
         assert packed <= held * 1.35 + 64 * lanes
-        assert held <= packed * 1.35 + 64 * lanes
+        assert held <= packed * 1.35 + 64 * lanes + 2 * vectors
 
     def test_does_not_share_memory_with_the_tensors(self, case):
         layers, tensors, lanes = case
@@ -214,12 +251,12 @@ class TestLayout:
     @settings(max_examples=200)
     @given(outputs=st.integers(1, 5000), lanes=st.sampled_from(LANES))
     def test_padding_of_a_matrix_is_bounded(self, outputs, lanes):
-        """At most one vector more than needed, or a fifth."""
-        padded = pack._padded(outputs, lanes)
-        vectors = -(-outputs // lanes)
-        assert outputs <= padded
-        assert padded % lanes == 0
-        assert padded // lanes <= max(vectors, vectors * 6 // 5)
+        """To whole vectors; of a cell without gates, whose panels are all alike, by a fifth."""
+        needed = -(-outputs // lanes)
+        assert panels.padded(outputs, lanes) == needed * lanes
+        layer = spec.RNN("a", 1, outputs)
+        at = cells.Layout.of(layer, lanes)
+        assert needed <= at.panels * at.groups <= max(needed, needed * 6 // 5)
 
 
 class TestTokens:
@@ -243,8 +280,8 @@ class TestTokens:
             assert packed.gates.weights.shape[1] == self.H  # no rows for the input
             w = tensors[f"rnn.weight_ih{suffix}"].astype(np.float64)
             expected = w @ (tensors["e.weight"].T if embedded else np.eye(self.V))
-            panels = packed.table.shape[1]
-            rows = packed.table.reshape(self.V, panels, gates, -1).transpose(0, 2, 1, 3)
+            count = packed.table.shape[1]
+            rows = packed.table.reshape(self.V, count, gates, -1).transpose(0, 2, 1, 3)
             rows = rows.reshape(self.V, gates, -1)[:, :, : self.H].reshape(self.V, -1)
             assert np.array_equal(rows, expected.T.astype(np.float32))
 
@@ -252,7 +289,7 @@ class TestTokens:
         layers = (spec.Embedding("e", 50, 3), recurrent("lstm", 3, 8))
         tensors = random_tensors(layers, rng)
         assert len(pack.pack(layers, tensors, 8, np.float32).layers) == 1
-        monkeypatch.setattr(pack, "FREE_TABLE_BYTES", 1000)
+        monkeypatch.setattr(pack_model, "FREE_TABLE_BYTES", 1000)
         model = pack.pack(layers, tensors, 8, np.float32)
         assert [one.kind for one in model.layers] == ["lookup", "lstm"]
         assert np.array_equal(pack.unpack(layers, model)["e.weight"], tensors["e.weight"])

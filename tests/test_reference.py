@@ -47,7 +47,7 @@ class TestAgainstTorch:
             x = rng.standard_normal((T, B, I))
             start = {
                 n: rng.standard_normal(a.shape)
-                for n, a in reference.zero_state(file.layers, B, np.float64).items()
+                for n, a in reference.start_state(file.layers, file.tensors, B, np.float64).items()
             }
             for state in (None, start):
                 assert_equal(
@@ -102,29 +102,32 @@ class TestByItself:
     def test_lstm_by_hand(self):
         """One unit, one step, every gate a different known number."""
         w = {
-            "ih": np.array([[1.0], [2.0], [3.0], [4.0]]),
-            "hh": np.array([[0.1], [0.2], [0.3], [0.4]]),
-            "b_ih": np.array([0.01, 0.02, 0.03, 0.04]),
-            "b_hh": np.array([0.5, 0.6, 0.7, 0.8]),
+            "weight_ih": np.array([[1.0], [2.0], [3.0], [4.0]]),
+            "weight_hh": np.array([[0.1], [0.2], [0.3], [0.4]]),
+            "bias_ih": np.array([0.01, 0.02, 0.03, 0.04]),
+            "bias_hh": np.array([0.5, 0.6, 0.7, 0.8]),
         }
         x, h, c = np.array([[0.5]]), np.array([[-1.0]]), np.array([[2.0]])
         i, f, g, o = (0.5 * k - 0.1 * k + 0.01 * k + 0.4 + 0.1 * k for k in (1, 2, 3, 4))
         sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
         c_new = sigmoid(f) * 2.0 + sigmoid(i) * np.tanh(g)
-        got_h, got_c = reference.lstm_cell(x, h, c, w)
+        got_h, got_c = reference.lstm_cell(x, h, c, w, spec.LSTM("a", 1, 1), 0)
         np.testing.assert_allclose(got_c, [[c_new]], rtol=1e-15)
         np.testing.assert_allclose(got_h, [[sigmoid(o) * np.tanh(c_new)]], rtol=1e-15)
 
     def test_gru_applies_reset_after_the_product(self):
         """With r = 0 (a very negative gate) only torch's form keeps the input half of n."""
         w = {
-            "ih": np.array([[0.0], [0.0], [1.0]]),
-            "hh": np.array([[0.0], [0.0], [1.0]]),
-            "b_ih": np.array([-1e9, -1e9, 0.25]),
-            "b_hh": np.array([0.0, 0.0, 7.0]),
+            "weight_ih": np.array([[0.0], [0.0], [1.0]]),
+            "weight_hh": np.array([[0.0], [0.0], [1.0]]),
+            "bias_ih": np.array([-1e9, -1e9, 0.25]),
+            "bias_hh": np.array([0.0, 0.0, 7.0]),
         }
-        h, _ = reference.gru_cell(np.array([[0.5]]), np.array([[3.0]]), np.zeros((1, 1)), w)
-        np.testing.assert_allclose(h, np.tanh([[0.75]]), rtol=1e-15)
+        x, h, none = np.array([[0.5]]), np.array([[3.0]]), np.zeros((1, 1))
+        new, _ = reference.gru_cell(x, h, none, w, spec.GRU("a", 1, 1), 0)
+        np.testing.assert_allclose(new, np.tanh([[0.75]]), rtol=1e-15)
+        new, _ = reference.gru_cell(x, h, none, w, spec.GRU("a", 1, 1, reset_after=False), 0)
+        np.testing.assert_allclose(new, np.tanh([[7.75]]), rtol=1e-15)
 
     def test_sigmoid_keeps_relative_precision(self):
         x = np.array([-700.0, -40, -1, 0, 1, 40, 700])
@@ -143,7 +146,7 @@ class TestByItself:
     def test_inputs_are_not_changed(self, cell, rng):
         file = model_file(recurrent(cell, 3, 4, num_layers=2), rng, np.float64)
         x = rng.standard_normal((5, 2, 3))
-        state = reference.zero_state(file.layers, 2, np.float64)
+        state = reference.start_state(file.layers, file.tensors, 2, np.float64)
         copies = [a.copy() for a in (x, *state.values(), *file.tensors.values())]
         reference.forward(file.layers, file.tensors, x, state)
         for now, before in zip((x, *state.values(), *file.tensors.values()), copies, strict=True):

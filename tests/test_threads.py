@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import ISAS, build, input_for, model_file, recurrent, state_for
-from test_stream import assert_same_bits, assert_same_state
+from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model, processors, spec
 
@@ -48,8 +48,30 @@ MODELS: dict[str, tuple[spec.Layer, ...]] = {
         spec.Linear("out", 96, 30),
         spec.Activation("p", "log_softmax", 30),
     ),
+    "norm_product": (spec.LSTM("a", 40, 160, layer_norm="product", peepholes=True, clip=2.0),),
+    "norm_gate": (spec.LSTM("a", 40, 160, 2, proj_size=100, layer_norm="gate", cell_clip=0.5),),
+    "coupled": (spec.LSTM("a", 64, 160, coupled=True, peepholes=True, initial_state=True),),
+    "gru_before": (spec.GRU("a", 96, 130, 2, reset_after=False),),
+    "convolutions": (
+        spec.Conv1d("a", 64, 160, 5, dilation=2, padding_left=8),
+        spec.LayerNorm("n", 160),
+        spec.Conv1d("b", 160, 160, 3, groups=2, padding_left=2),
+        spec.Residual("r", (spec.GRU("c", 160, 130), spec.Linear("d", 130, 160))),
+    ),
+    "frames": (
+        spec.FrameConv1d("a", 1, 96, 64, 32, width=256, padding_right=32, padding_mode="reflect"),
+        spec.CombineHalves("m", "magnitude", 96, width=8),
+        spec.FrameConv1d("b", 48, 64, 3, 2, width=8, padding_left=1, padding_right=1),
+        spec.Activation("f", "relu", 256),
+        recurrent("lstm", 256, 128),
+    ),
+    "pooled": (
+        spec.LSTM("a", 72, 96, 1, True, True, peepholes=True),
+        spec.Pool("p", "final", 192),
+        spec.Linear("out", 192, 200),
+    ),
 }
-STREAMS = [name for name in MODELS if name != "bidirectional"]
+STREAMS = [name for name, layers in MODELS.items() if not spec.looks_ahead(layers)]
 
 # Every step of it takes longer than waking a thread: 8 MB of weights.
 LARGE = (recurrent("lstm", 512, 512),)

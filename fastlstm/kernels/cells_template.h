@@ -1,4 +1,5 @@
-/* cells_template.h - sums, products and cells, written once; run_template.h has the loop over time.
+/* cells_template.h - sums, products and PyTorch's cells, written once. variants_template.h has other
+ * cells, layers_template.h what lies between cells, run_template.h the loop over time.
  *
  * An instruction set's file defines, and then includes this file:
  *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SCALAR | FL_SCALAR64   which operations vec.h gives
@@ -247,18 +248,55 @@ typedef struct {
     const real *weights;   /* (P, K, G, L), panels `stride` apart */
     size_t stride;
     range panels;          /* to compute */
+    size_t full, groups;   /* panels before a narrower one, and vectors of each, */
+    size_t last_groups;    /* and of that one; 0: there is none */
+    size_t first;          /* element of the vectors and outputs that panel 0 begins with */
     size_t x_size, h_size; /* K = x_size + h_size */
     size_t y_size;         /* outputs to write: the rest of the last panel is padding */
-    fl_function function;  /* FL_IDENTITY, FL_TANH or FL_RELU */
+    const real *scale, *shift; /* (P, G, L), or NULL */
+    real clip;             /* 0: none */
+    const fl_activation *activation;
 } product;
 
-INLINE vec apply(fl_function function, vec a) {
-    switch (function) {
+INLINE vec clip_to(real bound, vec a) {
+    return v_min(v_set1(bound), v_max(v_set1(-bound), a));
+}
+
+/* The functions that few models have, in one place instead of in every block. */
+static __attribute__((noinline)) vec apply_other(const fl_activation *activation, vec a) {
+    const vec alpha = v_set1((real)activation->alpha), beta = v_set1((real)activation->beta);
+    switch (activation->function) {
+    case FL_SOFTSIGN: return v_softsign(a);
+    case FL_SOFTPLUS: return v_softplus(a);
+    case FL_SILU: return v_silu(a);
+    case FL_GELU: return v_gelu(a);
+    case FL_GELU_TANH: return v_gelu_tanh(a);
+    case FL_AFFINE: return v_affine(a, alpha, beta);
+    case FL_ELU: return v_elu(a, alpha);
+    case FL_LEAKY_RELU: return v_leaky_relu(a, alpha);
+    case FL_THRESHOLDED_RELU: return v_thresholded_relu(a, alpha);
+    case FL_HARD_SIGMOID: return v_hard_sigmoid(a, alpha, beta);
+    case FL_SCALED_TANH: return v_scaled_tanh(a, alpha, beta);
+    case FL_HARDTANH: return v_hardtanh(a, alpha, beta);
+    default: return a;
+    }
+}
+
+INLINE vec apply(const fl_activation *activation, vec a) {
+    switch (activation->function) {
+    case FL_IDENTITY: return a;
     case FL_RELU: return v_max(v_set1(0), a);
     case FL_TANH: return v_tanh(a);
     case FL_SIGMOID: return v_sigmoid(a);
-    default: return a;
+    default: return apply_other(activation, a);
     }
+}
+
+/* What becomes of the sum of a product: element `at` of its panels. */
+INLINE vec finish(const product *a, vec sum, size_t at) {
+    if (a->scale) sum = v_fma(sum, v_load(a->scale + at), v_load(a->shift + at));
+    if (a->clip != 0) sum = clip_to(a->clip, sum);
+    return apply(a->activation, sum);
 }
 
 /* rows[m].y = function(init + W [x, h]) for M rows in panels [p, p + N). */
@@ -271,7 +309,7 @@ INLINE void product_block(const int M, const int N, const int G, const product *
         x[m] = rows[m].x;
         h[m] = rows[m].h;
         for (int n = 0; n < N; ++n)
-            start(G, total[m * N + n], rows + m, (p + (size_t)n) * (size_t)(G * L));
+            start(G, total[m * N + n], rows + m, a->first + (p + (size_t)n) * (size_t)(G * L));
     }
     if (x[0]) accumulate(M, N, G, G - 1, total, w, a->stride, x, 0, a->x_size);
     w += a->x_size * (size_t)(G * L);
@@ -279,8 +317,8 @@ INLINE void product_block(const int M, const int N, const int G, const product *
     for (int m = 0; m < M; ++m) {
         for (int n = 0; n < N; ++n) {
             for (int g = 0; g < G; ++g) {
-                const size_t at = ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
-                store_left(rows[m].y + at, apply(a->function, total[m * N + n][g]),
+                const size_t at = a->first + ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
+                store_left(rows[m].y + at, finish(a, total[m * N + n][g], at),
                            lanes_left(a->y_size, at));
             }
         }
@@ -392,12 +430,12 @@ static void gru_step(const fl_cell *cell, const row *rows, size_t n, share mine,
     gated_step(FL_GRU, 3, cell, rows, n, mine, later);
 }
 
-static void multiply(const product *a, size_t groups, const row *rows, size_t n, int back) {
+static void multiply_panels(const product *a, const row *rows, size_t n, int back) {
 #define BLOCK_1(M, N, p, r) product_block(M, N, 1, a, p, rows + (r))
 #define BLOCK_2(M, N, p, r) product_block(M, N, 2, a, p, rows + (r))
 #define BLOCK_3(M, N, p, r) product_block(M, N, 3, a, p, rows + (r))
 #define BLOCK_4(M, N, p, r) product_block(M, N, 4, a, p, rows + (r))
-    switch (groups) {
+    switch (a->groups) {
     case 1: FOR_ROWS_AND_PANELS(BLOCK_1, a->panels, n, back); break;
     case 2: FOR_ROWS_AND_PANELS(BLOCK_2, a->panels, n, back); break;
     case 3: FOR_ROWS_AND_PANELS(BLOCK_3, a->panels, n, back); break;
@@ -409,41 +447,47 @@ static void multiply(const product *a, size_t groups, const row *rows, size_t n,
 #undef BLOCK_4
 }
 
+/* The product of a matrix and n rows: its full panels and the narrower one, or the other way. */
+static void multiply(const product *a, const row *rows, size_t n, int back) {
+    product full = *a, last = *a;
+    if (!a->last_groups || a->panels.end <= a->full) {
+        multiply_panels(a, rows, n, back);
+        return;
+    }
+    full.panels.end = a->full;
+    last.weights += a->full * a->stride;
+    last.first += a->full * a->groups * L;
+    last.groups = a->last_groups;
+    last.panels.first = 0;
+    last.panels.end = a->panels.first <= a->full;
+    if (back) multiply_panels(&last, rows, n, back);
+    if (full.panels.first < full.panels.end) multiply_panels(&full, rows, n, back);
+    if (!back) multiply_panels(&last, rows, n, back);
+}
+
+static const fl_activation identity = {FL_IDENTITY, 0, 0};
+
 /* Panels of a matrix applied to rows that all have an x and start from its bias. */
 static product matrix_product(const fl_panels *a, range panels, size_t x_size, size_t y_size) {
-    product made = {a->weights, a->stride, panels, x_size, 0, y_size, FL_IDENTITY};
+    const int narrow = a->last_groups < a->groups;
+    product made = {0};
+    made.weights = a->weights;
+    made.stride = a->stride;
+    made.panels = panels;
+    made.full = a->panels - (size_t)narrow;
+    made.groups = a->groups;
+    made.last_groups = narrow ? a->last_groups : 0;
+    made.x_size = x_size;
+    made.y_size = y_size;
+    made.scale = a->scale;
+    made.shift = a->shift;
+    made.activation = &identity;
     return made;
 }
 
-static void softmax(fl_function function, const real *x, real *y, size_t size) {
-    real most = x[0], sum = 0;
-    for (size_t i = 1; i < size; ++i) most = x[i] > most ? x[i] : most;
-    for (size_t i = 0; i < size; i += L) {
-        size_t left = lanes_left(size, i);
-        real e[L];
-        v_store(e, v_exp(v_sub(load_left(x + i, left), v_set1(most))));
-        for (size_t l = 0; l < left; ++l) sum += e[l];
-        if (function == FL_SOFTMAX) memcpy(y + i, e, left * sizeof(real));
-    }
-    if (function == FL_SOFTMAX)
-        for (size_t i = 0; i < size; ++i) y[i] /= sum;
-    else {
-        real log_sum = real_log(sum);
-        for (size_t i = 0; i < size; ++i) y[i] = (x[i] - most) - log_sum;
-    }
-}
-
-static void activate(fl_function function, const real *x, real *y, size_t size) {
-    if (function == FL_SOFTMAX || function == FL_LOG_SOFTMAX) {
-        softmax(function, x, y, size);
-        return;
-    }
-    for (size_t i = 0; i < size; i += L) {
-        size_t left = lanes_left(size, i);
-        store_left(y + i, apply(function, load_left(x + i, left)), left);
-    }
-}
-
+#include "layers_template.h"
+#include "ranks_template.h"
+#include "variants_template.h"
 #include "run_template.h"
 
 FL_REGION_END

@@ -10,8 +10,9 @@
  * scanned while the next is made. A chunk has many: its first is not made on the side. */
 enum { GATE_BYTES = 64 * 1024, LEAST_GATE_ROWS = 24, PARTS = 16 };
 
-/* The most rows one block of any kernel takes (ROWS of avx512 and neon). */
-enum { MOST_ROWS = 6 };
+/* Outputs of a chunk of a layer that is wider than any cell's gates: they stay near the core until
+ * the next layer reads them. */
+enum { BUFFER_BYTES = 256 * 1024 };
 
 /* Rows that a rank has to itself, rather than panels of all rows, if there are so many. */
 enum { LEAST_ROWS = 4 };
@@ -34,45 +35,85 @@ static size_t reserve(size_t *total, size_t bytes) {
 
 static size_t largest(size_t a, size_t b) { return a > b ? a : b; }
 
+/* Steps that convolutions add to a sequence. */
+static size_t padding_of(const fl_model *model) {
+    size_t steps = 0;
+    for (size_t l = 0; l < model->n_layers; ++l)
+        if (model->layers[l].kind == FL_TIME_CONV)
+            steps = checked(1, model->layers[l].convolution.padding_right, steps);
+    return steps;
+}
+
+/* What the layers of a model need of a cut, in elements. */
+typedef struct {
+    size_t width[FL_MOST_BUFFERS];  /* of a row of each buffer */
+    size_t row;                     /* the widest row of any */
+    size_t gates, hidden, variant, patch;
+} needs;
+
+static needs needs_of(const fl_model *model, const fl_kernel *kernel) {
+    needs made;
+    memset(&made, 0, sizeof made);
+    for (size_t l = 0; l < model->n_layers; ++l) {
+        const fl_layer *layer = model->layers + l;
+        const fl_convolution *conv = &layer->convolution;
+        if (layer->to < FL_MOST_BUFFERS)
+            made.width[layer->to] = largest(made.width[layer->to], layer->output_size);
+        if (l + 1 < model->n_layers) made.row = largest(made.row, layer->output_size);
+        if (layer->kind == FL_FRAME_CONV || layer->kind == FL_TIME_CONV)
+            made.patch = largest(made.patch, checked(conv->kernel_size, conv->channels, 0));
+        for (int d = 0; d < layer->directions; ++d) {
+            const fl_cell *cell = layer->cell + d;
+            const size_t units = cell->gates.panels * kernel->lanes;
+            const size_t gates = units * cell->gates.groups;
+            made.gates = largest(made.gates, gates);
+            if (cell->projection.weights) made.hidden = largest(made.hidden, cell->hidden_size);
+            if (cell->variant) made.variant = largest(made.variant, 2 * (gates + units));
+        }
+    }
+    return made;
+}
+
 /* One cut, for a given number of ranks that share the panels of B rows. */
 static void cut_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B,
                     size_t ranks, fl_cut *cut) {
-    const size_t real_size = kernel->real_size;
-    size_t gates = 0, hidden = 0, width[2] = {0, 0}, rows, steps;
-    int bidirectional = 0;
+    const size_t real_size = kernel->real_size, pointer = sizeof(void *);
+    const needs need = needs_of(model, kernel);
+    /* Also without recurrent layers a chunk is bounded: by its widest row, or by the pointers that
+     * go with each row. */
+    const size_t widest = largest(largest(need.gates, need.row), 4 * 3 * pointer / real_size);
+    size_t rows = largest(GATE_BYTES / (widest * real_size), LEAST_GATE_ROWS), steps;
     memset(cut, 0, sizeof *cut);
-    for (size_t l = 0; l < model->n_layers; ++l) {
-        const fl_layer *layer = model->layers + l;
-        if (l + 1 < model->n_layers) width[l % 2] = largest(width[l % 2], layer->output_size);
-        for (int d = 0; d < layer->directions; ++d) {
-            const fl_cell *cell = layer->cell + d;
-            gates = largest(gates, cell->gates.panels * cell->gates.groups * kernel->lanes);
-            if (cell->projection.weights) hidden = largest(hidden, cell->hidden_size);
-        }
-        bidirectional |= layer->directions == 2;
-    }
-    /* Also without recurrent layers a chunk is bounded, by its widest row. */
-    rows = largest(gates, largest(width[0], width[1]));
-    rows = largest(GATE_BYTES / (largest(rows, 1) * real_size), LEAST_GATE_ROWS);
     steps = largest(rows / B, 1);
     cut->gate_steps = steps < T ? steps : T;
     steps = checked(cut->gate_steps, PARTS, 0);
-    cut->chunk = bidirectional || steps > T ? T : steps;
-    rows = checked(cut->chunk, B, 0);
-    for (int i = 0; i < 2; ++i)
-        cut->buffer[i] = reserve(&cut->bytes, checked(checked(rows, width[i], 0), real_size, 0));
+    if (need.row > need.gates) {
+        rows = largest(BUFFER_BYTES / (need.row * real_size), LEAST_GATE_ROWS);
+        if (largest(rows / B, 1) < steps) steps = largest(rows / B, 1);
+        if (cut->gate_steps > steps) cut->gate_steps = steps;
+    }
+    cut->chunk = model->looks_ahead || steps > T ? T : steps;
+    rows = checked(checked(cut->chunk, 1, model->looks_ahead ? padding_of(model) : 0), B, 0);
+    for (int i = FL_BUFFERS; i < FL_MOST_BUFFERS; ++i)
+        cut->buffer[i] =
+            reserve(&cut->bytes, checked(checked(rows, need.width[i], 0), real_size, 0));
     cut->gates = reserve(
         &cut->bytes, cut->gate_steps > 1
-                         ? checked(checked(checked(cut->gate_steps, 2 * B, 0), gates, 0),
+                         ? checked(checked(checked(cut->gate_steps, 2 * B, 0), need.gates, 0),
                                    real_size, 0)
                          : 0);
-    cut->hidden = reserve(&cut->bytes, checked(checked(B, hidden, 0), real_size, 0));
-    cut->x_rows = reserve(&cut->own_bytes, checked(rows, sizeof(void *), 0));
-    cut->y_rows = reserve(&cut->own_bytes, checked(rows, sizeof(void *), 0));
+    cut->hidden = reserve(&cut->bytes, checked(checked(B, need.hidden, 0), real_size, 0));
+    cut->variant = reserve(&cut->bytes, checked(checked(B, need.variant, 0), real_size, 0));
+    cut->x_rows = reserve(&cut->own_bytes, checked(rows, pointer, 0));
+    cut->beside_rows = reserve(&cut->own_bytes, checked(rows, pointer, 0));
+    cut->y_rows = reserve(&cut->own_bytes, checked(rows, pointer, 0));
     cut->tokens =
         reserve(&cut->own_bytes, model->takes_tokens ? checked(rows, sizeof(int64_t), 0) : 0);
     cut->cell_rows =
-        reserve(&cut->own_bytes, checked(largest(B, MOST_ROWS), 2 * 6 * sizeof(void *), 0));
+        reserve(&cut->own_bytes, checked(largest(B, FL_POSITIONS), 3 * 6 * pointer, 0));
+    cut->patches = reserve(&cut->own_bytes,
+                           checked(checked(FL_POSITIONS, need.patch, 0), real_size, 0));
+    cut->left = reserve(&cut->own_bytes, checked(3 * sizeof(size_t), B, 0));
     cut->own = reserve(&cut->bytes, checked(ranks, cut->own_bytes, 0));
 }
 
@@ -95,11 +136,15 @@ static void share_run(const fl_model *model, const fl_kernel *kernel, size_t T, 
     for (size_t l = 0; l < model->n_layers; ++l) {
         const fl_layer *layer = model->layers + l;
         const size_t P = layer->directions ? layer->cell[0].gates.panels : layer->linear.panels;
-        double elements = (double)layer->linear.panels * (double)layer->linear.stride;
+        const size_t outputs =
+            layer->kind == FL_FRAME_CONV ? layer->convolution.out_width * B : B;
+        const size_t groups = layer->convolution.groups ? layer->convolution.groups : 1;
+        double elements = (double)(layer->linear.panels * groups) * (double)layer->linear.stride;
         for (int d = 0; d < layer->directions; ++d)
             elements += (double)layer->cell[d].gates.panels * (double)layer->cell[d].gates.stride;
         const double read = elements * (double)kernel->real_size / BYTES_A_NS;
-        const double computed = elements * (double)B * (double)kernel->real_size / 4 / FMAS_A_NS;
+        const double computed =
+            elements * (double)outputs * (double)kernel->real_size / 4 / FMAS_A_NS;
         total += read > computed ? read : computed;
         meetings += layer->directions;
         if (P > panels) panels = P;
@@ -112,6 +157,37 @@ static void share_run(const fl_model *model, const fl_kernel *kernel, size_t T, 
     if (!plan->by_rows && ranks > (double)panels) ranks = (double)panels;
     if (plan->by_rows && ranks > (double)B) ranks = (double)B;
     plan->ranks = ranks >= 2 ? (size_t)ranks : 1;
+}
+
+size_t fl_next_output(const fl_convolution *a, size_t count) {
+    if (count + 1 <= a->first) return a->first - count - 1;
+    return (a->stride - (count + 1 - a->first) % a->stride) % a->stride;
+}
+
+/* The steps counted in a state, as the kernel would read them. */
+static size_t counted(const fl_convolution *a, const fl_kernel *kernel, const void *state) {
+    if (!a->has_count || !state) return 0;
+    const double count = kernel->real_size == 4 ? (double)((const float *)state)[a->count_offset]
+                                                : ((const double *)state)[a->count_offset];
+    return count >= 0 && count < (double)(a->first + a->period) ? (size_t)count : 0;
+}
+
+size_t fl_output_steps(const fl_model *model, const fl_kernel *kernel, size_t T, int whole,
+                       const void *state) {
+    for (size_t l = 0; l < model->n_layers; ++l) {
+        const fl_layer *layer = model->layers + l;
+        const fl_convolution *a = &layer->convolution;
+        if (layer->kind == FL_POOL && whole) T = T > 0;
+        if (layer->kind != FL_TIME_CONV) continue;
+        if (a->padding_right) {
+            const size_t padded = checked(1, T, a->padding_right);
+            T = T && padded >= a->first ? (padded - a->first) / a->stride + 1 : 0;
+        } else {
+            const size_t next = fl_next_output(a, counted(a, kernel, state));
+            T = next < T ? (T - 1 - next) / a->stride + 1 : 0;
+        }
+    }
+    return T;
 }
 
 int fl_plan_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t B, size_t threads,
@@ -151,6 +227,7 @@ static void run_share(void *job, size_t rank, size_t ranks) {
         if (mine.tokens) mine.tokens += x_first;
         else mine.x = (const char *)mine.x + x_first * (ptrdiff_t)size;
         mine.y = (char *)mine.y + (ptrdiff_t)first * mine.y_b * (ptrdiff_t)size;
+        if (mine.lengths) mine.lengths += first;
         mine.state += first;
         mine.scratch = (char *)mine.scratch + rank * plan->shared.bytes;
     } else {

@@ -11,23 +11,15 @@
  * a masked load leaves out. --alone starts no threads. FL_LEAST_NS of plan.c should be near 0, so
  * that a run is shared however small it is.
  *
- * A case file holds int64 numbers and plain arrays in the order of the calls in read_case() below;
- * tests/test_kernels_c.py writes it. Dimension letters are those of fastlstm.h.
+ * Dimension letters are those of fastlstm.h.
  */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "cases.h"
+
 #include <float.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "fastlstm.h"
+enum { MOST_THREADS = 3 };
 
-enum { CANARY = 0xa5, CANARIES = 64, MOST_THREADS = 3 };
-
-static size_t slack = 0; /* bytes between the end of an array and its fence */
 static size_t most_threads = MOST_THREADS;
 static fl_team *teams[MOST_THREADS + 1]; /* of each size; NULL for 0 and 1 */
 
@@ -35,164 +27,44 @@ static fl_team *teams[MOST_THREADS + 1]; /* of each size; NULL for 0 and 1 */
 static const char *const ways[] = {"panels", "rows", "panels in chunks", "rows in chunks"};
 static int way_seen[sizeof ways / sizeof *ways];
 
-typedef struct {
-    size_t real_size, lanes;
-    fl_model model;
-    size_t T, B, I, O;
-    const char *x;         /* real (T, B, I), or NULL */
-    const int64_t *tokens; /* (T, B), or NULL */
-    const char *state;     /* real (B, state_size) to start from */
-    const double *y_expected;     /* (T, B, O) */
-    const double *state_expected; /* (B, state_size) after the run */
-    double bound;                 /* on |y - expected| / max(1, largest |expected|) */
-} test_case;
-
-static _Noreturn void fail(const char *what) {
-    printf("FAILED: %s\n", what);
-    exit(1);
-}
-
-static void demand(int holds, const char *what) {
-    if (!holds) fail(what);
-}
-
-/* Whole pages that hold so many bytes behind canaries, less the fence. */
-static size_t fenced_size(size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (CANARIES + bytes + slack + page - 1) / page * page;
-}
-
-/* Memory that ends where a page begins that may not be touched, so that one element too many ends
- * the process; before it lie CANARIES bytes. Only scratch memory is freed: the process is short. */
-static char *fenced(size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = fenced_size(bytes);
-    const int access = PROT_READ | PROT_WRITE;
-    char *block = mmap(NULL, size + page, access, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    demand(block != MAP_FAILED && !mprotect(block + size, page, PROT_NONE), "no memory");
-    memset(block, CANARY, size);
-    return block + size - slack - bytes;
-}
-
-static void free_fenced(char *p, size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = fenced_size(bytes);
-    demand(!munmap(p + bytes + slack - size, size + page), "memory cannot be freed");
-}
-
-static int all_canaries(const char *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; ++i)
-        if ((unsigned char)p[i] != CANARY) return 0;
-    return 1;
-}
-
-static size_t take(FILE *file) {
-    int64_t value;
-    demand(fread(&value, sizeof value, 1, file) == 1 && value >= 0, "the case file ends early");
-    return (size_t)value;
-}
-
-/* An array, as its number of elements (none: NULL) and the elements; aligned to 64 bytes. */
-static void *take_array(FILE *file, size_t item) {
-    const size_t count = take(file);
-    char *p;
-    if (!count) return NULL;
-    p = fenced((count * item + 63) / 64 * 64);
-    demand(fread(p, item, count, file) == count, "the case file ends early");
-    return p;
-}
-
-/* An array that need not be aligned, so that not a byte lies between its end and the fence. */
-static char *take_tight(FILE *file, size_t item) {
-    const size_t count = take(file);
-    char *p = fenced(count * item);
-    demand(fread(p, item, count, file) == count, "the case file ends early");
-    return p;
-}
-
-static fl_panels take_panels(FILE *file, size_t real_size) {
-    fl_panels made;
-    made.panels = take(file);
-    made.groups = take(file);
-    made.stride = take(file);
-    made.weights = take_array(file, real_size);
-    made.bias = take_array(file, real_size);
-    return made;
-}
-
-static fl_cell take_cell(FILE *file, size_t real_size) {
-    fl_cell made;
-    made.gates = take_panels(file, real_size);
-    made.projection = take_panels(file, real_size);
-    made.bias_n = take_array(file, real_size);
-    made.table = take_array(file, real_size);
-    made.input_rows = take(file);
-    made.hidden_size = take(file);
-    made.h_size = take(file);
-    made.h_offset = take(file);
-    made.c_offset = take(file);
-    made.y_offset = take(file);
-    return made;
-}
-
-static test_case read_case(const char *path) {
-    test_case made;
-    FILE *file = fopen(path, "rb");
-    demand(file != NULL, "the case file cannot be opened");
-    memset(&made, 0, sizeof made);
-    made.real_size = take(file);
-    made.lanes = take(file);
-    made.model.n_layers = take(file);
-    made.model.state_size = take(file);
-    made.model.takes_tokens = (int)take(file);
-    fl_layer *layers = (fl_layer *)(void *)fenced(made.model.n_layers * sizeof *layers);
-    made.model.layers = layers;
-    for (size_t l = 0; l < made.model.n_layers; ++l) {
-        memset(layers + l, 0, sizeof *layers);
-        layers[l].kind = (fl_kind)take(file);
-        layers[l].function = (fl_function)take(file);
-        layers[l].input_size = take(file);
-        layers[l].output_size = take(file);
-        layers[l].table = take_array(file, made.real_size);
-        layers[l].linear = take_panels(file, made.real_size);
-        layers[l].directions = (int)take(file);
-        for (int d = 0; d < layers[l].directions; ++d)
-            layers[l].cell[d] = take_cell(file, made.real_size);
-    }
-    made.I = layers[0].input_size;
-    made.O = layers[made.model.n_layers - 1].output_size;
-    made.T = take(file);
-    made.B = take(file);
-    if (made.model.takes_tokens)
-        made.tokens = (const int64_t *)(void *)take_tight(file, sizeof(int64_t));
-    else
-        made.x = take_tight(file, made.real_size);
-    made.state = take_tight(file, made.real_size);
-    made.y_expected = (const double *)(void *)take_tight(file, sizeof(double));
-    made.state_expected = (const double *)(void *)take_tight(file, sizeof(double));
-    const double *bound = (const double *)(void *)take_tight(file, sizeof(double));
-    made.bound = *bound;
-    demand(fgetc(file) == EOF && !fclose(file), "the case file is longer than the case");
-    return made;
-}
-
 /* The outputs and states of one way to run a case. */
 typedef struct {
+    size_t steps;     /* T' */
     char *y;          /* real, row (t, b) at t * y_t + b * y_b: rows have canaries between them */
     size_t y_t, y_b;
     char **state;     /* (B,) pointers to real (state_size,), each fenced by itself */
+    int *unwritten;   /* (B,) rows of y, from the last one back, that must be left alone */
 } result;
 
-static result new_result(const test_case *a) {
+static result new_result(const test_case *a, size_t steps) {
     result made;
+    made.steps = steps;
     made.y_b = a->O + 1;
     made.y_t = a->B * made.y_b + 2;
-    made.y = fenced(((a->T - 1) * made.y_t + (a->B - 1) * made.y_b + a->O) * a->real_size);
+    made.y = fenced(
+        steps ? ((steps - 1) * made.y_t + (a->B - 1) * made.y_b + a->O) * a->real_size : 0);
     made.state = (char **)(void *)fenced(a->B * sizeof(char *));
+    made.unwritten = (int *)(void *)fenced(a->B * sizeof(int));
+    memset(made.unwritten, 0, a->B * sizeof(int));
     const size_t size = a->model.state_size * a->real_size;
     for (size_t b = 0; b < a->B; ++b) {
         made.state[b] = fenced(size);
         memcpy(made.state[b], a->state + b * size, size);
     }
     return made;
+}
+
+static void free_result(const test_case *a, result *r) {
+    const size_t last = r->steps ? ((r->steps - 1) * r->y_t + (a->B - 1) * r->y_b + a->O) : 0;
+    free_fenced(r->y, last * a->real_size);
+    for (size_t b = 0; b < a->B; ++b)
+        free_fenced(r->state[b], a->model.state_size * a->real_size);
+    free_fenced((char *)r->state, a->B * sizeof(char *));
+    free_fenced((char *)r->unwritten, a->B * sizeof(int));
+}
+
+static char *row_of(const test_case *a, const result *r, size_t t, size_t b) {
+    return r->y + (t * r->y_t + b * r->y_b) * a->real_size;
 }
 
 /* fl_gemm of floats and of doubles, as plain as can be. */
@@ -208,59 +80,79 @@ static result new_result(const test_case *a) {
 GEMM(gemm_of_floats, float)
 GEMM(gemm_of_doubles, double)
 
-/* Run steps [t, t + steps) of rows [b, b + rows), on a team where there is one of that size. */
-static void run(const fl_kernel *kernel, const test_case *a, result *to, size_t t, size_t steps,
-                size_t b, size_t rows, size_t threads, fl_gemm gemm) {
+/* A part of a case to run: steps [t, t + steps) of rows [b, b + rows). */
+typedef struct {
+    size_t t, steps, b, rows;
+    int whole;               /* the sequence ends here */
+    const size_t *lengths;   /* (rows,), or NULL */
+    size_t threads;
+    fl_gemm gemm;
+} part;
+
+static part whole_case(const test_case *a, size_t threads) {
+    const part made = {0, a->T, 0, a->B, 1, NULL, threads, NULL};
+    return made;
+}
+
+/* Run a part, on a team where there is one of that size, into the rows of `to` from row `out` on;
+ * how many those are. */
+static size_t run(const fl_kernel *kernel, const test_case *a, result *to, size_t out, part p) {
     fl_plan plan;
     fl_call call;
-    demand(!fl_plan_run(&a->model, kernel, steps, rows, threads, &plan), "no plan");
-    demand(plan.bytes % 64 == 0 && plan.ranks <= threads, "a plan of odd size or too many ranks");
+    const size_t outputs =
+        fl_output_steps(&a->model, kernel, p.steps, p.whole, to->state[p.b]);
+    demand(out + outputs <= to->steps, "more rows come than there is room for");
+    demand(!fl_plan_run(&a->model, kernel, p.steps, p.rows, p.threads, &plan), "no plan");
+    demand(plan.bytes % 64 == 0 && plan.ranks <= p.threads, "a plan of odd size or too many ranks");
     plan.is_long = 1; /* or a team that sleeps is left asleep */
-    if (plan.ranks > 1) way_seen[plan.by_rows + 2 * (steps > plan.shared.chunk)] = 1;
+    if (plan.ranks > 1) way_seen[plan.by_rows + 2 * (p.steps > plan.shared.chunk)] = 1;
     char *scratch = fenced(plan.bytes);
     memset(&call, 0, sizeof call);
-    call.T = steps;
-    call.B = rows;
+    call.T = p.steps;
+    call.B = p.rows;
     if (a->tokens) {
-        call.tokens = a->tokens + t * a->B + b;
+        call.tokens = a->tokens + p.t * a->B + p.b;
         call.x_t = (ptrdiff_t)a->B;
         call.x_b = 1;
     } else {
-        call.x = a->x + (t * a->B + b) * a->I * a->real_size;
+        call.x = a->x + (p.t * a->B + p.b) * a->I * a->real_size;
         call.x_t = (ptrdiff_t)(a->B * a->I);
         call.x_b = (ptrdiff_t)a->I;
     }
-    call.y = to->y + (t * to->y_t + b * to->y_b) * a->real_size;
+    call.y = row_of(a, to, out, p.b);
     call.y_t = (ptrdiff_t)to->y_t;
     call.y_b = (ptrdiff_t)to->y_b;
-    call.state = (void *const *)(void *)(to->state + b);
+    call.lengths = p.lengths;
+    call.whole = p.whole;
+    call.state = (void *const *)(void *)(to->state + p.b);
     call.plan = &plan;
     call.scratch = scratch;
-    call.gemm = gemm;
-    call.turn = t;
-    fl_run(kernel, &a->model, &call, teams[threads]);
+    call.gemm = p.gemm;
+    call.turn = p.t;
+    fl_run(kernel, &a->model, &call, teams[p.threads]);
     demand(call.ran && !strcmp(call.ran, kernel->name), "another kernel ran");
-    demand(call.turn == t + steps, "the steps were not counted");
+    demand(call.turn == p.t + p.steps, "the steps were not counted");
     demand(all_canaries(scratch - CANARIES, CANARIES), "bytes before the scratch memory changed");
     free_fenced(scratch, plan.bytes);
     /* Volatile, so that the processor and not the compiler divides: a denormal, if not flushed. */
     volatile float least = FLT_MIN;
     least /= 2;
     demand(least > 0, "the caller's floating-point mode was not restored");
+    return outputs;
 }
 
 static void check_canaries(const test_case *a, const result *r) {
-    const size_t row = a->O * a->real_size, b_step = r->y_b * a->real_size;
-    const size_t t_step = r->y_t * a->real_size;
+    const size_t row = a->O * a->real_size;
     demand(all_canaries(r->y - CANARIES, CANARIES), "bytes before y changed");
-    for (size_t t = 0; t < a->T; ++t) {
+    for (size_t t = 0; t < r->steps; ++t) {
         for (size_t b = 0; b < a->B; ++b) {
-            const int last = t + 1 == a->T && b + 1 == a->B;
-            const char *end = r->y + t * t_step + b * b_step + row;
-            const char *next = b + 1 < a->B ? r->y + t * t_step + (b + 1) * b_step
-                                            : r->y + (t + 1) * t_step;
+            const int last = t + 1 == r->steps && b + 1 == a->B;
+            const char *first = row_of(a, r, t, b), *end = first + row;
+            const char *next = b + 1 < a->B ? row_of(a, r, t, b + 1) : row_of(a, r, t + 1, 0);
             demand(last || all_canaries(end, (size_t)(next - end)),
                    "bytes between rows of y changed");
+            demand(t + (size_t)r->unwritten[b] < r->steps || all_canaries(first, row),
+                   "a row behind the length of its sequence was written");
         }
     }
     for (size_t b = 0; b < a->B; ++b)
@@ -270,6 +162,11 @@ static void check_canaries(const test_case *a, const result *r) {
 static double at(const char *reals, size_t i, size_t real_size) {
     return real_size == 4 ? (double)((const float *)(const void *)reals)[i]
                           : ((const double *)(const void *)reals)[i];
+}
+
+static void put(char *reals, size_t i, size_t real_size, double value) {
+    if (real_size == 4) ((float *)(void *)reals)[i] = (float)value;
+    else ((double *)(void *)reals)[i] = value;
 }
 
 /* Largest error of n reals, whose scale is at least 1. A NaN or infinity must be where expected. */
@@ -291,19 +188,18 @@ static double scale_of(const double *expected, size_t n) {
     return most;
 }
 
-static double error_of(const test_case *a, const result *r) {
+static double error_of(const test_case *a, const result *r, const expectation *expected) {
     const size_t S = a->model.state_size;
-    const double y_scale = scale_of(a->y_expected, a->T * a->B * a->O);
-    const double state_scale = scale_of(a->state_expected, a->B * S);
+    const double y_scale = scale_of(expected->y, r->steps * a->B * a->O);
+    const double state_scale = scale_of(expected->state, a->B * S);
     double most = 0;
-    for (size_t t = 0; t < a->T; ++t)
-        for (size_t b = 0; b < a->B; ++b)
-            most = fmax(most, largest_error(r->y + (t * r->y_t + b * r->y_b) * a->real_size,
-                                            a->real_size, a->y_expected + (t * a->B + b) * a->O,
-                                            a->O, y_scale));
-    for (size_t b = 0; b < a->B; ++b)
-        most = fmax(most, largest_error(r->state[b], a->real_size, a->state_expected + b * S, S,
+    for (size_t b = 0; b < a->B; ++b) {
+        for (size_t t = 0; t + (size_t)r->unwritten[b] < r->steps; ++t)
+            most = fmax(most, largest_error(row_of(a, r, t, b), a->real_size,
+                                            expected->y + (t * a->B + b) * a->O, a->O, y_scale));
+        most = fmax(most, largest_error(r->state[b], a->real_size, expected->state + b * S, S,
                                         state_scale));
+    }
     return most;
 }
 
@@ -316,41 +212,52 @@ static int same(const char *p, const char *q, size_t n, size_t real_size) {
     return 1;
 }
 
+static void demand_same_row(const test_case *a, const result *p, const result *q, size_t b,
+                            const char *what) {
+    for (size_t t = 0; t < p->steps; ++t)
+        demand(same(row_of(a, p, t, b), row_of(a, q, t, b), a->O, a->real_size), what);
+    demand(same(p->state[b], q->state[b], a->model.state_size, a->real_size), what);
+}
+
 static void demand_same(const test_case *a, const result *p, const result *q, const char *what) {
-    for (size_t t = 0; t < a->T; ++t)
-        for (size_t b = 0; b < a->B; ++b) {
-            const size_t first = (t * p->y_t + b * p->y_b) * a->real_size;
-            demand(same(p->y + first, q->y + first, a->O, a->real_size), what);
-        }
-    for (size_t b = 0; b < a->B; ++b)
-        demand(same(p->state[b], q->state[b], a->model.state_size, a->real_size), what);
+    for (size_t b = 0; b < a->B; ++b) demand_same_row(a, p, q, b, what);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-/* Scratch memory that a run of any length needs at most if its layers all go one way: 64 KB of the
- * widest row, or 24 rows or one step, make a part; 16 parts make a chunk. */
+/* Scratch memory that a run of any length needs at most, if it does not need the whole sequence:
+ * 64 KB of the widest row, or 24 rows or one step, make a part; 16 parts make a chunk. */
 static size_t most_bytes(const test_case *a, size_t B, size_t ranks) {
-    size_t gates = 0, hidden = 0, between = 0, widest = 1;
+    size_t gates = 0, hidden = 0, variant = 0, patch = 0, between = 0, widest = 1;
+    size_t width[FL_MOST_BUFFERS] = {0}, buffers = 0;
     for (size_t l = 0; l < a->model.n_layers; ++l) {
         const fl_layer *layer = a->model.layers + l;
+        const fl_convolution *convolution = &layer->convolution;
+        width[layer->to] = larger(width[layer->to], layer->output_size);
         if (l + 1 < a->model.n_layers) between = larger(between, layer->output_size);
+        patch = larger(patch, convolution->kernel_size * convolution->channels);
         for (int d = 0; d < layer->directions; ++d) {
-            const fl_panels *matrix = &layer->cell[d].gates;
-            gates = larger(gates, matrix->panels * matrix->groups * a->lanes);
-            hidden = larger(hidden, layer->cell[d].hidden_size);
+            const fl_cell *cell = layer->cell + d;
+            const size_t units = cell->gates.panels * a->lanes, all = units * cell->gates.groups;
+            gates = larger(gates, all);
+            hidden = larger(hidden, cell->hidden_size);
+            if (cell->variant) variant = larger(variant, 2 * (all + units));
         }
     }
+    for (size_t i = FL_BUFFERS; i < FL_MOST_BUFFERS; ++i) buffers += width[i];
     widest = larger(larger(gates, between), 1) * a->real_size;
-    const size_t part = larger(larger(64 * 1024 / widest, 24), B), rows = 16 * part;
-    const size_t shared = (2 * rows * between + 2 * part * gates + B * hidden) * a->real_size;
-    const size_t own = rows * (2 * sizeof(void *) + 8) + larger(B, 6) * 12 * sizeof(void *);
-    return shared + ranks * own + (4 + ranks * 4) * 64;
+    const size_t rows_of_part = larger(larger(64 * 1024 / widest, 24), B), rows = 16 * rows_of_part;
+    const size_t shared =
+        (rows * buffers + 2 * rows_of_part * gates + B * (hidden + variant)) * a->real_size;
+    const size_t own = rows * (3 * sizeof(void *) + 8) + larger(B, 24) * 18 * sizeof(void *) +
+                       24 * patch * a->real_size + 3 * B * sizeof(size_t);
+    return shared + ranks * own + (10 + ranks * 7) * 64;
 }
 
 /* What a plan says of memory, for every number of threads. */
-static void check_plans(const fl_kernel *kernel, const test_case *a, int streams) {
+static void check_plans(const fl_kernel *kernel, const test_case *a) {
     const size_t lengths[] = {1000, 1000000, 1000000000};
+    const int streams = !a->model.looks_ahead;
     for (size_t threads = 1; threads <= MOST_THREADS; ++threads) {
         fl_plan plan[3], alone;
         for (int i = 0; i < 3; ++i) {
@@ -379,43 +286,144 @@ static void check_plans(const fl_kernel *kernel, const test_case *a, int streams
                    "the scratch memory grows with the length of a run");
         demand(plan[0].bytes <= plan[2].bytes, "a short run needs more memory than a long one");
     }
+    for (size_t threads = 1; threads <= MOST_THREADS; ++threads) {
+        fl_plan plan;
+        demand(fl_plan_run(&a->model, kernel, 2, SIZE_MAX / 4, threads, &plan) == -1,
+               "a plan of more memory than there can be was made");
+    }
+}
+
+/* A stream in blocks of so many steps; of a model that pools, the last row is that of the whole. */
+static result streamed(const fl_kernel *kernel, const test_case *a, size_t block, size_t threads) {
+    result made = new_result(a, a->streamed.steps);
+    size_t out = 0;
+    for (size_t t = 0; t < a->T; t += block) {
+        part p = {t, a->T - t < block ? a->T - t : block, 0, a->B, 0, NULL, threads, NULL};
+        out += run(kernel, a, &made, out, p);
+    }
+    demand(out == made.steps, "a stream gives another number of rows");
+    check_canaries(a, &made);
+    return made;
+}
+
+static double check_streams(const fl_kernel *kernel, const test_case *a, const result *whole) {
+    result at_once = streamed(kernel, a, a->T, 1);
+    for (size_t b = 0; b < a->B; ++b)
+        demand(!whole->steps || same(row_of(a, whole, whole->steps - 1, b),
+                                     row_of(a, &at_once, at_once.steps - 1, b), a->O,
+                                     a->real_size),
+               "a stream gives other bits than the whole run");
+    if (!a->model.pools) demand_same(a, whole, &at_once, "a stream gives other bits than a run");
+    for (size_t threads = 1; threads <= most_threads; ++threads) {
+        result steps = streamed(kernel, a, 1, threads), blocks = streamed(kernel, a, 3, threads);
+        demand_same(a, &at_once, &steps, "step by step gives other bits than the whole run");
+        demand_same(a, &at_once, &blocks, "blocks give other bits than the whole run");
+        free_result(a, &steps);
+        free_result(a, &blocks);
+    }
+    return error_of(a, &at_once, &a->streamed);
+}
+
+/* Rows of various lengths, each of which gives what it gives alone. */
+static double check_lengths(const fl_kernel *kernel, const test_case *a) {
+    result alone = new_result(a, a->whole.steps);
+    double error = 0;
+    for (size_t b = 0; b < a->B; ++b) {
+        part p = {0, a->lengths[b], b, 1, 1, NULL, 1, NULL};
+        const size_t out = p.steps ? run(kernel, a, &alone, 0, p) : 0;
+        alone.unwritten[b] = (int)(alone.steps - out);
+    }
+    for (size_t threads = 1; threads <= most_threads; ++threads) {
+        result both = new_result(a, a->whole.steps);
+        part p = whole_case(a, threads);
+        p.lengths = a->lengths;
+        run(kernel, a, &both, 0, p);
+        memcpy(both.unwritten, alone.unwritten, a->B * sizeof(int));
+        check_canaries(a, &both);
+        demand_same(a, &alone, &both, "a row of its own length gives other bits than alone");
+        error = fmax(error, error_of(a, &both, &a->cut_short));
+    }
+    return error;
+}
+
+/* Every row of the case with the same odd count in its state, or with what that is to be taken as;
+ * number `i` of them. */
+static result with_count(const fl_kernel *kernel, const test_case *a, size_t i, int whole,
+                         int taken) {
+    static const double odd[] = {NAN,   INFINITY, -INFINITY, -1,     -0.5,
+                                 0.5, 1e300,    0x1p24,    0x1p31, 0x1p63};
+    const size_t n = sizeof odd / sizeof *odd;
+    result counted = new_result(a, 0), made;
+    for (size_t c = 0; c < a->n_counters; ++c) {
+        const counter *k = a->counters + c;
+        double count = i < n ? odd[i] : i == n ? k->bound : k->bound - 0.5;
+        for (size_t b = 0; b < a->B; ++b) {
+            put(counted.state[b], k->offset, a->real_size, count);
+            count = at(counted.state[b], k->offset, a->real_size);
+            if (!taken) continue;
+            count = count >= 0 && count < k->bound ? floor(count) : 0;
+            put(counted.state[b], k->offset, a->real_size, count);
+        }
+    }
+    made = new_result(a, fl_output_steps(&a->model, kernel, a->T, whole, counted.state[0]));
+    for (size_t b = 0; b < a->B; ++b)
+        memcpy(made.state[b], counted.state[b], a->model.state_size * a->real_size);
+    free_result(a, &counted);
+    return made;
+}
+
+enum { ODD_COUNTS = 12 };
+
+/* A state may hold anything: what does not count steps counts as none, and nothing else happens. */
+static void check_counters(const fl_kernel *kernel, const test_case *a) {
+    for (size_t i = 0; i < ODD_COUNTS; ++i) {
+        const int whole = a->model.looks_ahead || i % 2;
+        result taken = with_count(kernel, a, i, whole, 1);
+        part p = whole_case(a, 1);
+        p.whole = whole;
+        run(kernel, a, &taken, 0, p);
+        for (p.threads = 1; p.threads <= most_threads; ++p.threads) {
+            result given = with_count(kernel, a, i, whole, 0);
+            run(kernel, a, &given, 0, p);
+            check_canaries(a, &given);
+            demand(given.steps == taken.steps, "an odd count gives another number of rows");
+            demand_same(a, &given, &taken, "an odd count is not taken for none");
+            free_result(a, &given);
+        }
+        free_result(a, &taken);
+    }
 }
 
 static double check_case(const fl_kernel *kernel, const test_case *a) {
-    const fl_gemm gemm = a->real_size == 4 ? gemm_of_floats : gemm_of_doubles;
-    result whole = new_result(a);
+    result whole = new_result(a, a->whole.steps);
     double error;
-    fl_plan plan;
-    int streams = 1;
-    for (size_t l = 0; l < a->model.n_layers; ++l) streams &= a->model.layers[l].directions < 2;
-    run(kernel, a, &whole, 0, a->T, 0, a->B, 1, NULL);
+    demand(run(kernel, a, &whole, 0, whole_case(a, 1)) == whole.steps, "another number of rows");
     check_canaries(a, &whole);
-    error = error_of(a, &whole);
+    error = error_of(a, &whole, &a->whole);
     for (size_t threads = 1; threads <= most_threads; ++threads) {
-        result shared = new_result(a), steps = new_result(a), blas = new_result(a);
+        result shared = new_result(a, whole.steps), blas = new_result(a, whole.steps);
+        part p = whole_case(a, threads);
         if (threads > 1) {
-            run(kernel, a, &shared, 0, a->T, 0, a->B, threads, NULL);
+            run(kernel, a, &shared, 0, p);
             check_canaries(a, &shared);
             demand_same(a, &whole, &shared, "a team gives other bits than one thread");
         }
-        for (size_t t = 0; streams && t < a->T; ++t)
-            run(kernel, a, &steps, t, 1, 0, a->B, threads, NULL);
-        if (streams) {
-            check_canaries(a, &steps);
-            demand_same(a, &whole, &steps, "step by step gives other bits than the whole run");
-        }
-        run(kernel, a, &blas, 0, a->T, 0, a->B, threads, gemm);
+        p.gemm = a->real_size == 4 ? gemm_of_floats : gemm_of_doubles;
+        run(kernel, a, &blas, 0, p);
         check_canaries(a, &blas);
-        error = fmax(error, error_of(a, &blas));
+        error = fmax(error, error_of(a, &blas, &a->whole));
     }
-    result alone = new_result(a);
-    for (size_t b = 0; b < a->B; ++b) run(kernel, a, &alone, 0, a->T, b, 1, 1, NULL);
+    result alone = new_result(a, whole.steps);
+    for (size_t b = 0; b < a->B; ++b) {
+        part p = {0, a->T, b, 1, 1, NULL, 1, NULL};
+        run(kernel, a, &alone, 0, p);
+    }
     check_canaries(a, &alone);
     demand_same(a, &whole, &alone, "a row alone gives other bits than in the batch");
-    for (size_t threads = 1; threads <= MOST_THREADS; ++threads)
-        demand(fl_plan_run(&a->model, kernel, 2, SIZE_MAX / 4, threads, &plan) == -1,
-               "a plan of more memory than there can be was made");
-    check_plans(kernel, a, streams);
+    if (!a->model.looks_ahead) error = fmax(error, check_streams(kernel, a, &whole));
+    if (a->lengths) error = fmax(error, check_lengths(kernel, a));
+    if (a->n_counters) check_counters(kernel, a);
+    check_plans(kernel, a);
     return error;
 }
 

@@ -1,0 +1,173 @@
+"""The functions of ``kernels/vec.h``, on every instruction set, against NumPy and SciPy in float64.
+
+``tests/kernels/functions_driver.c`` is compiled once for each. What is true of a function, and how
+near the kernels come, is in the table that ``tools/fit_activations.py`` measures by.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from c_builds import AARCH64, ADDRESS_FLAGS, CLANG, DRIVERS, OPTIMIZED, ROOT, Build, Programs
+
+from fastlstm import _engine
+
+
+def load_tool() -> Any:
+    """``tools/fit_activations.py``, as a module."""
+    path = ROOT / "tools" / "fit_activations.py"
+    made = importlib.util.spec_from_file_location("fit_activations", path)
+    module = importlib.util.module_from_spec(made)
+    sys.modules[made.name] = module  # its dataclasses look themselves up there
+    made.loader.exec_module(module)
+    return module
+
+
+TOOL = load_tool()
+FUNCTIONS = TOOL.FUNCTIONS
+HERE = {name for name, _ in _engine.kernels(4)}
+NEON = OPTIMIZED if platform.machine() == "aarch64" else AARCH64
+
+
+def with_flags(like: Build, *flags: str) -> Build:
+    return Build(like.compiler, (*like.flags, *flags), like.runners)
+
+
+BUILDS = {
+    **{isa: with_flags(NEON if isa == "neon" else OPTIMIZED, *f) for isa, f in TOOL.FLAGS.items()},
+    **{f"{isa} by clang": with_flags(CLANG, *f) for isa, f in TOOL.FLAGS.items() if isa != "neon"},
+    # The conversion of a number that an integer cannot hold is no part of the other two.
+    "scalar with sanitizers": Build(
+        "cc", ("-O1", *ADDRESS_FLAGS, "-fsanitize=float-cast-overflow")
+    ),
+}
+DOUBLE = with_flags(OPTIMIZED, "-DFL_SCALAR64")
+
+# Where functions have cases and constants change sides, beside the ends of float32.
+EDGES = [
+    *(0.0, 1e-45, 1e-40, 1.1754944e-38, 2.4e-38, 1e-30, 1e-8, 0.3465735, 0.34657362, 0.7, 1.0, 1.3),
+    *(2.5, 9.99, 10.0, 13.1, 13.27, 13.28, 13.29, 20.0, 87.3, 87.4, 88.0, 88.8, 89.0, 91.9, 93.4),
+    *(93.6, 94.0, 103.0, 104.0, 200.0, 745.0, 1e10, 1e20, 1e30, 3.4028235e38, np.inf, np.nan),
+]
+
+
+def sample(dtype: Any, size: int = 200_003) -> np.ndarray:
+    """Floats of every size, many near one, and all that is odd: not a whole number of vectors."""
+    rng = np.random.default_rng(3)
+    bits = np.linspace(0, 2**32 - 1, size // 2).astype(np.uint32)
+    near = rng.standard_normal(size - len(bits)) * rng.choice([0.1, 3.0, 30.0], size - len(bits))
+    x = np.concatenate([EDGES, np.negative(EDGES), near]).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # some NaN signal
+        return np.concatenate([bits.view(np.float32), x]).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """What runs the driver of a build, if there is a processor to do so."""
+    sources, folder = ([DRIVERS / "functions_driver.c"], tmp_path_factory.mktemp("functions"))
+    programs = Programs({**BUILDS, "double": DOUBLE}, sources, folder)
+
+    def of(name: str) -> list[str]:
+        isa = name.partition(" ")[0]
+        if isa in ("avx512", "avx2") and isa not in HERE:
+            pytest.skip(f"this processor has no {isa}")
+        return programs.command(name)
+
+    return of
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_float_kernel_is_as_near_as_was_measured(
+    build: str, function: str, command: Callable[[str], list[str]]
+) -> None:
+    x, worst = sample(np.float32), TOOL.Worst()
+    y = TOOL.run(command(build), function, x)
+    with np.errstate(all="ignore"):
+        worst.see(FUNCTIONS[function], x, y)
+    assert worst.ulp <= FUNCTIONS[function].bound, worst
+    # In another lane, and in a vector that is not full.
+    np.testing.assert_array_equal(TOOL.run(command(build), function, x[-7:]), y[-7:])
+    np.testing.assert_array_equal(TOOL.run(command(build), function, x[5:]), y[5:])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_double_kernel_is_within_1e_12(
+    function: str, command: Callable[[str], list[str]]
+) -> None:
+    x, exact = sample(np.float64), FUNCTIONS[function]
+    y = TOOL.run(command("double"), function, x)
+    with np.errstate(all="ignore"):
+        expected = exact.exact(x, *exact.arguments())
+        # A factor that is denormal counts as zero, also where the product is not.
+        bound = 1e-12 * np.abs(exact.scale(x, expected)) + 64 * np.finfo(np.float64).tiny
+        near = np.abs(y - expected) <= bound
+    near |= (y == expected) | (np.isnan(y) & np.isnan(expected))
+    assert near.all(), (x[~near][0], y[~near][0], expected[~near][0])
+
+
+@pytest.mark.parametrize("build", ["double", *BUILDS])
+@pytest.mark.parametrize(
+    ("function", "below", "above"),
+    [
+        ("sigmoid", 0, 1),
+        ("tanh", -1, 1),
+        ("elu", -float(np.float32(1.67326)), np.inf),
+        ("softplus", 0, np.inf),
+        ("softsign", -1, 1),
+        ("silu", 0, np.inf),
+        ("gelu", 0, np.inf),
+        ("gelu_tanh", 0, np.inf),
+        ("sqrt", np.nan, np.inf),
+        ("leaky_relu", -np.inf, np.inf),
+        ("thresholded_relu", 0, np.inf),
+        ("affine", -np.inf, np.inf),
+        ("hard_sigmoid", 0, 1),
+        ("hardtanh", -float(np.float32(0.7)), float(np.float32(1.3))),
+        ("scaled_tanh", -float(np.float32(1.7159)), float(np.float32(1.7159))),
+    ],
+)
+def test_infinity_gives_the_limit_and_nan_gives_nan(
+    function: str, below: float, above: float, build: str, command: Callable[[str], list[str]]
+) -> None:
+    dtype = np.float64 if build == "double" else np.float32
+    y = TOOL.run(command(build), function, np.array([-np.inf, np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(y, np.array([below, above, np.nan], dtype))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_double_kernel_is_what_torch_computes(
+    function: str, command: Callable[[str], list[str]]
+) -> None:
+    torch = pytest.importorskip("torch")
+    f = torch.nn.functional
+    a, b = (*FUNCTIONS[function].arguments(), 0.0, 0.0)[:2]
+    of = {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "expm1": lambda x: torch.expm1(x.clamp(max=0)),
+        "elu": lambda x: f.elu(x, a),
+        "softplus": lambda x: f.softplus(x, threshold=1e3),  # beyond, torch takes x itself
+        "softsign": f.softsign,
+        "silu": f.silu,
+        "gelu": f.gelu,
+        "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
+        "sqrt": torch.sqrt,
+        "leaky_relu": lambda x: f.leaky_relu(x, a),
+        "thresholded_relu": lambda x: f.threshold(x, a, 0.0),
+        "affine": lambda x: a * x + b,
+        "hard_sigmoid": lambda x: (a * x + b).clamp(0, 1),
+        "hardtanh": lambda x: f.hardtanh(x, a, b),
+        "scaled_tanh": lambda x: a * torch.tanh(b * x),
+    }
+    x = np.random.default_rng(4).uniform(-30, 30, 10_001)
+    y = TOOL.run(command("double"), function, x)
+    expected = of[function](torch.from_numpy(x)).numpy()
+    # Where gelu is near zero, torch takes a tanh that is near -1 from 1.
+    np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-14)
