@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastlstm.sources import checkpoint
-from fastlstm.sources.checkpoint import Opaque, StoredModule, StoredTensor
+from fastlstm.sources.pytorch import checkpoint
+from fastlstm.sources.pytorch.checkpoint import Opaque, StoredModule, StoredTensor
 from fastlstm.spec import ConvertError
 
 SECONDS = 5.0  # the promise is one; the machine that runs the tests may be busy
@@ -986,7 +986,7 @@ def test_other_values_of_torch(tmp_path: Path, torch: Any) -> None:
 def test_reading_does_not_import_torch(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.pt", tensor(), {"0": SIX.tobytes()})
     script = (
-        "import sys; from fastlstm.sources import checkpoint; "
+        "import sys; from fastlstm.sources.pytorch import checkpoint; "
         f"checkpoint.read_checkpoint({str(path)!r}); assert 'torch' not in sys.modules"
     )
     root = Path(checkpoint.__file__).parents[2]

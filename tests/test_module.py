@@ -13,7 +13,7 @@ import pytest
 
 from fastlstm import reference, spec
 from fastlstm.sources import Conversion, read
-from fastlstm.sources.checkpoint import StoredModule
+from fastlstm.sources.pytorch.checkpoint import StoredModule
 from fastlstm.spec import ConvertError
 
 torch: Any = pytest.importorskip("torch", reason="compares with torch's own modules")
@@ -63,7 +63,7 @@ class First(nn.Module):  # type: ignore[misc]
 
 
 class Net(nn.Module):  # type: ignore[misc]
-    """A class of its own, whose forward cannot be read."""
+    """A class of its own: alive, its forward is followed; stored, it is not known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,15 +171,30 @@ def test_a_sequential_tells_its_order() -> None:
     says(conversion, "'inner.2' (Dropout) has no effect at inference", "'same' (Identity) has no")
 
 
-def test_softmax_over_the_last_dimension_only() -> None:
+def test_softmax_over_the_features_only() -> None:
     for last in (-1, 2):
         module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=last)).double()
         x = features(3)
         same(read(module, dtype="float64"), x, module(x))
+    # Over axis 1 it makes sense of rows of features alone.
+    module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1)).double()
+    conversion = read(module, dtype="float64")
+    x = features(3)
+    same(conversion, x, module(x.flatten(0, 1)).unflatten(0, (T, B)))
+    says(conversion, "'input' was taken for an array (batch or time, 3 features)")
+    module = nn.Sequential(nn.LSTM(3, 4, batch_first=True), nn.Softmax(dim=1))
+    with pytest.raises(ConvertError, match=r"'1' \(Softmax\) takes an axis as features, but '0' "):
+        read(module)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=None))
+    with pytest.raises(ConvertError, match=r"'1' \(Softmax\) has dim=None; expected dim=-1"):
+        read(module)
+
+
+def test_a_stored_softmax_over_the_last_dimension_only(tmp_path: Path) -> None:
     for dim in (1, None):
-        module = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=dim))
+        torch.save(nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=dim)), tmp_path / "net.pt")
         with pytest.raises(ConvertError, match=rf"'1' \(Softmax\) has dim={dim}; expected dim=-1"):
-            read(module)
+            read(tmp_path / "net.pt")
 
 
 def test_an_lstm_inside_a_sequential_passes_its_output_on() -> None:
@@ -190,14 +205,16 @@ def test_an_lstm_inside_a_sequential_passes_its_output_on() -> None:
     says(conversion, "'0' (LSTM) passes its output, without its state, to the next layer")
 
 
-def test_a_sequential_with_code_of_its_own_asks_for_the_order() -> None:
+def test_a_sequential_with_code_of_its_own(tmp_path: Path) -> None:
     module = nn.Sequential(nn.LSTM(3, 5), First(), nn.Linear(5, 2)).double()
-    with pytest.raises(ConvertError, match=r"'1' \(First\) runs code of its own.*layers="):
-        read(module)
     x = features(3)
+    same(read(module, dtype="float64"), x, module(x))
     conversion = read(module, layers="lstm, linear", dtype="float64")
     same(conversion, x, module(x))
     says(conversion, "without weights, running only where layers= says: '1' (First)")
+    torch.save(module, tmp_path / "net.pt")
+    with pytest.raises(ConvertError, match=r"'1' \(First\) runs code of its own.*layers="):
+        read(tmp_path / "net.pt")
 
 
 def test_words_may_add_to_a_sequential_but_not_contradict_it() -> None:
@@ -213,20 +230,26 @@ def test_words_may_add_to_a_sequential_but_not_contradict_it() -> None:
             read(module, layers=layers)
 
 
-def test_a_class_of_its_own_needs_words() -> None:
+def test_a_class_of_its_own(tmp_path: Path) -> None:
     module = Net().double().eval()
     x = tokens(6)
-    with pytest.raises(ConvertError, match=r"\(Net\) runs code of its own.*layers=") as caught:
-        read(module)
-    assert "'rnn.weight_hh_l1_reverse': float64 (12, 4)" in str(caught.value)
-    conversion = read(module, layers=WORDS, dtype="float64")
+    # It reads (time, batch) and hands it on with batch first, to a layer that then goes over time.
+    conversion = read(module, dtype="float64")
     same(conversion, x, module(x))
-    says(
-        conversion,
-        "'rnn' (GRU): batch_first changes no weight",
-        "'rnn' (GRU): dropout has no effect at inference",
-        "running only where layers= says: 'act' (Tanh)",
-    )
+    says(conversion, "'x' was taken for tokens (time, batch)", "'act' (Tanh) -> layer 'act': ")
+    torch.save(module, tmp_path / "net.pt")
+    for source in (tmp_path / "net.pt", module):
+        conversion = read(source, layers=WORDS, dtype="float64")
+        same(conversion, x, module(x))
+        says(
+            conversion,
+            "'rnn' (GRU): batch_first changes no weight",
+            "'rnn' (GRU): dropout has no effect at inference",
+            "running only where layers= says: 'act' (Tanh)",
+        )
+    with pytest.raises(ConvertError, match=r"\(Net\) runs code of its own.*layers=") as caught:
+        read(tmp_path / "net.pt")
+    assert "'rnn.weight_hh_l1_reverse': float64 (12, 4)" in str(caught.value)
 
 
 def test_part_of_a_class_of_its_own() -> None:
@@ -278,8 +301,14 @@ def test_wrappers_are_looked_through(wrap: Any) -> None:
     assert wrapped.layers == plain.layers
     for name, array in plain.tensors.items():
         np.testing.assert_array_equal(wrapped.tensors[name], array)
-    with pytest.raises(ConvertError, match=r"'(module|_orig_mod)' \(Net\) runs code of its own"):
-        read(wrap(Net()))
+    net = Net()
+    assert read(wrap(net)).layers == read(net).layers
+    inside = nn.Sequential(wrap(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), nn.Linear(4, 2))
+    assert [layer.name for layer in read(inside).layers] == ["0.0", "0.1", "1"]
+    with pytest.raises(
+        ConvertError, match=r"the module \(Sequential\) is not converted: '0' \(Con"
+    ):
+        read(wrap(nn.Sequential(nn.Conv2d(3, 4, 1))))
 
 
 def test_a_subclass_that_inherits_forward_is_its_base() -> None:
@@ -301,11 +330,15 @@ def test_a_subclass_that_inherits_forward_is_its_base() -> None:
     assert kinds(read(net, layers="lstm", ignore="extra.*")) == ["lstm"]
 
 
-def test_other_layers_with_weights_are_named() -> None:
-    module = nn.Sequential(nn.LSTM(3, 5), nn.LayerNorm(5))
+def test_other_layers_with_weights_are_named(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.LSTM(3, 5), nn.LayerNorm(5)).double()
+    x = features(3)
+    same(read(module, dtype="float64"), x, module[1](module[0](x)[0]))
+    torch.save(module, tmp_path / "net.pt")
     with pytest.raises(ConvertError, match=r"'1' \(LayerNorm\) holds weights, but"):
-        read(module)
-    assert kinds(read(module, layers="lstm", ignore="1.*")) == ["lstm"]
+        read(tmp_path / "net.pt")
+    for source in (tmp_path / "net.pt", module):
+        assert kinds(read(source, layers="lstm", ignore="1.*")) == ["lstm"]
     module = nn.Sequential(nn.LSTM(3, 5), nn.BatchNorm1d(5, affine=False))
     with pytest.raises(
         ConvertError, match=r"(?s)no layer uses 3 .*'1\.num_batches_tracked': int64"
@@ -313,7 +346,7 @@ def test_other_layers_with_weights_are_named() -> None:
         read(module, layers="lstm")
 
 
-def test_reparametrised_modules_are_refused() -> None:
+def test_reparametrised_weights_are_taken_only_where_they_are_computed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         old = nn.utils.weight_norm(nn.LSTM(3, 5), "weight_hh_l0")
@@ -325,8 +358,10 @@ def test_reparametrised_modules_are_refused() -> None:
         for source in (module, module.state_dict()):
             with pytest.raises(ConvertError, match="is one part of a reparametrised weight"):
                 read(source, layers="lstm")
+    for module in (old, new):
+        says(read(module), "the module (LSTM) computes its weights from others (weight norm")
     nn.utils.parametrize.remove_parametrizations(new, "weight_hh_l0")
-    assert kinds(read(new)) == ["lstm"]
+    assert kinds(read(new, layers="lstm")) == ["lstm"]
 
 
 def test_quantised_modules_are_refused(tmp_path: Path) -> None:
@@ -338,8 +373,9 @@ def test_quantised_modules_are_refused(tmp_path: Path) -> None:
         torch.save(module, tmp_path / "whole.pt")
         torch.save(module.state_dict(), tmp_path / "saved.pt")
         for source in (module, module.state_dict(), tmp_path / "whole.pt", tmp_path / "saved.pt"):
-            with pytest.raises(ConvertError, match="kernel; expected float weights"):
-                read(source, layers="lstm, linear")
+            for layers in ("lstm, linear", None):
+                with pytest.raises(ConvertError, match="kernel; expected float weights"):
+                    read(source, layers=layers)
 
 
 def test_weights_without_values_are_refused() -> None:
@@ -359,7 +395,8 @@ def test_an_embedding_with_max_norm_is_refused() -> None:
 def test_hooks_are_noted() -> None:
     module = nn.LSTM(3, 5)
     module.register_forward_hook(lambda *_: None)
-    says(read(module), "the module (LSTM) has forward hooks, which are not run")
+    for layers in ("lstm", None):
+        says(read(module, layers=layers), "(LSTM) has forward hooks, which are not run")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

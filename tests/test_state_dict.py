@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from fastlstm import spec
 from fastlstm.sources import Conversion, read
-from fastlstm.sources.checkpoint import StoredTensor
+from fastlstm.sources.pytorch.checkpoint import StoredTensor
 from fastlstm.spec import ConvertError
 
 BLOCKS = [

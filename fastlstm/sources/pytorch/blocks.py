@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastlstm import spec
-from fastlstm.sources.state_dict import RECURRENT, Tensor, listing
+from fastlstm.sources.pytorch.state_dict import RECURRENT, Tensor, listing
 from fastlstm.spec import ConvertError
 
 __all__ = ["Block", "Known", "at", "find_blocks"]
@@ -21,12 +22,14 @@ __all__ = ["Block", "Known", "at", "find_blocks"]
 class Known:
     """What a module tells of its tensors, and their names and shapes do not.
 
-    ``kind`` is that of a layer in :mod:`fastlstm.spec`, or None with the reason in ``refusal``.
+    ``kind`` is that of a layer in :mod:`fastlstm.spec`, or None with the reason in ``refusal``;
+    ``options`` are fields of that layer.
     """
 
     kind: str | None
     nonlinearity: str | None = None
     refusal: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ def find_blocks(
             for c in block.choices
             if told is None or c.kind == told.kind
         )
+        if told is not None and told.options:
+            choices = tuple(dataclasses.replace(c, **told.options) for c in choices)
         if choices:
             blocks.append(dataclasses.replace(block, choices=choices))
     return blocks
@@ -160,6 +165,7 @@ def _recurrent(path: str, found: Mapping[str, Tensor]) -> Block:
             f"{hidden_size} (the columns of {'weight_hr' if projected else 'weight_hh'}), expected "
             + ", ".join(f"{n} for {cls.__name__}" for n, cls in kinds.items())
         )
+    extra: dict[str, Any] = {"proj_size": h_size} if projected else {}
     try:
         layer = kinds[rows](
             name="block",
@@ -168,7 +174,7 @@ def _recurrent(path: str, found: Mapping[str, Tensor]) -> Block:
             num_layers=len(numbers),
             bias=any(suffix.startswith("bias") for suffix in tensors),
             bidirectional=any(suffix.endswith("_reverse") for suffix in tensors),
-            **({"proj_size": h_size} if projected else {}),
+            **extra,
         )
     except ValueError as error:
         why = str(error).removeprefix("layer 'block': ")

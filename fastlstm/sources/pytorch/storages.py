@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastlstm.sources.unpickle import Budget, Opaque
+from fastlstm.sources.pytorch.unpickle import Budget, Opaque
 from fastlstm.spec import ConvertError
 
 __all__ = [

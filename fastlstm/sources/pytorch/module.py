@@ -1,6 +1,7 @@
 """A whole module, live or stored in a checkpoint: what its classes tell that weights do not.
 
-A live ``torch.nn.Module`` is first turned into the record a checkpoint would hold of it, so there
+Of a live ``torch.nn.Module`` all there is to know is found by following it (:mod:`.trace`). Where
+its layers are given instead, it is turned into the record a checkpoint would hold of it, so there
 is one description of both. Nothing here imports torch: a module in hand brings its own classes, and
 they are recognised by their import paths.
 """
@@ -12,13 +13,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastlstm.sources.blocks import Known
-from fastlstm.sources.checkpoint import StoredModule
-from fastlstm.sources.order import Word
+from fastlstm.sources.pytorch.blocks import Known
+from fastlstm.sources.pytorch.checkpoint import StoredModule
+from fastlstm.sources.pytorch.order import WEIGHTED, Word
 
-__all__ = ["Told", "is_module", "record", "tell"]
+__all__ = [
+    "SHELLS",
+    "Told",
+    "can_follow",
+    "class_path",
+    "is_module",
+    "is_torchs",
+    "record",
+    "tell",
+    "word_of",
+]
 
 _NN = "torch.nn.modules."
+_BASE = f"{_NN}module.Module"
 
 # Word of ``layers=`` of each class. What has no effect at inference shares the word "dropout".
 _KINDS = {
@@ -41,7 +53,7 @@ _KINDS = {
 _SEQUENTIAL = f"{_NN}container.Sequential"
 
 # Classes that run the one module inside them, and where they keep it.
-_SHELLS = {
+SHELLS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
@@ -76,6 +88,17 @@ def is_module(source: object) -> bool:
     return torch is not None and isinstance(source, torch.nn.Module)
 
 
+def can_follow(source: object, path: str) -> bool:
+    """Whether there is a live module at a path of the source, and Python code that it runs."""
+    module: Any = source
+    if not is_module(source) or not class_path(module):
+        return False
+    try:
+        return class_path(module.get_submodule(path)) != ""
+    except AttributeError:
+        return False
+
+
 def record(module: Any) -> tuple[StoredModule, tuple[str, ...]]:
     """A live module as the record a checkpoint would hold of it, and notes on what that leaves out.
 
@@ -83,7 +106,7 @@ def record(module: Any) -> tuple[StoredModule, tuple[str, ...]]:
     """
     # A module used twice appears twice here, as it runs twice in a Sequential.
     parts = dict(module.named_modules(remove_duplicate=False))
-    records = {path: StoredModule(_class_name(m), _settings(m)) for path, m in parts.items()}
+    records = {path: StoredModule(class_path(m), _settings(m)) for path, m in parts.items()}
     for name, value in module.state_dict().items():
         path, _, leaf = name.rpartition(".")
         holder, key = (records[path], leaf) if path in records else (records[""], name)
@@ -100,21 +123,35 @@ def record(module: Any) -> tuple[StoredModule, tuple[str, ...]]:
     return records[""], notes
 
 
-def _class_name(module: Any) -> str:
-    """Import path of the class whose ``forward`` it runs; "" for a scripted module."""
+def class_path(module: Any) -> str:
+    """Import path of the class whose ``forward`` a module runs; "" for a scripted module."""
     cls: Any = type(module)
-    own = f"{cls.__module__}.{cls.__qualname__}"
+    own = _path(cls)
     if hasattr(module, "original_name"):
         return ""
-    if own in _SHELLS:
+    if own in SHELLS:
         return own
-    if "forward" not in vars(module):
-        for base in cls.__mro__:
-            name = f"{base.__module__}.{base.__qualname__}"
-            if (name in _KINDS or name == _SEQUENTIAL) and cls.forward is base.forward:
-                return name
+    if "forward" in vars(module):
+        return f"{own} with a forward of its own"
+    if is_torchs(own):
         return own
-    return f"{own} with a forward of its own"
+    owner = next((_path(base) for base in cls.__mro__ if "forward" in vars(base)), own)
+    return owner if is_torchs(owner) and owner != _BASE else own
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_torchs(path: str) -> bool:
+    """Whether the class at an import path is one of torch's own modules."""
+    return path.startswith(_NN) and not path.endswith(" with a forward of its own")
+
+
+def word_of(module: Any) -> str:
+    """The word of ``layers=`` for a module with weights; "" if there is none."""
+    kind = _KINDS.get(class_path(module), "")
+    return kind if kind in WEIGHTED else ""
 
 
 def _settings(module: Any) -> dict[str, object]:
@@ -182,9 +219,9 @@ def _known(path: str, module: StoredModule) -> Known:
 def _order(path: str, module: StoredModule, reasons: list[str]) -> Iterator[Word]:
     """The words of a module whose order is known, else reasons why it is not."""
     name = module.class_name
-    if name == _SEQUENTIAL or name in _SHELLS:
+    if name == _SEQUENTIAL or name in SHELLS:
         for key, child in module.items():
-            if isinstance(child, StoredModule) and key == _SHELLS.get(name, key):
+            if isinstance(child, StoredModule) and key == SHELLS.get(name, key):
                 yield from _order(f"{path}.{key}".removeprefix("."), child, reasons)
     elif name not in _KINDS:
         reasons.append(f"{_called(path, module)} runs code of its own")

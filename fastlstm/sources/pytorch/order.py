@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastlstm import spec
-from fastlstm.sources.blocks import Block, at
-from fastlstm.sources.state_dict import listing
+from fastlstm.sources.pytorch.blocks import Block, at
+from fastlstm.sources.pytorch.state_dict import listing
 from fastlstm.spec import ConvertError
 
 __all__ = ["Placed", "Word", "joined", "merge", "parse", "place"]
@@ -71,12 +71,12 @@ def parse(layers: str | Sequence[str]) -> list[Word]:
 
 
 def merge(given: Sequence[Word], own: Sequence[Word]) -> list[Word]:
-    """Words given for a module whose own words are known: they may add to them, no more.
+    """Words given for a source whose own words are known: they may add to them, no more.
 
     Raises
     ------
     ConvertError
-        If a word of the module's own is missing, out of order or bound elsewhere.
+        If a word of the source's own is missing, out of order or bound elsewhere.
     """
     left = [word for word in own if word.kind != "dropout"]
     merged = []
@@ -86,7 +86,7 @@ def merge(given: Sequence[Word], own: Sequence[Word]) -> list[Word]:
         merged.append(word)
     if left:
         raise ConvertError(
-            f"layers={joined(given)!r} leaves out {str(left[0])!r} of the module, which runs "
+            f"layers={joined(given)!r} leaves out {str(left[0])!r} of the source, which runs "
             f"{joined(own)!r}; leave layers= out, or add to these"
         )
     return merged

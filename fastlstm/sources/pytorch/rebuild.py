@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastlstm.sources.storages import DTYPES, MAX_DIMENSIONS, RETRY, Storage, Storages
-from fastlstm.sources.unpickle import Budget, Opaque
+from fastlstm.sources.pytorch.storages import DTYPES, MAX_DIMENSIONS, RETRY, Storage, Storages
+from fastlstm.sources.pytorch.unpickle import Budget, Opaque
 from fastlstm.spec import ConvertError
 
 __all__ = ["Meaning", "StoredModule"]

@@ -15,13 +15,13 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
-from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
 
-from fastlstm.sources.rebuild import Meaning, StoredModule
-from fastlstm.sources.storages import RETRY, Extent, Storages, StoredTensor, check_crc
-from fastlstm.sources.unpickle import Budget, Opaque, load
+from fastlstm.sources.pytorch.archive import Archive
+from fastlstm.sources.pytorch.rebuild import Meaning, StoredModule
+from fastlstm.sources.pytorch.storages import RETRY, Extent, Storages, StoredTensor
+from fastlstm.sources.pytorch.unpickle import Budget, Opaque, load
 from fastlstm.spec import ConvertError
 
 __all__ = ["Opaque", "StoredModule", "StoredTensor", "read_checkpoint"]
@@ -103,9 +103,11 @@ def _describe(head: bytes, size: int, suffix: str) -> str:
     if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "this is a safetensors file, not a PyTorch checkpoint; open it with fastlstm.load"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "this is an HDF5 file, not a PyTorch checkpoint; use the Keras reader"
+        return "this is an HDF5 file, as Keras writes it, not a PyTorch checkpoint"
     if suffix == ".onnx" or re.match(rb"\x08[\x03-\x1f][\x12\x1a\x22\x2a\x32\x3a]", head):
-        return "this is an ONNX model, not a PyTorch checkpoint; use the ONNX reader"
+        return (
+            "this is an ONNX model, not a PyTorch checkpoint; give it a name that ends with .onnx"
+        )
     if head[257:262] == b"ustar":
         return (
             "this is a tar archive; if torch before 0.1.10 wrote it, load it with that version and "
@@ -130,10 +132,10 @@ def _open_zip(
     file: BinaryIO, size: int, budget: Budget, storages: Storages
 ) -> tuple[object, Callable[[str], Extent], str]:
     """The pickled graph of a zip checkpoint, where its storages lie, and their byte order."""
-    archive = _Archive(file, size, budget)
+    archive = Archive(file, size, budget)
     roots = [name for name in archive.members if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(roots) != 1:
-        raise ConvertError(archive.describe(len(roots)))
+        raise ConvertError(_describe_zip(archive.members, len(roots)))
     prefix = roots[0].removesuffix("data.pkl")
     order = b"little"
     if prefix + "byteorder" in archive.members:
@@ -146,140 +148,23 @@ def _open_zip(
     return root, lambda key: archive.extent(f"{prefix}data/{key}"), order.decode()
 
 
-class _Member(NamedTuple):
-    """An entry of a zip's central directory."""
-
-    flags: int
-    method: int
-    crc: int
-    packed: int
-    nbytes: int
-    header: int
-
-
-class _Archive:
-    """The directory of a zip file, read with every offset checked and every entry paid for."""
-
-    def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
-        self.file, self.size, self.budget = file, size, budget
-        self.members: dict[str, _Member] = {}
-        tail_start = max(0, size - 22 - 0xFFFF)
-        tail = self.bytes_at(tail_start, size - tail_start)
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or at + 22 > len(tail):
-            raise ConvertError(f"a zip archive without its directory at the end; {RETRY}")
-        count, nbytes, offset = struct.unpack_from("<HII", tail, at + 10)
-        if count == 0xFFFF or 0xFFFFFFFF in (nbytes, offset):
-            count, nbytes, offset = self.zip64(tail, at)
-        directory = self.bytes_at(offset, nbytes)
-        at = 0
-        for _ in range(count):
-            at = self.entry(directory, at)
-        budget.release(len(tail) + len(directory))
-
-    def bytes_at(self, offset: int, nbytes: int) -> bytes:
-        """`nbytes` bytes at `offset`, which the caller must release when it drops them."""
-        if offset < 0 or offset + nbytes > self.size:
-            raise ConvertError(
-                f"bytes {offset} to {offset + nbytes} of a file of {self.size}; {RETRY}"
-            )
-        self.budget.charge(nbytes)
-        self.file.seek(offset)
-        data = self.file.read(nbytes)
-        if len(data) != nbytes:
-            raise ConvertError("the file became shorter while it was read; wait for its writer")
-        return data
-
-    def zip64(self, tail: bytes, at: int) -> tuple[int, int, int]:
-        if at < 20 or tail[at - 20 : at - 16] != b"PK\x06\x07":
-            raise ConvertError(f"a large zip archive without its zip64 record; {RETRY}")
-        (offset,) = struct.unpack_from("<Q", tail, at - 12)
-        record = self.bytes_at(offset, 56)
-        if record[:4] != b"PK\x06\x06":
-            raise ConvertError(f"a large zip archive without its zip64 record; {RETRY}")
-        count, nbytes, offset = struct.unpack_from("<QQQ", record, 32)
-        return count, nbytes, offset
-
-    def entry(self, directory: bytes, at: int) -> int:
-        """Take in the entry at `at` and return where the next one begins."""
-        if directory[at : at + 4] != b"PK\x01\x02" or at + 46 > len(directory):
-            raise ConvertError(f"a damaged directory of the zip archive; {RETRY}")
-        flags, method, crc, packed, nbytes, *lengths, header = struct.unpack_from(
-            "<HH4xIIIHHH8xI", directory, at + 8
-        )
-        name_length, extra_length, comment_length = lengths
-        name_end: int = at + 46 + name_length
-        name = directory[at + 46 : name_end].decode("utf-8", "replace")
-        extra = directory[name_end : name_end + extra_length]
-        if 0xFFFFFFFF in (packed, nbytes, header):
-            nbytes, packed, header = _zip64_sizes(extra, nbytes, packed, header)
-        if name in self.members:
-            raise ConvertError(f"two members of the zip archive are named {name[:80]!r}; {RETRY}")
-        self.budget.charge(500 + 4 * name_length)
-        self.members[name] = _Member(flags, method, crc, packed, nbytes, header)
-        return name_end + int(extra_length + comment_length)
-
-    def extent(self, name: str) -> Extent:
-        """Where the stored bytes of a member lie."""
-        if name not in self.members:
-            raise ConvertError(f"the zip archive has no member {name[:80]!r}; {RETRY}")
-        member = self.members[name]
-        if member.method != 0 or member.flags & 1 or member.packed != member.nbytes:
-            raise ConvertError(
-                f"member {name[:80]!r} of the zip archive is compressed or encrypted; torch.save "
-                "stores them plainly; unpack the archive and zip it again without compression"
-            )
-        local = self.bytes_at(member.header, 30)
-        if local[:4] != b"PK\x03\x04":
-            raise ConvertError(f"member {name[:80]!r} of the zip archive is not there; {RETRY}")
-        offset = member.header + 30 + sum(struct.unpack_from("<HH", local, 26))
-        if offset + member.nbytes > self.size:
-            raise ConvertError(f"member {name[:80]!r} runs beyond the end of the file; {RETRY}")
-        self.budget.release(30)
-        # torch.serialization.set_crc32_options(False) writes zero for every member.
-        return Extent(offset, member.nbytes, member.crc or None)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a small member, checked against its CRC."""
-        extent = self.extent(name)
-        data = self.bytes_at(extent.offset, extent.nbytes)
-        check_crc(data, extent, name)
-        return data
-
-    def describe(self, roots: int) -> str:
-        """What a zip archive is that does not hold one data.pkl."""
-        names = {name.rpartition("/")[2] for name in self.members}
-        if roots > 1:
-            return "the zip archive holds several checkpoints; unpack it and give one of them"
-        if {"config.json", "model.weights.h5"} <= names:
-            return "this is a Keras model, not a PyTorch checkpoint; use the Keras reader"
-        if "model.json" in names and "attributes.pkl" in names:
-            return "TorchScript of torch before 1.4; load and save it with torch.jit of a newer one"
-        if "archive_format" in names or "serialized_exported_program.json" in names:
-            return "this is a torch.export program; save the module's state_dict() with torch.save"
-        if any(name.endswith(".npy") for name in names):
-            return "this is a NumPy .npz file, not a PyTorch checkpoint; read it with numpy.load"
-        return (
-            "a zip archive without a data.pkl; expected a PyTorch checkpoint written by torch.save "
-            "or torch.jit.save; if the checkpoint is inside this archive, unpack it first"
-        )
-
-
-def _zip64_sizes(extra: bytes, nbytes: int, packed: int, header: int) -> tuple[int, int, int]:
-    """The three numbers of an entry, those which did not fit taken from its zip64 field."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            numbers = extra[at + 4 : at + 4 + length]
-            wide = struct.iter_unpack("<Q", numbers[: len(numbers) & ~7])
-            nbytes, packed, header = (
-                next(wide, (number,))[0] if number == 0xFFFFFFFF else number
-                for number in (nbytes, packed, header)
-            )
-            break
-        at += 4 + length
-    return nbytes, packed, header
+def _describe_zip(members: Iterable[str], roots: int) -> str:
+    """What a zip archive is that does not hold one data.pkl."""
+    names = {name.rpartition("/")[2] for name in members}
+    if roots > 1:
+        return "the zip archive holds several checkpoints; unpack it and give one of them"
+    if {"config.json", "model.weights.h5"} <= names:
+        return "this is a Keras model, not a PyTorch checkpoint; use the Keras reader"
+    if "model.json" in names and "attributes.pkl" in names:
+        return "TorchScript of torch before 1.4; load and save it with torch.jit of a newer one"
+    if "archive_format" in names or "serialized_exported_program.json" in names:
+        return "this is a torch.export program; save the module's state_dict() with torch.save"
+    if any(name.endswith(".npy") for name in names):
+        return "this is a NumPy .npz file, not a PyTorch checkpoint; give it to fastlstm.convert"
+    return (
+        "a zip archive without a data.pkl; expected a PyTorch checkpoint written by torch.save "
+        "or torch.jit.save; if the checkpoint is inside this archive, unpack it first"
+    )
 
 
 def _open_legacy(

@@ -1,0 +1,223 @@
+"""Files that are no recipe, each refused by the exact message that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastlstm import spec
+from fastlstm.sources import read
+from fastlstm.sources.recipe import read_recipe
+from fastlstm.spec import ConvertError
+
+RNN = """
+[[layer]]
+kind = "rnn"
+input_weight = "w"
+hidden_weight = "u"
+bias = "b"
+nonlinearity = "tanh"
+"""
+LSTM = """
+[[layer]]
+kind = "lstm"
+input_weight = { ifgo = "w" }
+hidden_weight = { ifgo = "u" }
+bias = 0
+"""
+GRU = """
+[[layer]]
+kind = "gru"
+input_weight = { rzn = "w" }
+hidden_weight = { rzn = "u" }
+bias = 0
+reset_after = false
+z_multiplies = "h"
+"""
+WEIGHTS = {"w": np.ones((3, 2)), "u": np.ones((3, 3)), "b": np.ones(3)}
+KEYS = "activations, bias, concatenated, directions, hidden_bias, hidden_weight, input_bias, " + (
+    "input_weight, kind, name, transposed, weight"
+)
+GATES = "i (input), f (forget), g (candidate), o (output)"
+KIND_WORDS = "embedding, lstm, gru, rnn, linear, one_hot, " + ", ".join(spec.ACTIVATIONS)
+
+RECIPES: list[tuple[str, str, str]] = [
+    ("empty", "", "there is no [[layer]]; expected one such table for each layer"),
+    ("no table", "layer = 3", "there is no [[layer]]; expected one such table for each layer"),
+    ("one table", '[layer]\nkind="lstm"', "there is no [[layer]]; expected one such table for "
+     "each layer"),
+    ("no layers", "layer = []", "no layer names a tensor; expected at least one that does"),
+    ("no tensors", '[[layer]]\nkind="relu"', "no layer names a tensor; expected at least one that "
+     "does"),
+    ("unknown top key", "layers = 3" + LSTM, "unknown key 'layers'; expected description and "
+     "[[layer]] tables"),
+    ("description", "description = 3" + LSTM, "description is 3; expected a string"),
+    ("no kind", '[[layer]]\nname="a"', f"layer 1 has no kind; expected one of {KIND_WORDS}"),
+    ("unknown kind", '[[layer]]\nkind="conv"', f"layer 1: kind is 'conv'; expected one of "
+     f"{KIND_WORDS}"),
+    ("kind of a wrong type", "[[layer]]\nkind=3", f"layer 1: kind is 3; expected one of "
+     f"{KIND_WORDS}"),
+    ("unknown key", LSTM + "gates = 3", f"layer 1 (lstm): unknown key 'gates'; expected keys out "
+     f"of {KEYS}"),
+    ("key of another kind", '[[layer]]\nkind="relu"\nbias=0', "layer 1 (relu): unknown key "
+     "'bias'; expected keys out of kind, name"),
+    ("no bias", LSTM.replace("bias = 0", ""), "layer 1 (lstm): input_bias is missing; expected "
+     "either bias, or input_bias and hidden_bias"),
+    ("half a bias", LSTM.replace("bias = 0", "input_bias = 0"), "layer 1 (lstm): hidden_bias is "
+     "missing; no bias is said as 0"),
+    ("three biases", LSTM + "hidden_bias = 0", "layer 1 (lstm): both ways are said; expected "
+     "either bias, or input_bias and hidden_bias"),
+    ("both weights", LSTM + 'weight = { ifgo = "v" }', "layer 1 (lstm): both ways are said; "
+     "expected either weight and concatenated, or input_weight and hidden_weight"),
+    ("no weights", '[[layer]]\nkind="lstm"\nbias=0', "layer 1 (lstm): input_weight is missing; "
+     "expected either weight and concatenated, or input_weight and hidden_weight"),
+    ("half the weights", '[[layer]]\nkind="lstm"\nbias=0\nhidden_weight={ifgo="w"}',
+     "layer 1 (lstm): input_weight is missing"),
+    ("not how concatenated", '[[layer]]\nkind="lstm"\nbias=0\nweight={ifgo="w"}',
+     "layer 1 (lstm): concatenated is missing"),
+    ("concatenated how", '[[layer]]\nkind="lstm"\nbias=0\nweight={ifgo="w"}\nconcatenated="hc"',
+     "layer 1 (lstm): concatenated is 'hc'; expected one of xh, hx"),
+    ("a gate missing", LSTM.replace('ifgo = "w"', 'i = "a", fg = "b"'),
+     f"layer 1 (lstm): gate 'o' is missing in input_weight; expected each of {GATES}"),
+    ("an unknown gate", LSTM.replace('ifgo = "w"', 'ifco = "w"'),
+     f"layer 1 (lstm): input_weight has gate 'c', which is unknown; expected each once of {GATES}"),
+    ("a gate without a name", LSTM.replace('ifgo = "w"', 'ifgo = "w", "" = "v"'),
+     f"layer 1 (lstm): input_weight has gate '', which is unknown; expected each once of {GATES}"),
+    ("a gate twice", LSTM.replace('ifgo = "u"', 'ifg = "u", go = "v"'),
+     f"layer 1 (lstm): hidden_weight has gate 'g', twice; expected each once of {GATES}"),
+    ("a gate of another cell", GRU.replace('rzn = "w"', 'rzh = "w"'),
+     "layer 1 (gru): input_weight has gate 'h', which is unknown; expected each once of r (reset), "
+     "z (update), n (candidate)"),
+    ("gates not told", LSTM.replace('{ ifgo = "w" }', '"w"'),
+     "layer 1 (lstm): input_weight is 'w'; expected a table from gates to tensors, { i = \"...\", "
+     "f = \"...\", g = \"...\", o = \"...\" }, or stacked, { ifgo = \"...\" }"),
+    ("a table for one gate", RNN.replace('"w"', '{ h = "w" }'),
+     "layer 1 (rnn): input_weight is {'h': 'w'}; expected the name of a tensor"),
+    ("a weight of zeros", LSTM.replace('"w"', "0"),
+     "layer 1 (lstm): input_weight.ifgo is 0; expected the name of a tensor"),
+    ("a bias of ones", LSTM.replace("bias = 0", "bias = { ifgo = 1 }"),
+     "layer 1 (lstm): bias.ifgo is 1; expected the name of a tensor, or 0 for zeros"),
+    ("a bias of false", RNN.replace('bias = "b"', "bias = false"),
+     "layer 1 (rnn): bias is False; expected the name of a tensor, or 0 for zeros"),
+    ("an empty name", RNN.replace('"w"', '""'),
+     "layer 1 (rnn): input_weight is ''; expected the name of a tensor"),
+    ("a tensor twice", LSTM.replace('"u"', '"w"'),
+     "tensor 'w' is named twice, in input_weight of layer 1 (lstm) and in hidden_weight of layer 1 "
+     "(lstm); expected a tensor of its own for each"),
+    ("a tensor of two gates", LSTM.replace('ifgo = "w"', 'if = "w", go = "w"'),
+     "tensor 'w' is named twice, in input_weight of layer 1 (lstm) and in input_weight of layer 1 "
+     "(lstm); expected a tensor of its own for each"),
+    ("a tensor in two layers", RNN + '[[layer]]\nkind="linear"\nweight="u"\nbias=0',
+     "tensor 'u' is named twice, in hidden_weight of layer 1 (rnn) and in weight of layer 2 "
+     "(linear); expected a tensor of its own for each"),
+    ("no bias of a linear", '[[layer]]\nkind="linear"\nweight="u"',
+     "layer 1 (linear): bias is missing; no bias is said as 0"),
+    ("no weight of a table", '[[layer]]\nkind="embedding"',
+     "layer 1 (embedding): weight is missing"),
+    ("transposed", LSTM + 'transposed = "yes"',
+     "layer 1 (lstm): transposed is 'yes'; expected true or false"),
+    ("no reset", GRU.replace("reset_after = false", ""), "layer 1 (gru): reset_after is missing"),
+    ("reset", GRU.replace("false", '"before"'),
+     "layer 1 (gru): reset_after is 'before'; expected true or false"),
+    ("no update", GRU.replace('z_multiplies = "h"', ""), "layer 1 (gru): z_multiplies is missing"),
+    ("update", GRU.replace('"h"', '"old"'),
+     "layer 1 (gru): z_multiplies is 'old'; expected one of h, n"),
+    ("the side of a bias", GRU.replace("false", "true"),
+     "layer 1 (gru): bias does not tell on which side of r the bias of n is, which matters where "
+     "reset_after is true; expected input_bias and hidden_bias, one of which may be 0"),
+    ("nonlinearity", RNN.replace("tanh", "softmax"),
+     "layer 1 (rnn): nonlinearity is 'softmax'; expected 'tanh', 'relu' or another function of a "
+     "single number"),
+    ("nonlinearity of a wrong type", RNN.replace('"tanh"', "3"),
+     "layer 1 (rnn): nonlinearity is 3; expected a string of some length"),
+    ("activations", LSTM + 'activations = ["tanh"]',
+     "layer 1 (lstm): activations is ('tanh',); expected 3 functions, of the gates, of the "
+     "candidate, of c"),
+    ("activations of a wrong type", LSTM + 'activations = "tanh"',
+     "layer 1 (lstm): activations is 'tanh'; expected 3 functions, of the gates, of the candidate, "
+     "of c"),
+    ("name", LSTM + 'name = ""', "layer 1 (lstm): name is ''; expected a string of some length"),
+    ("directions of one", LSTM + 'directions = ["l"]',
+     "layer 1 (lstm): directions is ['l']; expected a list of 2 different strings"),
+    ("directions alike", LSTM + 'directions = ["l", "l"]',
+     "layer 1 (lstm): directions is ['l', 'l']; expected a list of 2 different strings"),
+    ("directions nowhere", LSTM + 'directions = ["l", "r"]',
+     "layer 1 (lstm): directions and {direction} in the names go together; expected both or "
+     "neither"),
+    ("directions not told", RNN.replace('"w"', '"w{direction}"').replace('"u"', '"u{direction}"')
+     .replace('"b"', '"b{direction}"'),
+     "layer 1 (rnn): directions and {direction} in the names go together; expected both or "
+     "neither"),
+    ("half a stack", RNN.replace('"u"', '"u{layer}"'),
+     "layer 1 (rnn): tensor 'u{layer}' has {layer} in its name, but 'w' not; expected it in all "
+     "names of a layer or in none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [case[1:] for case in RECIPES], ids=[case[0] for case in RECIPES]
+)
+def test_recipes_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConvertError) as caught:
+        read_recipe(path)
+    assert str(caught.value) == f"recipe {str(path)!r}: {message}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[[layer]",
+        b"\xff\xfe",
+        b"a = " + b"[" * 60_000,
+        b"a = " + b"9" * 60_000,
+        b"a." * 30_000 + b"a = 1",
+        b'a = 1\na = "twice"',
+    ],
+    ids=["cut", "not UTF-8", "nested", "digits", "dots", "twice"],
+)
+def test_files_that_are_no_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(
+        ConvertError, match=r"a\.toml': (it is not TOML: |unknown key 'a'; expected)"
+    ):
+        read_recipe(path)
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
+        read_recipe(tmp_path / "nowhere.toml")
+    with pytest.raises(IsADirectoryError):
+        read_recipe(tmp_path)
+    large = tmp_path / "large.toml"
+    large.write_text(LSTM + "#" * 2**16)
+    with pytest.raises(ConvertError, match="is no regular file of at most 65536 bytes; expected a"):
+        read_recipe(large)
+    with pytest.raises(ConvertError, match="is no regular file of at most"):
+        read_recipe("/dev/zero")
+
+
+def test_an_unknown_name_lists_the_built_in_ones() -> None:
+    names = (
+        "assignment6, d2l, d2l-gru, d2l-rnn, gluon, gluon-gru, gluon-rnn, two-linear, "
+        "two-linear-gru, two-linear-rnn"
+    )
+    for name in ("d3l", "", "d2l\n", "..", "__init__"):
+        with pytest.raises(ConvertError) as caught:
+            read(WEIGHTS, recipe=name)
+        assert str(caught.value) == (
+            f"there is no recipe {name!r}; expected one of {names}, or the path of a file that "
+            f"ends in .toml"
+        )
+    with pytest.raises(ConvertError, match=f"recipe= for a cell written by hand .*{names}"):
+        read(WEIGHTS)
+
+
+def test_a_recipe_of_a_wrong_type() -> None:
+    for recipe in (3, b"d2l", ["d2l"]):
+        with pytest.raises(TypeError, match="expected a name or the path of a TOML file"):
+            read(WEIGHTS, recipe=recipe)
