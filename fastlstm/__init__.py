@@ -1,10 +1,19 @@
 """Run trained recurrent networks on a CPU, one step at a time, near the machine's limit."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from fastlstm.format import FormatError
 from fastlstm.model import Model, convert, from_torch, load
-from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastlstm.spec import ConvertError
 from fastlstm.stream import Stream
+
+if TYPE_CHECKING:
+    from fastlstm.forecasting import forecast
+    from fastlstm.generation import generate, generate_steps
+    from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from fastlstm.tokens import perplexity
+    from fastlstm.verification import verify
 
 __version__ = "0.1.0"
 
@@ -20,6 +29,34 @@ __all__ = [
     "RNNCell",
     "Stream",
     "convert",
+    "forecast",
     "from_torch",
+    "generate",
+    "generate_steps",
     "load",
+    "perplexity",
+    "verify",
 ]
+
+# Names that are imported when they are first asked for: a program that steps a model in a
+# real-time thread wants none of them.
+_LATER = {
+    "forecasting": ("forecast",),
+    "generation": ("generate", "generate_steps"),
+    "nn": ("GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"),
+    "tokens": ("perplexity",),
+    "verification": ("verify",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _LATER.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"fastlstm.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

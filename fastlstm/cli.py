@@ -12,7 +12,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 import fastlstm
-from fastlstm.commands import bench, convert, demo, doctor, generate, info, terminal, verify
+from fastlstm.commands import (
+    bench,
+    convert,
+    demo,
+    doctor,
+    forecast,
+    generate,
+    info,
+    perplexity,
+    terminal,
+    verify,
+)
 
 __all__ = ["main"]
 
@@ -23,6 +34,8 @@ COMMANDS = {
     "bench": bench,
     "demo": demo,
     "generate": generate,
+    "perplexity": perplexity,
+    "forecast": forecast,
     "doctor": doctor,
 }
 

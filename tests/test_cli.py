@@ -21,16 +21,15 @@ from models import build, model_file, random_tensors, recurrent
 import fastlstm
 from fastlstm import Model, cli, spec
 from fastlstm.commands import (
+    cells,
     demonstration,
-    generation,
-    inputs,
     latency,
     machine,
     plot,
     terminal,
-    verification,
 )
 from fastlstm.format import ModelFile
+from fastlstm.verification import random_input
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
 V = len(VOCABULARY)
@@ -115,9 +114,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     shown = capsys.readouterr().out
-    for name in ("convert", "info", "verify", "bench", "demo", "generate", "doctor"):
+    for name in (
+        *("convert", "info", "verify", "bench", "demo", "generate", "perplexity", "forecast"),
+        "doctor",
+    ):
         assert name in cli.COMMANDS
-        assert f"    {name} " in shown
+        assert f"\n    {name} " in shown or f"\n    {name}\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["verify", "m", "--steps", "0"],
         ["verify", "m", "--steps", "many"],
         ["verify", "m", "--tolerance", "nan"],
+        ["verify", "m", "--seconds", "-1"],
         ["verify", "m", "--tol", "1"],
         ["generate", "m"],
         ["generate", "m", "--prompt", "a", "--tokens", "1"],
@@ -136,6 +139,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["generate", "m", "--tokens", "1,-2"],
         ["generate", "m", "--prompt", "a", "--temperature", "-1"],
         ["generate", "m", "--prompt", "a", "--temperature", "inf"],
+        ["generate", "m", "--prompt", "a", "--top-k", "0"],
+        ["generate", "m", "--prompt", "a", "--top-p", "nan"],
+        ["perplexity", "m"],
+        ["perplexity", "m", "--text", "a", "--tokens", "1,2"],
+        ["forecast", "m"],
+        ["forecast", "m", "--input", "a.csv", "--steps", "0"],
+        ["bench", "--compare-cells", "--hidden-size", "0"],
     ],
 )
 def test_bad_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,7 +407,7 @@ def test_info(run: Any, tokens: Path) -> None:
 
 
 def test_info_of_a_bidirectional_model(run: Any, bidirectional: Path) -> None:
-    assert "whole sequences only" in run("info", bidirectional)[1]
+    assert "cannot be: layer 'lstm' is bidirectional" in run("info", bidirectional)[1]
 
 
 # verify
@@ -411,39 +421,18 @@ def test_verify(run: Any, which: str, request: pytest.FixtureRequest) -> None:
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert told["passed"]
-    assert told["yardstick_name"] == "torch"
-    assert told["steps_compared"] == 60
-    assert 0 < told["sequence"]["error"] <= told["limit"] < 1e-4 * told["scale"]
-    assert (told["stepwise"] is None) == (which == "bidirectional")
-    code, out, _ = run("verify", path, "--steps", "3")
+    assert (told["yardstick_name"], told["against"], told["plot"]) == ("torch", None, None)
+    (comparison,) = told["comparisons"]
+    assert (comparison["outputs_compared"], comparison["batch_size"]) == (60, 2)
+    engine = comparison["evaluations"]["engine, sequences"]
+    assert 0 < engine["error"] <= engine["limit"] < 1e-4 * comparison["scale"]
+    streams = which != "bidirectional"
+    assert ("engine, step by step" in comparison["evaluations"]) == streams
+    code, out, _ = run("verify", path, "--steps", "400")
     assert code == 0
-    assert "ok: the engine is off by" in out
-
-
-CELL_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "relu": ("lstm", {"proj_size": 4}),
-    "tanh": ("lstm", {"num_layers": 2, "bias": False}),
-    "sigmoid": ("gru", {"bidirectional": True}),
-    "softmax": ("gru", {"num_layers": 2}),
-    "log_softmax": ("rnn_relu", {}),
-}
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("function", spec.ACTIVATIONS)
-def test_verify_every_layer_against_torch(
-    rng: np.random.Generator, function: str, dtype: Any
-) -> None:
-    pytest.importorskip("torch")
-    cell, options = CELL_OPTIONS[function]
-    layer = recurrent(cell, V, 9, **options)
-    last = spec.Activation("last", function, layer.output_size)
-    model = build((spec.OneHot("one_hot", V), layer, last), rng, dtype)
-    found = verification.verify(model, steps=20, batch_size=2, seed=0)
-    assert found.passed
-    # A wrong translation into torch would show as an error of the yardstick.
-    assert found.yardstick.error <= found.floor
-    assert found.restart_steps is None
+    assert "ok: the engine is off by at most " in out
+    assert ("drift: rms error of each third of 400 outputs" in out) == streams
+    assert ("whole sequences only, each from its start" in out) != streams
 
 
 def test_verify_without_torch(run: Any, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +440,7 @@ def test_verify_without_torch(run: Any, features: Path, monkeypatch: pytest.Monk
     code, out, _ = run("verify", features, "--steps", "30", "--json")
     told = json.loads(out)
     assert (code, told["yardstick_name"]) == (0, "NumPy")
-    assert told["yardstick"]["error"] > 0
+    assert told["comparisons"][0]["evaluations"]["NumPy, float32"]["error"] > 0
 
 
 @pytest.mark.parametrize("name", ["lstm.weight_hh_l0", "lstm.bias_ih_l0", "head.weight"])
@@ -465,28 +454,10 @@ def test_verify_fails_on_other_weights(
     code, out, _ = run("verify", features, "--steps", "40", "--json")
     told = json.loads(out)
     assert (code, told["passed"]) == (1, False)
-    assert told["sequence"]["error"] > told["limit"]
+    engine = told["comparisons"][0]["evaluations"]["engine, sequences"]
+    assert engine["error"] > engine["limit"]
     code, _, _ = run("verify", features, "--steps", "40", "--tolerance", "1")
     assert code == 0
-
-
-def test_verify_says_where(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = Model.__call__
-
-    def wrong(model: Model, x: np.ndarray, state: Any = None) -> Any:
-        y, state = true(model, x, state)
-        if len(y) == 128:
-            y[5, 2, 1] += 0.5  # the fourth call starts at step 1 + 2 + 17
-        return y, state
-
-    monkeypatch.setattr(Model, "__call__", wrong)
-    found = verification.verify(fastlstm.load(features), steps=200, batch_size=3, seed=0)
-    assert not found.passed
-    where = found.sequence
-    assert (where.step, where.row, where.feature) == (25, 2, 1)
-    assert where.error == found.error == pytest.approx(0.5, abs=1e-3)
-    assert found.stepwise is not None
-    assert found.stepwise.error <= found.limit
 
 
 def test_verify_fails_on_a_file_whose_self_check_does(
@@ -499,63 +470,90 @@ def test_verify_fails_on_a_file_whose_self_check_does(
     code, out, _ = run("verify", tmp_path / "m", "--steps", "5")
     assert code == 1
     assert "FAILED: the model does not give the output that its file records" in out
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "5", "--json")
+    told = json.loads(out)
+    assert (code, told["passed"], told["verdicts"][0]["passed"]) == (1, False, True)
+    assert told["self_check"].startswith("the self-check failed")
     assert run("info", tmp_path / "m")[0] == 2
-
-
-def chaotic(rng: np.random.Generator) -> Model:
-    """A model that lets a difference of rounding grow to its own size within a hundred steps."""
-    file = model_file(recurrent("rnn_tanh", 3, 40), rng)
-    return Model(ModelFile(file.layers, {n: 12 * t for n, t in file.tensors.items()}))
-
-
-@pytest.mark.parametrize("installed", ["torch", "no torch"])
-def test_verify_a_chaotic_model(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, installed: str
-) -> None:
-    if installed == "torch":
-        pytest.importorskip("torch")
-    else:
-        without(monkeypatch, "torch")
-    model = chaotic(rng)
-    found = verification.verify(model, steps=300, batch_size=4, seed=0)
-    assert found.passed
-    assert found.restart_steps == verification.RESTART_STEPS
-    assert found.steps == 300
-    corrupt(monkeypatch, "rnn.weight_hh_l0")
-    assert not verification.verify(model, steps=300, batch_size=4, seed=0).passed
 
 
 def test_verify_a_model_of_nan(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     file = model_file(recurrent("gru", 3, 5), rng)
     file.tensors["rnn.bias_ih_l0"][:] = np.nan
     Model(file).save(tmp_path / "m")
-    code, out, _ = run("verify", tmp_path / "m", "--steps", "5")
+    pytest.importorskip("matplotlib")
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "5", "--plot", tmp_path / "m.png")
     assert code == 1
     assert "not finite from the first step" in out
+    assert is_png(tmp_path / "m.png")
     code, out, _ = run("verify", tmp_path / "m", "--steps", "5", "--json")
-    assert (code, json.loads(out)["steps_compared"]) == (1, 0)
+    assert (code, json.loads(out)["comparisons"][0]["outputs_compared"]) == (1, 0)
 
 
-def test_verify_stops_where_float32_overflows(rng: np.random.Generator) -> None:
-    file = model_file(recurrent("rnn_relu", 3, 5), rng)
-    for tensor in file.tensors.values():
-        np.copyto(tensor, np.abs(tensor) * 100)
-    found = verification.verify(Model(file), steps=60, batch_size=1, seed=0)
-    assert 0 < found.steps < 60
-    assert found.passed
+def test_verify_a_chaotic_model(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    file = model_file(recurrent("rnn_tanh", 3, 40), rng)
+    Model(ModelFile(file.layers, {n: 12 * t for n, t in file.tensors.items()})).save(tmp_path / "m")
+    code, out, _ = run("verify", tmp_path / "m", "--steps", "300")
+    assert code == 0
+    assert "300 random steps, 4 rows, exact state every 4 steps" in out
+    assert "(rounding alone takes " in out
 
 
-def test_nan_is_infinitely_off() -> None:
-    exact = np.zeros((2, 1, 2))
-    y = np.array([[[0, 0]], [[np.nan, 1]]], np.float32)
-    assert verification.deviation(y, exact) == verification.Deviation(np.inf, 1, 0, 0)
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_default_steps_are_fewer_for_a_large_model() -> None:
-    class Large:
-        layers = (spec.LSTM("lstm", 5000, 5000),)
+def test_verify_draws(
+    run: Any, features: Path, bidirectional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    for path in (features, bidirectional):
+        code, out, _ = run("verify", path, "--steps", "50", "--plot", tmp_path / "v.png")
+        assert code == 0
+        assert f"wrote {tmp_path / 'v.png'}" in out
+        assert is_png(tmp_path / "v.png")
+        (tmp_path / "v.png").unlink()
+    without(monkeypatch, "matplotlib")
+    code, _, err = run("verify", features, "--plot", tmp_path / "v.png")
+    assert (code, err) == (2, f"fastlstm: error: {plot.MISSING}\n")
 
-    assert 64 <= verification.default_steps(Large()) < 2000  # type: ignore[arg-type]
+
+def test_verify_against_a_checkpoint(
+    run: Any, features: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = {n: torch.tensor(t) for n, t in fastlstm.load(features).tensors.items()}
+    torch.save(tensors, tmp_path / "m.pt")
+    steps = ("--steps", "40", "--layers", "lstm, linear:head")
+    code, out, _ = run("verify", features, "--against", tmp_path / "m.pt", *steps)
+    assert code == 0
+    assert "ok: the weights are the source's, bit for bit" in out
+    tensors["head.weight"][0, 0] += 1
+    torch.save(tensors, tmp_path / "m.pt")
+    code, out, _ = run("verify", features, "--against", tmp_path / "m.pt", *steps)
+    assert code == 1
+    assert "ok: the engine is off by" in out
+    assert "FAILED: source, float64 is off by " in out
+    assert (
+        "FAILED: 1 of 6 tensors are not the source's: 'head.weight' in 1 of 57, by up to 1" in out
+    )
+    code, out, _ = run("verify", features, "--against", tmp_path / "m.pt", *steps, "--json")
+    told = json.loads(out)
+    assert (code, told["against"]) == (1, str(tmp_path / "m.pt"))
+    assert "source, float64" in told["drift"]["evaluations"]
+    code, _, err = run("verify", features, "--against", tmp_path / "m.pt")
+    assert code == 2
+    assert "layers=" in err
+
+
+def test_verify_options_of_a_source(run: Any, features: Path, tmp_path: Path) -> None:
+    for more in ((), ("--against", tmp_path / "m.ONNX")):
+        code, _, err = run("verify", features, "--prefix", "model", *more)
+        assert (code, err) == (
+            2,
+            "fastlstm: error: --prefix is of a SOURCE that is converted again; expected it with "
+            "--against and a checkpoint\n",
+        )
 
 
 # bench
@@ -585,7 +583,7 @@ def test_bench(run: Any, features: Path, tokens: Path) -> None:
 def test_bench_of_a_bidirectional_model(run: Any, bidirectional: Path, tmp_path: Path) -> None:
     code, out, _ = run("bench", bidirectional, *FAST)
     assert code == 0
-    assert "has no step" in out
+    assert "There is no step" in out
     assert json.loads(run("bench", bidirectional, *FAST, "--json")[1])["step"] is None
     code, _, err = run("bench", bidirectional, *FAST, "--plot", tmp_path / "a.png")
     assert code == 2
@@ -594,7 +592,7 @@ def test_bench_of_a_bidirectional_model(run: Any, bidirectional: Path, tmp_path:
 
 def test_bench_stops_after_the_time_given(features: Path) -> None:
     model = fastlstm.load(features)
-    x = inputs.random_input(model, (4,), seed=0)
+    x = random_input(model, (4,), seed=0)
     took = latency.time_steps(model, x, steps=10**6, seconds=0)
     assert 1 <= len(took.nanoseconds) < 10**6
 
@@ -606,7 +604,7 @@ def test_times_are_measured_ones() -> None:
 
 def test_time_steps_keeps_the_outputs(features: Path) -> None:
     model = fastlstm.load(features)
-    x = inputs.random_input(model, (30,), seed=0)
+    x = random_input(model, (30,), seed=0)
     y = np.empty((30, model.output_size), np.float32)
     latency.time_steps(model, x, steps=30, y=y)
     np.testing.assert_array_equal(y, model.stream().run(x))
@@ -646,6 +644,88 @@ def test_plot_without_matplotlib(
     assert run("bench", features, *FAST)[0] == 0
 
 
+def test_cells_of_equal_parameters() -> None:
+    sizes = {cell.kind: cell.hidden_size for cell in cells.equal_parameters(40, 128)}
+    assert sizes == {"RNN": 275, "GRU": 151, "LSTM": 128}
+    for input_size in (1, 2, 7, 40, 300):
+        for hidden_size in (1, 2, 3, 16, 100, 1000):
+            wanted = 4 * hidden_size * (input_size + hidden_size + 2)
+            found = cells.equal_parameters(input_size, hidden_size)
+            assert [cell.kind for cell in found] == ["RNN", "GRU", "LSTM"]
+            assert found[-1] == cells.Cell("LSTM", input_size, hidden_size)
+            for cell in found:
+                off = abs(cell.parameters - wanted)
+                for other in (cell.hidden_size - 1, cell.hidden_size + 1):
+                    beside = cells.Cell(cell.kind, input_size, other)
+                    assert other == 0 or off <= abs(beside.parameters - wanted)
+
+
+@pytest.mark.parametrize("kind", cells.GATES)
+def test_cells_are_built_as_told(kind: str) -> None:
+    cell = cells.Cell(kind, 5, 19)
+    model = cell.build(isa="scalar", threads=2)
+    (layer,) = model.layers
+    assert layer.kind == kind.lower()
+    assert (model.input_size, model.output_size) == (5, 19)
+    assert (model.isa, model.threads) == ("scalar", 2)
+    assert sum(tensor.size for tensor in model.tensors.values()) == cell.parameters
+    assert model.check() < 1e-4
+
+
+def test_compare_cells(run: Any) -> None:
+    argv = ("bench", "--compare-cells", *FAST, "--input-size", "4", "--hidden-size", "16")
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "")
+    for part in ("equal hidden size", "equal parameters", "RNN", "GRU", "LSTM", "the clock"):
+        assert part in out
+    code, out, _ = run(*argv, "--json", "--isa", "scalar")
+    told = json.loads(out)
+    assert code == 0
+    same, fair = told["groups"]["equal hidden size"], told["groups"]["equal parameters"]
+    for group in (same, fair):
+        assert [one["cell"] for one in group] == ["RNN", "GRU", "LSTM"]
+        assert group[-1]["step_of_lstm"] == group[-1]["sequence_of_lstm"] == 1
+        for one in group:
+            assert one["isa"] == "scalar"
+            assert 0 < one["step"]["p50_us"] <= one["step"]["p99_us"]
+            assert one["step"]["steps"] == 40
+            assert one["sequence"]["runs"] >= 3 * cells.ROUNDS
+            assert one["sequence"]["step_us"] > 0
+    assert [one["hidden_size"] for one in same] == [16, 16, 16]
+    assert same[-1] == fair[-1]  # measured once
+    assert told["length"] == 20
+
+
+def test_compare_cells_plot(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    argv = ("bench", "--compare-cells", *FAST, "--input-size", "4", "--hidden-size", "16")
+    picture = tmp_path / "cells.png"
+    code, out, err = run(*argv, "--plot", picture)
+    assert (code, err) == (0, "")
+    assert f"wrote {picture}" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+def test_bench_takes_a_model_or_compares_cells(run: Any, features: Path) -> None:
+    for argv, message in (
+        ((), "expected either a MODEL or --compare-cells; neither is given"),
+        (
+            (features, "--compare-cells"),
+            "expected either a MODEL or --compare-cells; both are given",
+        ),
+        (
+            (features, "--input-size", 4),
+            "--input-size is of --compare-cells; a MODEL has its own sizes",
+        ),
+        (
+            (features, "--hidden-size", 4),
+            "--hidden-size is of --compare-cells; a MODEL has its own sizes",
+        ),
+    ):
+        assert run("bench", *argv) == (2, "", f"fastlstm: error: {message}\n")
+
+
 # generate
 
 
@@ -656,9 +736,11 @@ def test_generate(run: Any, tokens: Path) -> None:
     assert out.startswith("abc a")
     assert run(*argv, "--seed", "0") == (code, out, err)
     assert run(*argv, "--seed", "1")[1] != out
-    told = json.loads(run(*argv, "--json")[1])
+    (told,) = json.loads(run(*argv, "--json")[1])["continuations"]
+    assert told["prompt"] == "abc a"
     assert told["prompt_tokens"] == [VOCABULARY.index(s) for s in ("abc", " ", "a")]
     assert len(told["tokens"]) == 40
+    assert not told["stopped"]
     assert told["text"] == "".join(VOCABULARY[t] for t in told["tokens"])
     assert out == "abc a" + told["text"] + "\n"
 
@@ -675,7 +757,7 @@ def test_generate_greedily(run: Any, tokens: Path) -> None:
         y, _ = model(np.array(expected))
         expected.append(int(y[-1].argmax()))
     argv = ("generate", tokens, "--tokens", "3,5", "--length", "15", "--temperature", "0", "--json")
-    assert json.loads(run(*argv)[1])["tokens"] == expected[2:]
+    assert json.loads(run(*argv)[1])["continuations"][0]["tokens"] == expected[2:]
 
 
 @pytest.mark.parametrize("function", ["softmax", "log_softmax"])
@@ -694,41 +776,50 @@ def test_generate_from_probabilities(
     assert len(set(texts[0])) > 3
 
 
-def test_generate_samples_the_distribution() -> None:
-    class Coin:
-        """Gives token 1 with three times the probability of token 0, and never token 2."""
-
-        layers = (spec.Linear("head", 3, 3),)
-        takes_tokens, input_size, output_size, vocabulary = True, 3, 3, None
-        dtype = np.dtype(np.float32)
-
-        def stream(self) -> Any:
-            return self
-
-        def step(self, token: int, *, out: np.ndarray) -> None:
-            out[:] = [0, np.log(3), -np.inf]
-
-    def share(temperature: float) -> float:
-        model: Any = Coin()
-        drawn = generation.generate(model, [0], length=4000, temperature=temperature, seed=1)
-        counts = np.bincount(list(drawn), minlength=3)
-        assert counts[2] == 0
-        return float(counts[1] / 4000)
-
-    assert share(1) == pytest.approx(0.75, abs=0.03)
-    assert share(0.5) == pytest.approx(0.9, abs=0.03)
-    assert share(1e-300) == share(0) == 1
+def test_generate_options_reach_the_library(run: Any, tokens: Path) -> None:
+    model = fastlstm.load(tokens)
+    options: dict[str, Any] = {"length": 40, "temperature": 1.5, "top_k": 7, "top_p": 0.8}
+    argv = ("--length", 40, "--temperature", 1.5, "--top-k", 7, "--top-p", 0.8, "--seed", 3)
+    text = fastlstm.generate(model, "abc", **options, seed=3)
+    assert run("generate", tokens, "--prompt", "abc", *argv)[1] == f"abc{text}\n"
+    stop = next(string for string in VOCABULARY if string in text[9:])
+    stopped = fastlstm.generate(model, "abc", **options, seed=3, stop=stop)
+    assert len(stopped) < len(text)
+    argv = (*argv, "--stop", stop)
+    assert run("generate", tokens, "--prompt", "abc", *argv)[1] == f"abc{stopped}\n"
+    told = json.loads(run("generate", tokens, "--prompt", "abc", *argv, "--json")[1])
+    assert told["continuations"][0]["stopped"]
+    assert (told["top_k"], told["top_p"], told["stop"]) == (7, 0.8, stop)
 
 
-def test_unknown_characters(run: Any, tokens: Path, tmp_path: Path) -> None:
+def test_generate_a_batch(run: Any, tokens: Path) -> None:
+    prompts = ("abc a", "h", "abc a")
+    argv = ("generate", tokens, "--length", "20", "--seed", "2")
+    given = [part for prompt in prompts for part in ("--prompt", prompt)]
+    expected = fastlstm.generate(fastlstm.load(tokens), prompts, length=20, temperature=0.7, seed=2)
+    code, out, err = run(*argv, *given)
+    assert (code, err) == (0, "")
+    assert out == "".join(
+        f"\nprompt {n} of 3\n{prompt}{text}\n"
+        for n, (prompt, text) in enumerate(zip(prompts, expected, strict=True), 1)
+    )
+    told = json.loads(run(*argv, *given, "--json")[1])["continuations"]
+    assert [one["text"] for one in told] == expected
+    assert [one["prompt"] for one in told] == list(prompts)
+    for one in told:
+        # Alone, with the seed it tells, a prompt gives the same.
+        alone = ("--prompt", one["prompt"], "--seed", one["seed"], "--length", 20, "--json")
+        assert json.loads(run("generate", tokens, *alone)[1])["continuations"] == [one]
+    told = json.loads(run(*argv, "--tokens", "1,2", "--tokens", "3", "--json")[1])
+    assert [one["prompt_tokens"] for one in told["continuations"]] == [[1, 2], [3]]
+    assert [one["prompt"] for one in told["continuations"]] == [None, None]
+
+
+def test_unknown_characters(run: Any, tokens: Path) -> None:
     code, out, err = run("generate", tokens, "--prompt", "aZ\x1bZ", "--length", "3")
     assert code == 0
     assert out.startswith("a<unk><unk><unk>")
     assert err == "fastlstm: note: not in the vocabulary, read as '<unk>': 'Z', '\\x1b'\n"
-    with pytest.raises(ValueError, match="'Z' at index 1 of the prompt is not in the vocabulary"):
-        generation.tokenise("aZ", ["a", "b"])
-    # The longest string that fits, not the best cut; an empty one never fits.
-    assert generation.tokenise("abab", ["", "a", "aba", "b"]) == ([2, 3], [])
 
 
 def test_generate_refuses(
@@ -755,8 +846,15 @@ def test_generate_refuses(
         (tmp_path / "bidirectional", ("--tokens", "1"), "bidirectional"),
         (tmp_path / "plain", ("--prompt", "a"), "no vocabulary"),
         (tmp_path / "nan", ("--prompt", "a"), "NaN"),
-        (tokens, ("--prompt", ""), "the prompt is empty"),
-        (tokens, ("--tokens", "12"), "out of range"),
+        (tokens, ("--prompt", ""), "prompts[0] is empty; expected at least one token"),
+        (tokens, ("--tokens", "12"), "token 12 at index 0 of prompts[0] is out of range"),
+        (tokens, ("--prompt", "a", "--top-p", "1.5"), "top_p is 1.5"),
+        (tokens, ("--prompt", "a", "--stop", "zz"), "stop is 'zz'"),
+        (
+            tmp_path / "plain",
+            ("--tokens", "1", "--stop", "a"),
+            "--stop is 'a', and this model has no vocabulary; expected the number of a token",
+        ),
     ):
         code, out, err = run("generate", path, *prompt)
         assert (code, out) == (2, "")
@@ -768,11 +866,205 @@ def test_generate_refuses(
     assert len(shown) == 6
 
 
-def test_perplexity() -> None:
-    tokens = np.array([0, 1, 1, 0])
-    log_probability = np.log([[0.5, 0.5], [0.25, 0.75], [0.1, 0.9], [1.0, 1e-9]])
-    expected = (0.5 * 0.75 * 0.1) ** (-1 / 3)
-    assert generation.perplexity(log_probability, tokens) == pytest.approx(expected, rel=1e-12)
+def test_generate_tokens_up_to_a_token(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    file = token_file(rng)
+    Model(ModelFile(file.layers, file.tensors)).save(tmp_path / "plain")
+    argv = ("generate", tmp_path / "plain", "--tokens", "1,2", "--length", "20")
+    whole = run(*argv)[1].split()
+    n = whole.index(whole[9], 2)
+    assert run(*argv, "--stop", whole[9])[1].split() == whole[:n]
+
+
+# perplexity
+
+
+def test_perplexity(run: Any, tokens: Path, tmp_path: Path) -> None:
+    model = fastlstm.load(tokens)
+    for name, text in {"one": "abc ab h", "two": "gab" * 30}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    expected = [fastlstm.perplexity(model, "abc ab h"), fastlstm.perplexity(model, "gab" * 30)]
+    code, out, err = run("perplexity", tokens, "--text", tmp_path / "one")
+    assert (code, err) == (0, "")
+    assert out.split("\n")[1].split() == [
+        *(str(tmp_path / "one"), "4", f"{expected[0]:.4f}", f"{np.log2(expected[0]):.4f}")
+    ]
+    assert "all together" not in out
+    argv = ("perplexity", tokens, "--text", tmp_path / "one", "--text", tmp_path / "two")
+    assert "all together" in run(*argv)[1]
+    told = json.loads(run(*argv, "--json")[1])
+    assert [one["perplexity"] for one in told["texts"]] == expected
+    assert [one["predicted"] for one in told["texts"]] == [4, 59]
+    both = fastlstm.perplexity(model, ["abc ab h", "gab" * 30])
+    assert told["perplexity"] == pytest.approx(both, rel=1e-12)
+    assert told["bits_per_token"] == pytest.approx(np.log2(both), rel=1e-12)
+    told = json.loads(run("perplexity", tokens, "--tokens", "11,1,10,1,9", "--json")[1])
+    assert told["perplexity"] == expected[0] == told["texts"][0]["perplexity"]
+    assert told["texts"][0]["text"] is None
+
+
+def test_perplexity_reads_a_file_as_it_is(run: Any, tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("aé\r\nb".encode())
+    code, out, err = run("perplexity", tokens, "--text", tmp_path / "a", "--json")
+    assert code == 0
+    assert json.loads(out)["predicted"] == 4
+    assert err == "fastlstm: note: not in the vocabulary, read as '<unk>': 'é', '\\r', '\\n'\n"
+
+
+def test_perplexity_refuses(
+    run: Any, features: Path, tokens: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (tmp_path / "latin1").write_bytes("aé".encode("latin1"))
+    (tmp_path / "empty").write_text("")
+    file = token_file(rng)
+    Model(ModelFile(file.layers, file.tensors)).save(tmp_path / "plain")
+    for path, given, message in (
+        (features, ("--tokens", "1,2"), "takes 5 features a step, not tokens"),
+        (tmp_path / "plain", ("--text", tmp_path / "empty"), "no vocabulary to read --text with"),
+        (tokens, ("--text", tmp_path / "latin1"), "latin1' is not UTF-8 text: "),
+        (tokens, ("--text", tmp_path / "missing"), "No such file or directory"),
+        (
+            tokens,
+            ("--text", tmp_path / "empty"),
+            f"{tmp_path / 'empty'} holds fewer than two tokens; expected more, for the first has "
+            f"no prediction",
+        ),
+        (tokens, ("--tokens", "1,2", "--tokens", "3"), "--tokens number 2 holds fewer than two"),
+        (tokens, ("--tokens", "1,12"), "token 12 at index 1 of the text is out of range"),
+    ):
+        code, out, err = run("perplexity", path, *given)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+# forecast
+
+
+@pytest.fixture
+def series(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, Path]:
+    """A time-series model's file, and a series of 30 rows."""
+    layers = (recurrent("lstm", 2, 9), spec.Linear("head", 9, 2))
+    build(layers, rng).save(tmp_path / "model.safetensors")
+    np.save(tmp_path / "series.npy", rng.standard_normal((30, 2)))
+    return tmp_path / "model.safetensors", tmp_path / "series.npy"
+
+
+def test_forecast(run: Any, series: tuple[Path, Path], tmp_path: Path) -> None:
+    path, given = series
+    model, history = fastlstm.load(path), np.load(given).astype(np.float32)
+    expected = fastlstm.forecast(model, history, 7)
+    output = tmp_path / "forecast.npy"
+    argv = ("forecast", path, "--input", given, "--steps", 7)
+    code, out, err = run(*argv, "--output", output)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"ok: wrote {output}\n")
+    np.testing.assert_array_equal(np.load(output), expected)
+    shown = out[out.index("\nrow ") :].split("\n")[2:9]
+    assert [line.split() for line in shown] == [
+        [str(30 + n), *(f"{value:.6g}" for value in row)] for n, row in enumerate(expected)
+    ]
+    told = json.loads(run(*argv, "--json")[1])
+    np.testing.assert_array_equal(np.array(told["forecast"], np.float32), expected)
+    predicted = model(history)[0].astype(np.float64)
+    rmse = np.sqrt(((predicted[:-1] - history[1:]) ** 2).mean(axis=0))
+    np.testing.assert_allclose(told["one_step_rmse"], rmse, rtol=1e-5)
+    repeated = np.sqrt((np.diff(history.astype(np.float64), axis=0) ** 2).mean(axis=0))
+    np.testing.assert_allclose(told["repeat_rmse"], repeated, rtol=1e-5)
+    assert told["rows"] == 30
+    assert told["names"] is None
+
+
+def test_forecast_of_csv(run: Any, series: tuple[Path, Path], tmp_path: Path) -> None:
+    path, given = series
+    same, output = tmp_path / "same.csv", tmp_path / "forecast.csv"
+    lines = [",".join(map(repr, row)) for row in np.load(given).tolist()]
+    same.write_text("\n".join(["flow,[red]\x1b[2J", *lines]))
+    argv = ("--steps", 3, "--output", output)
+    code, out, _ = run("forecast", path, "--input", same, *argv)
+    assert code == 0
+    assert "\x1b" not in out
+    assert r"[red]\x1b[2J" in out
+    told = json.loads(run("forecast", path, "--input", given, "--steps", 3, "--json")[1])
+    header, *rows = output.read_text().splitlines()
+    assert header == "flow,[red]\x1b[2J"
+    found = np.array([[float(cell) for cell in row.split(",")] for row in rows], np.float32)
+    np.testing.assert_array_equal(found, np.array(told["forecast"], np.float32))
+
+
+def test_forecast_from_one_row(run: Any, series: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "one.csv").write_text("1,2\n")
+    argv = ("forecast", series[0], "--input", tmp_path / "one.csv", "--steps", 1)
+    code, out, err = run(*argv, "--plot", tmp_path / "one.png")
+    assert (code, err) == (0, "")
+    assert "nan" in out
+    told = json.loads(run(*argv, "--json")[1])
+    assert told["one_step_rmse"] == [None, None]
+    assert len(told["forecast"]) == 1
+
+
+@pytest.mark.parametrize("columns", [1, 9])
+def test_forecast_plot(run: Any, tmp_path: Path, rng: np.random.Generator, columns: int) -> None:
+    pytest.importorskip("matplotlib")
+    layers = (recurrent("gru", columns, 6), spec.Linear("head", 6, columns))
+    build(layers, rng).save(tmp_path / "m")
+    names = ",".join(["$\\frac$ \x01", *"abcdefgh"][:columns])
+    np.savetxt(
+        tmp_path / "a.csv", rng.standard_normal((200, columns)), delimiter=",", header=names,
+        comments="",
+    )  # fmt: skip
+    picture = tmp_path / "a.png"
+    argv = ("forecast", tmp_path / "m", "--input", tmp_path / "a.csv", "--steps", 20)
+    code, out, err = run(*argv, "--plot", picture)
+    assert (code, err) == (0, "")
+    assert f"wrote {picture}" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+def test_forecast_refuses(
+    run: Any,
+    features: Path,
+    tokens: Path,
+    series: tuple[Path, Path],
+    tmp_path: Path,
+    rng: np.random.Generator,
+) -> None:
+    path, given = series
+    growing = model_file((spec.Linear("head", 2, 2),), rng)
+    growing.tensors["head.weight"][:] = 1e30
+    Model(growing).save(tmp_path / "growing")
+    before = given.read_bytes()
+    for model, options, message in (
+        (tokens, (), "this model takes tokens, not features"),
+        (features, (), "this model takes 5 features a step and gives 3"),
+        (path, ("--input", tmp_path / "a.txt"), "expected a file that ends in .csv or .npy"),
+        (path, ("--input", tmp_path / "a.csv"), "No such file or directory"),
+        (path, ("--output", tmp_path / "a.txt"), "expected a file that ends in .csv or .npy"),
+        (path, ("--output", given), "is the series itself; expected another --output"),
+        (
+            tmp_path / "growing",
+            (),
+            "forecast number 2 holds NaN or infinity; expected finite numbers. Is the series "
+            "scaled as it was for the model's training?",
+        ),
+    ):
+        code, out, err = run("forecast", model, "--input", given, *options)
+        assert (code, out) == (2, "")
+        assert message in err
+    assert given.read_bytes() == before
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_forecast_plot_without_matplotlib(
+    run: Any, series: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "matplotlib")
+    argv = ("forecast", series[0], "--input", series[1])
+    code, out, err = run(*argv, "--plot", tmp_path / "a.png", "--output", tmp_path / "a.csv")
+    assert (code, out) == (2, "")
+    assert "pip install 'fastlstm[cli]'" in err
+    assert not (tmp_path / "a.csv").exists()
+    assert run(*argv)[0] == 0
 
 
 # demo

@@ -19,9 +19,14 @@ __all__ = [
 ]
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """The arguments of a command that runs a model."""
-    parser.add_argument("model", metavar="MODEL", help="a file that fastlstm convert wrote")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?" if optional else None,
+        help="a file that fastlstm convert wrote",
+    )
     parser.add_argument("--isa", help="instruction set to run on (see fastlstm doctor)")
     parser.add_argument(
         "--threads", type=positive, default=1, help="a call may use (default %(default)s)"

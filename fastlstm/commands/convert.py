@@ -10,34 +10,23 @@ from pathlib import Path
 
 import fastlstm
 from fastlstm.commands import terminal
+from fastlstm.commands.conversion import add_conversion, conversion_options
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "convert a trained PyTorch checkpoint to a model file"
+SUMMARY = "convert a trained model to a model file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     parser.description = (
-        "Convert a trained PyTorch checkpoint (.pt, .pth, .bin, .ckpt or .safetensors) to a model "
-        "file, without torch."
+        "Convert a trained model to a model file: a PyTorch checkpoint (.pt, .pth, .bin, .ckpt, "
+        ".safetensors or .npz; without torch), an ONNX model (.onnx) or a Keras model (.keras, "
+        ".h5; without Keras)."
     )
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint")
+    parser.add_argument("source", metavar="SOURCE", help="the trained model")
     parser.add_argument("destination", metavar="DESTINATION", help="the file to write or replace")
-    parser.add_argument(
-        "--layers",
-        help="the order of the layers, such as 'embedding, lstm, linear', or with the prefix of "
-        "each one's tensors, 'lstm:encoder.rnn, relu, linear:head'",
-    )
-    parser.add_argument("--prefix", help="take only the tensors whose names start with it")
-    parser.add_argument("--nonlinearity", choices=("tanh", "relu"), help="of an RNN")
-    parser.add_argument(
-        "--ignore",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="names of tensors that may stay unused; may be given again",
-    )
+    add_conversion(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "float64"),
@@ -61,12 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     model = fastlstm.convert(
         source,
         destination,
-        layers=arguments.layers,
-        prefix=arguments.prefix,
-        nonlinearity=arguments.nonlinearity,
-        ignore=arguments.ignore,
         dtype=arguments.dtype,
         vocabulary=vocabulary,
+        **conversion_options(arguments),
     )
     size = os.path.getsize(destination)
     if arguments.json:

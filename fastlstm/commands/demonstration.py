@@ -6,16 +6,17 @@ The files in ``fastlstm/demo`` were written by ``tools/train_demo.py``.
 from __future__ import annotations
 
 import importlib.resources
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastlstm import Model, convert
-from fastlstm.commands import generation
+from fastlstm import Model, convert, generate
 from fastlstm.commands.latency import Latency, time_steps
-from fastlstm.commands.verification import TOLERANCE, Deviation, deviation
+from fastlstm.tokens import negative_log_likelihood, tokenise
+from fastlstm.verification import TOLERANCE, Deviation, deviation
 
 __all__ = ["Demonstration", "files", "run"]
 
@@ -113,8 +114,7 @@ def run(folder: Path, output_dir: Path) -> Demonstration:
     began = time.perf_counter()
     model = convert(folder / CHECKPOINT, written, layers=LAYERS)
     convert_seconds = time.perf_counter() - began
-    vocabulary = model.vocabulary or ()
-    if generation.tokenise(passage, vocabulary)[0] != tokens.tolist():
+    if tokenise(passage, model.vocabulary or ())[0] != tokens.tolist():
         raise ValueError(f"{PASSAGE} and the tokens in {RECORDED} differ; make both again")
 
     logits, _ = model(tokens[: len(expected)])
@@ -122,12 +122,7 @@ def run(folder: Path, output_dir: Path) -> Demonstration:
 
     streamed = np.empty((len(tokens), model.output_size), model.dtype)
     latency = time_steps(model, tokens, steps=len(tokens), y=streamed)
-    perplexity = generation.perplexity(generation.log_probabilities(model, streamed), tokens)
-
-    prompt, _ = generation.tokenise(PROMPT, vocabulary)
-    generated = generation.generate(
-        model, prompt, length=LENGTH, temperature=TEMPERATURE, seed=SEED
-    )
+    nats = negative_log_likelihood(model, streamed[:-1], tokens[1:])
     return Demonstration(
         checkpoint=folder / CHECKPOINT,
         written=written,
@@ -138,9 +133,9 @@ def run(folder: Path, output_dir: Path) -> Demonstration:
         logits_compared=len(expected),
         logits_limit=TOLERANCE["float32"] * float(np.abs(expected).max()),
         passage=passage,
-        perplexity=perplexity,
+        perplexity=math.exp(nats / (len(tokens) - 1)),
         torch_perplexity=torch_perplexity,
         latency=latency,
         prompt=PROMPT,
-        generated="".join(vocabulary[token] for token in generated),
+        generated=generate(model, PROMPT, length=LENGTH, temperature=TEMPERATURE, seed=SEED),
     )

@@ -9,7 +9,6 @@ import os
 from fastlstm import Model
 from fastlstm.commands import terminal
 from fastlstm.commands.arguments import add_model, load_model
-from fastlstm.commands.inputs import is_bidirectional
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
@@ -25,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the layers, sizes and notes."""
     model = load_model(arguments)
     sizes = [sum(map(math.prod, layer.tensors().values())) for layer in model.layers]
-    state_bytes = sum(array.nbytes for array in model.zero_state().values())
+    state_bytes = sum(array.nbytes for array in model.initial_state().values())
     file_bytes = os.path.getsize(arguments.model)
     if arguments.json:
         terminal.write_json(
@@ -44,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
                 "file_bytes": file_bytes,
                 "packed_bytes": model.nbytes,
                 "state_bytes": state_bytes,
-                "streams": not is_bidirectional(model),
+                "streams": not model.looks_ahead,
+                "delay": model.delay,
+                "step_stride": model.step_stride,
+                "pools": model.pools,
                 "vocabulary": model.vocabulary,
                 "source": model.source,
                 "fingerprint": model.fingerprint,
@@ -62,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     if model.takes_tokens:
         takes = f"tokens 0 to {model.input_size - 1}"
     stream = f"{terminal.byte_count(state_bytes)} of state"
-    if is_bidirectional(model):
-        stream = "none: a bidirectional model runs whole sequences only"
+    if model.looks_ahead:
+        stream = f"cannot be: {model.looks_ahead}"
     page.pairs(
         {
             "input": takes,
@@ -73,12 +75,21 @@ def run(arguments: argparse.Namespace) -> int:
             "instruction set": model.isa,
             "file": terminal.byte_count(file_bytes),
             "packed in memory": terminal.byte_count(model.nbytes),
+            "outputs": _outputs_line(model),
             "a stream needs": stream,
             "vocabulary": _vocabulary_line(model),
             **{f"source: {key}": note for key, note in model.source.items()},
         }
     )
     return 0
+
+
+def _outputs_line(model: Model) -> str:
+    if model.pools:
+        return "one for a whole sequence; a stream gives it anew after each step"
+    after = f", the first after {model.delay + 1} steps" if model.delay else ""
+    each = f"one for every {model.step_stride} steps" if model.step_stride > 1 else "one a step"
+    return each + after
 
 
 def _vocabulary_line(model: Model) -> str:

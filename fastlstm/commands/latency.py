@@ -80,7 +80,7 @@ def time_steps(
     Parameters
     ----------
     model : Model
-        Not bidirectional.
+        Not one that looks ahead.
     x : array (T, I), or int64 (T,) of tokens
     steps : int
         How many; if more than T, x and y are gone through again.

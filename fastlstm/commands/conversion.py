@@ -1,0 +1,48 @@
+"""What a source does not tell about the model in it: the options of whatever converts one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["add_conversion", "conversion_options", "given_options"]
+
+
+def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare them."""
+    parser.add_argument(
+        "--layers",
+        help="the order of the layers, such as 'embedding, lstm, linear', or with the prefix of "
+        "each one's tensors, 'lstm:encoder.rnn, relu, linear:head'",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="of cells written by hand, which tensor is which gate: d2l, gluon, two-linear (each "
+        "also with -gru or -rnn), assignment6, or the path of a .toml file",
+    )
+    parser.add_argument("--prefix", help="take only the tensors whose names start with it")
+    parser.add_argument("--nonlinearity", choices=("tanh", "relu"), help="of an RNN")
+    parser.add_argument(
+        "--ignore",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="names of tensors that may stay unused; may be given again",
+    )
+
+
+def conversion_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As ``fastlstm.convert`` and ``fastlstm.from_torch`` take them."""
+    return {
+        "layers": arguments.layers,
+        "recipe": arguments.recipe,
+        "prefix": arguments.prefix,
+        "nonlinearity": arguments.nonlinearity,
+        "ignore": arguments.ignore,
+    }
+
+
+def given_options(arguments: argparse.Namespace) -> list[str]:
+    """Those that were given, as they are called."""
+    return [f"--{name}" for name, value in conversion_options(arguments).items() if value]

@@ -1,0 +1,224 @@
+"""What a verification found, and whether the model passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastlstm.verification.comparison import RESTART_STEPS, Comparison
+from fastlstm.verification.errors import Errors
+
+__all__ = ["ENGINE", "MOST_RATIO", "TOLERANCE", "Verdict", "Verification"]
+
+# The engine's evaluations, by name.
+ENGINE = ("engine, sequences", "engine, step by step")
+
+# The engine's largest error may be so many times the yardstick's. Against torch, this is promise 2.
+# NumPy's tanh, exp and sums are slower and more exact: torch's errors are up to 2.7 times NumPy's.
+MOST_RATIO = {"torch": 1.5, "NumPy": 4.0}
+
+# And that of a source, whose arithmetic is not ours to promise anything about.
+MOST_SOURCE_RATIO = 10.0
+
+# Where rounding alone takes every evaluation off the exact trajectory, the errors at the end of it
+# are chance, but not by so much: a state that is lost shows here, and not within a few steps.
+MOST_DRIFT_RATIO = 100.0
+
+# Of the largest output: a well-behaved model stays ten times below it, a wrong weight, gate
+# or state far above, and below it a ratio of two errors says more about luck than about engines.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+# Stretches of the sequence whose errors are told and drawn.
+BLOCKS = 100
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence on one thing that was checked."""
+
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What :func:`fastlstm.verify` found; errors are absolute, against the exact evaluation.
+
+    Attributes
+    ----------
+    drift : Comparison
+        Over the whole sequence, each evaluation carrying its own state on.
+    judged : tuple of Comparison
+        What the verdicts are about: `drift`, or the sequences from the exact state that take its
+        place where it diverges, and those for the sources that could not follow it.
+    exact_in : str
+        What the equations were evaluated in: "float64" or "extended precision".
+    yardstick_name : str
+        Whose own error is the measure of the engine's: "torch", or "NumPy" where torch is not
+        installed or lacks a layer.
+    tolerance : float or None
+        As given: error allowed in any case, relative to the largest output.
+    dtypes : dict of str to numpy.dtype
+        What each evaluation computes in.
+    sources : tuple of str
+        The evaluations that the model was said to come from.
+    weights : str or None
+        How the model's weights differ from those of another one; "" if in no bit, None if they were
+        not compared bit by bit.
+    notes : tuple of str
+        What was left out or shortened, and why.
+    """
+
+    drift: Comparison
+    judged: tuple[Comparison, ...]
+    exact_in: str
+    yardstick_name: str
+    yardstick: str
+    tolerance: float | None
+    dtypes: Mapping[str, np.dtype[Any]]
+    sources: tuple[str, ...]
+    weights: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every verdict says so."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def diverges(self) -> bool:
+        """Whether rounding alone takes every evaluation off the exact trajectory."""
+        return self.judged[0] is not self.drift
+
+    @property
+    def most_ratio(self) -> float:
+        """How many times the yardstick's error the engine's may be."""
+        return MOST_RATIO[self.yardstick_name]
+
+    @property
+    def error(self) -> float:
+        """The engine's largest, where it is judged."""
+        errors = self.judged[0].errors
+        return max(errors[name].worst.error for name in ENGINE if name in errors)
+
+    @property
+    def ratio(self) -> float:
+        """The engine's largest error over the yardstick's; NaN if that made none."""
+        measure = self.judged[0].errors[self.yardstick].worst.error
+        return self.error / measure if measure else math.nan
+
+    def floor(self, comparison: Comparison, name: str) -> float:
+        """The error that is allowed whatever the yardstick's."""
+        tolerance = self.tolerance
+        if tolerance is None:
+            tolerance = TOLERANCE[self.dtypes[name].name]
+        return tolerance * comparison.scale
+
+    def limit(self, comparison: Comparison, name: str) -> float:
+        """The largest error with which an evaluation passes."""
+        measure = comparison.errors[self.yardstick].worst.error
+        ratio = self.most_ratio
+        if self.diverges and comparison is self.drift:
+            ratio = MOST_DRIFT_RATIO
+        elif name in self.sources:
+            eps = [float(np.finfo(self.dtypes[one]).eps) for one in (name, self.yardstick)]
+            ratio = MOST_SOURCE_RATIO * max(1.0, eps[0] / eps[1])
+        return max(ratio * measure, self.floor(comparison, name))
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for the engine, one for each source, one for the weights."""
+        return tuple(self._verdicts())
+
+    def _verdicts(self) -> Iterator[Verdict]:
+        if not all(comparison.outputs for comparison in self.judged):
+            why = "the outputs are not finite from the first step: nothing to compare"
+            yield Verdict(False, why)
+            return
+        yield self._verdict("the engine", ENGINE)
+        for name in self.sources:
+            yield self._verdict(name, (name,))
+        if self.weights is not None:
+            text = self.weights or "the weights are the source's, bit for bit"
+            yield Verdict(not self.weights, text)
+
+    def _verdict(self, called: str, names: Sequence[str]) -> Verdict:
+        """The worst of these evaluations, where it is furthest beyond its limit."""
+        found = [
+            (errors.worst.error, self.limit(comparison, name), errors)
+            for comparison in dict.fromkeys((*self.judged, self.drift))
+            for name, errors in comparison.errors.items()
+            if name in names
+        ]
+        over = [one for one in found if not one[0] <= one[1]]
+        if not over:
+            most = max(c.errors[n].worst.error for c in self.judged for n in names if n in c.errors)
+            return Verdict(True, f"{called} is off by at most {most:.2e}")
+        error, limit, errors = max(over, key=lambda one: one[0] / one[1] if one[1] else math.inf)
+        worst = errors.worst
+        where = f"at step {worst.step:,}, row {worst.row}, feature {worst.feature}"
+        return Verdict(False, f"{called} is off by {error:.2e} {where}, more than {limit:.2e}")
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as JSON values; numbers that are not finite are still among them."""
+        return {
+            "passed": self.passed,
+            "verdicts": [vars(verdict) for verdict in self.verdicts],
+            "exact_in": self.exact_in,
+            "yardstick_name": self.yardstick_name,
+            "ratio": self.ratio,
+            "most_ratio": self.most_ratio,
+            "diverges": self.diverges,
+            "comparisons": [self._comparison_facts(comparison) for comparison in self.judged],
+            "drift": self._drift_facts(),
+            "weights": self.weights,
+            "notes": list(self.notes),
+        }
+
+    def _comparison_facts(self, comparison: Comparison) -> dict[str, Any]:
+        return {
+            "starts": comparison.starts,
+            "restart_steps": RESTART_STEPS if comparison.starts == "restarted" else None,
+            "steps": comparison.steps,
+            "outputs_compared": comparison.outputs,
+            "batch_size": comparison.batch_size,
+            "scale": comparison.scale,
+            "evaluations": {
+                name: vars(errors.worst)
+                | {"rms": errors.total_rms}
+                | {"limit": None if name == self.yardstick else self.limit(comparison, name)}
+                for name, errors in comparison.errors.items()
+            },
+        }
+
+    def _drift_facts(self) -> dict[str, Any]:
+        return {
+            "starts": self.drift.starts,
+            "steps": self.drift.steps,
+            "outputs_compared": self.drift.outputs,
+            "batch_size": self.drift.batch_size,
+            "scale": self.drift.scale,
+            "evaluations": {name: _course(errors) for name, errors in self.drift.errors.items()},
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'ok' if v.passed else 'FAILED'}: {v.text}" for v in self.verdicts]
+        ratio = "" if math.isnan(self.ratio) else f"{self.ratio:.2f} times {self.yardstick}'s error"
+        about = f"{self.drift.steps:,} steps, batch of {self.drift.batch_size}"
+        return "\n".join([*lines, ", ".join(filter(None, [about, ratio])), *self.notes])
+
+
+def _course(errors: Errors) -> dict[str, Any]:
+    blocks = errors.blocks(BLOCKS)
+    return {
+        "rms_of_thirds": list(errors.thirds),
+        "growth": errors.growth,
+        "grows": errors.grows,
+        "last_steps": blocks.steps.tolist(),
+        "largest": blocks.largest.tolist(),
+        "rms": blocks.rms.tolist(),
+    }
