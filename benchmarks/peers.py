@@ -195,7 +195,7 @@ def agreeing(
     Returns
     -------
     calls : dict of str to function
-        The calls to be timed, in the order of `NAMES`.
+        The calls to be timed, in the order of `NAMES`, then any others.
     left_out : dict of str to str
         Peers that failed or disagree, and how.
 
@@ -228,7 +228,8 @@ def agreeing(
             raise AssertionError(f"fastlstm differs from torch by {difference:.1e}")
         else:
             left_out[name] = f"differs from torch by {difference:.1e}"
-    return {name: found[name] for name in NAMES if name in found}, left_out
+    in_order = dict.fromkeys((*NAMES, *found))
+    return {name: found[name] for name in in_order if name in found}, left_out
 
 
 def checked(case: Case, threads: int = 1) -> tuple[dict[str, Call], dict[str, str]]:

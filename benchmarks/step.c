@@ -61,6 +61,7 @@ static fl_panels draw_panels(size_t I, size_t H, size_t L) {
     made.stride = K * GATES * L;
     made.panels = P;
     made.groups = GATES;
+    made.last_groups = GATES;
     return made;
 }
 
@@ -78,6 +79,8 @@ static int time_step(const fl_kernel *kernel, size_t I, size_t H, double quartil
     double took[ROUNDS];
     memset(&layer, 0, sizeof layer);
     layer.kind = FL_LSTM;
+    layer.from = FL_INPUT;
+    layer.to = FL_OUTPUT;
     layer.input_size = I;
     layer.output_size = H;
     layer.directions = 1;
