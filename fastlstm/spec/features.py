@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fastlstm.spec import functions
-from fastlstm.spec.layer import Layer, extra, layer_kind
+from fastlstm.spec.layer import Layer, SameSize, extra, layer_kind
 
 __all__ = ["Activation", "BatchNorm1d", "CombineHalves", "LayerNorm", "Linear", "PReLU", "Scale"]
 
@@ -41,22 +41,7 @@ class Linear(Layer):
 
 
 @layer_kind
-class _SameSize(Layer):
-    """As many features out as in."""
-
-    size: int
-
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
-
-
-@layer_kind
-class Activation(Layer):
+class Activation(SameSize):
     """A function of each feature, or a (log-)softmax over them; see :mod:`.functions`."""
 
     function: str
@@ -70,22 +55,15 @@ class Activation(Layer):
         except ValueError as error:
             raise ValueError(f"layer {self.name!r}: {error}") from None
 
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
-
 
 @layer_kind
-class PReLU(_SameSize):
+class PReLU(SameSize):
     """``max(x, 0) + weight * min(x, 0)`` (``torch.nn.PReLU``).
 
     The features are divided evenly, in order, among the `num_parameters` weights.
     """
 
+    size: int
     num_parameters: int = 1
     kind: ClassVar[str] = "prelu"
 
@@ -99,9 +77,10 @@ class PReLU(_SameSize):
 
 
 @layer_kind
-class Scale(_SameSize):
+class Scale(SameSize):
     """``y = x * weight + bias``, feature by feature: the normalisation of an input."""
 
+    size: int
     kind: ClassVar[str] = "scale"
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -109,9 +88,10 @@ class Scale(_SameSize):
 
 
 @layer_kind
-class LayerNorm(_SameSize):
+class LayerNorm(SameSize):
     """``torch.nn.LayerNorm`` over all features of a step (https://arxiv.org/abs/1607.06450)."""
 
+    size: int
     eps: float = 1e-5
     elementwise_affine: bool = True
     bias: bool = True

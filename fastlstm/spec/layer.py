@@ -9,7 +9,7 @@ import re
 from dataclasses import MISSING, FrozenInstanceError, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-__all__ = ["MAX_SIZE", "ConvertError", "Layer", "extra", "layer_kind"]
+__all__ = ["MAX_SIZE", "ConvertError", "Layer", "SameSize", "extra", "layer_kind"]
 
 Kind = TypeVar("Kind")
 
@@ -203,6 +203,24 @@ class Layer:
         """Options in the style of ``repr`` of a torch module, without the name."""
         inside = ", ".join(f"{k}={v}" for k, v in self.to_dict().items() if k not in _SILENT)
         return f"{self.kind}({inside})"
+
+
+class SameSize(Layer):
+    """A layer of as many features out as in, in a field ``size`` of each kind's own."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def size(self) -> int:
+            """Features of a step."""
+
+    @property
+    def input_size(self) -> int:
+        return self.size
+
+    @property
+    def output_size(self) -> int:
+        return self.size
 
 
 _SILENT = ("kind", "name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlstm.spec.layer import Layer, layer_kind
+from fastlstm.spec.layer import SameSize, layer_kind
 
 __all__ = ["Pool"]
 
@@ -13,7 +13,7 @@ MAX_COUNT = 2**24
 
 
 @layer_kind
-class Pool(Layer):
+class Pool(SameSize):
     """Of a whole sequence one row; of a stream, after each step, what it would be if it ended.
 
     `function` is ``"last"``, the row of the last step; ``"mean"``, the mean of all rows; or
@@ -30,14 +30,6 @@ class Pool(Layer):
         super().__post_init__()
         if self.function not in ("last", "mean", "final"):
             raise self._refused("function", "'last', 'mean' or 'final'")
-
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
 
     @property
     def looks_ahead(self) -> str:
