@@ -82,7 +82,7 @@ def _check_counts(model: Model, state: Mapping[str, Array]) -> None:
     for layer in model.layers:
         for name, bound in layer.counts().items():
             counts = state[name]
-            if not np.all((counts >= 0) & (counts < bound) & (counts == np.floor(counts))):
+            if not np.all((counts >= 0) & (counts <= bound - 1) & (counts == np.floor(counts))):
                 raise ValueError(
                     f"state {name!r} counts steps; expected whole numbers from 0 to {bound - 1}"
                 )

@@ -290,7 +290,7 @@ static void convolve_time(const fl_layer *layer, const chunk *in, size_t outputs
 /* One row more of a mean (I,), whose number of rows lies behind it. */
 static void add_to_mean(const fl_layer *layer, const real *x, real *mean) {
     const size_t I = layer->input_size;
-    const real count = (real)count_of(mean[I], layer->most_count);
+    const real count = (real)count_of(mean[I], layer->most_count + 1);
     mean[I] = count + 1 < (real)layer->most_count ? count + 1 : (real)layer->most_count;
     for (size_t i = 0; i < I; i += L) {
         const size_t left = lanes_left(I, i);

@@ -7,7 +7,7 @@ for a live module, onnx or h5py for their files, is imported when there is one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastlstm.sources import keras, onnx
@@ -88,9 +88,9 @@ def read(
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     is_file = isinstance(path, str) and os.path.isfile(path)
     if onnx.is_model(source) or (is_file and path.endswith(".onnx")):
-        made = _from_graph("an ONNX model", onnx.read(source), named, dtype, vocabulary)
+        made = _from_graph("an ONNX model", lambda: onnx.read(source), named, dtype, vocabulary)
     elif is_file and keras.is_keras(path):
-        made = _from_graph("a Keras model", keras.read(path), named, dtype, vocabulary)
+        made = _from_graph("a Keras model", lambda: keras.read(path), named, dtype, vocabulary)
     else:
         made = pytorch.read(
             source,
@@ -113,7 +113,7 @@ def read(
 
 def _from_graph(
     what: str,
-    read: tuple[Sequence[Any], Mapping[str, Any], Sequence[str]],
+    read: Callable[[], tuple[Sequence[Any], Mapping[str, Any], Sequence[str]]],
     options: Mapping[str, object],
     dtype: str,
     vocabulary: Sequence[str] | None,
@@ -123,7 +123,7 @@ def _from_graph(
         raise ConvertError(
             f"{given[0]}= was given, but {what} says by itself which layers it has; leave it out"
         )
-    layers, arrays, report = read
+    layers, arrays, report = read()
     stored = [Tensor(name, a.shape, str(a.dtype), a) for name, a in arrays.items()]
     chosen, note = chosen_vocabulary(vocabulary, None, layers[0])
     return Conversion(
