@@ -28,6 +28,7 @@ INLINE real most_of(const real *x, size_t size) {
 
 static void softmax(fl_function function, const real *x, real *y, size_t size) {
     const vec most = v_set1(most_of(x, size));
+    double total = 0; /* of sums of few numbers, for one lane adds as many as there are */
     vec sums = v_set1(0);
     for (size_t i = 0; i < size; i += L) {
         const size_t left = lanes_left(size, i);
@@ -35,8 +36,12 @@ static void softmax(fl_function function, const real *x, real *y, size_t size) {
         v_store(e, v_exp(v_sub(load_left(x + i, left), most)));
         sums = v_add(sums, load_left(e, left));
         if (function == FL_SOFTMAX) store_left(y + i, load_left(e, left), left);
+        if (i / L % 8 == 7) {
+            total += sum_of(sums);
+            sums = v_set1(0);
+        }
     }
-    const real sum = sum_of(sums);
+    const real sum = (real)(total + sum_of(sums));
     const vec whole = v_set1(sum), log_sum = v_set1(function == FL_SOFTMAX ? 0 : real_log(sum));
     for (size_t i = 0; i < size; i += L) {
         const size_t left = lanes_left(size, i);

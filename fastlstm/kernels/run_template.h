@@ -438,16 +438,18 @@ static size_t *take_left(const chunk *in) {
  * one, at its end, if there ever was one. */
 static size_t leave(const fl_layer *layer, const chunk *in) {
     const fl_call *call = in->call;
-    size_t steps = steps_after(layer, in->steps, call->state[0]), *after = in->pooled + call->B;
     const int pools = layer->kind == FL_POOL && call->whole;
-    for (size_t b = 0; b < call->B && (pools || in->left); ++b) {
+    size_t steps = 0, *after = in->pooled + call->B;
+    if (!pools && !in->left) return steps_after(layer, in->steps, call->state[0]);
+    /* Rows that have ended stay where they are; all others have read as many steps. */
+    for (size_t b = 0; b < call->B; ++b) {
         after[b] = steps_after(layer, in->left ? in->left[b] : in->steps, call->state[b]);
-        if (!pools) continue;
-        in->pooled[b] += after[b];
-        after[b] = in->last && in->pooled[b];
+        if (pools) {
+            in->pooled[b] += after[b];
+            after[b] = in->last && in->pooled[b];
+        }
+        if (after[b] > steps) steps = after[b];
     }
-    if (!pools) return steps;
-    for (size_t b = steps = 0; b < call->B; ++b) steps |= after[b];
     return steps;
 }
 

@@ -182,12 +182,17 @@ def read_convolution(packed: PackedLayer, lanes: int) -> Array:
     return np.ascontiguousarray(weight.transpose(0, 2, 1))
 
 
-def scale_and_shift(layer: spec.BatchNorm1d, get: dict[str, Array]) -> tuple[Array, Array]:
-    """A batch normalisation as y = x * scale + shift, (num_features,) each, rounded once."""
+def scale_and_shift(
+    layer: spec.BatchNorm1d, get: dict[str, Array], bias: Array | None = None
+) -> tuple[Array, Array]:
+    """A batch normalisation of x + bias as y = x * scale + shift, (num_features,) each.
+
+    Rounded once, so that a large bias and the mean that it makes do not lose each other's digits.
+    """
     mean, var = (get[f"running_{what}"].astype(np.float64) for what in ("mean", "var"))
     one, zero = np.ones_like(mean), np.zeros_like(mean)
     dtype = get["running_mean"].dtype
     with np.errstate(all="ignore"):  # numbers that are not finite stay what they are
         scale = get.get("weight", one) / np.sqrt(var + layer.eps)
-        shift = get.get("bias", zero) - mean * scale
+        shift = get.get("bias", zero) + ((zero if bias is None else bias) - mean) * scale
         return scale.astype(dtype), shift.astype(dtype)

@@ -223,9 +223,10 @@ class _Packer:
         folds = self.folded is not None and isinstance(self.folded, spec.OneHot)
         folds = folds and not self.model.layers
         if isinstance(norm, spec.BatchNorm1d) and norm.width == width and not folds:
-            scale, shift = scale_and_shift(norm, self.get(norm))
+            scale, shift = scale_and_shift(norm, self.get(norm), get.get("bias"))
             self.keep(norm, self.get(norm))
             taken = 1
+        bias = get.get("bias") if scale is None else None
         after = behind[taken] if len(behind) > taken else None
         if isinstance(after, spec.Activation) and after.function not in ROWWISE and not folds:
             function = spec.parse_function(after.function)
@@ -238,18 +239,14 @@ class _Packer:
                 packed.table = np.ascontiguousarray(get["weight"].T + get.get("bias", 0))
                 self.keep(layer, get)
             else:
-                packed.linear = pack_matrix(
-                    [get["weight"]], self.model.lanes, get.get("bias"), scale, shift
-                )
+                packed.linear = pack_matrix([get["weight"]], self.model.lanes, bias, scale, shift)
         else:
             if isinstance(layer, spec.FrameConv1d):
                 self.positions_in_row((layer.in_channels, layer.width))
                 frame = (layer.out_channels, layer.out_width)
             else:
                 self.plain_frame()
-            packed = pack_convolution(
-                layer, get["weight"], self.model.lanes, get.get("bias"), scale, shift
-            )
+            packed = pack_convolution(layer, get["weight"], self.model.lanes, bias, scale, shift)
             if touched_taps(layer) != (0, layer.kernel_size):
                 self.keep(layer, ["weight"])
             self.place_convolution(layer, packed)
