@@ -296,21 +296,21 @@ class TestRounding:
     )
 
     @pytest.mark.parametrize("name", MODELS)
-    def test_of_features_against_torch_here(self, isa, name, rng):
+    def test_of_features_against_torch_here(self, isa, name):
         pytest.importorskip("torch", reason="measures the error of torch itself")
-        ratio = rounding(features(64)[name], rng, isa, by_torch)
+        ratio = rounding(features(64)[name], isa, by_torch)
         assert ratio <= 1.5, f"{ratio:.2f} times torch's error"
 
     @pytest.mark.parametrize("kind", ["features", "residual", "causal"])
-    def test_of_whole_models_against_torch_here(self, isa, kind, rng):
+    def test_of_whole_models_against_torch_here(self, isa, kind):
         pytest.importorskip("torch", reason="measures the error of torch itself")
-        ratio = rounding(every_kind(16)[kind], rng, isa, by_torch)
+        ratio = rounding(every_kind(16)[kind], isa, by_torch)
         assert ratio <= 1.5, f"{ratio:.2f} times torch's error"
 
-    def test_of_a_mean_against_the_reference(self, isa, rng):
+    def test_of_a_mean_against_the_reference(self, isa):
         """Both go on from step to step, where torch adds all up."""
         layers = (spec.Linear("a", 8, 64), spec.Pool("p", "mean", 64))
-        assert rounding(layers, rng, isa, lambda f, x: by_reference(f, x)[0]) <= 2
+        assert rounding(layers, isa, by_reference) <= 2
 
 
 class TestSameBits:

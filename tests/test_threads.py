@@ -127,7 +127,7 @@ class TestSameBits:
     @pytest.mark.parametrize("name", MODELS)
     def test_whole_calls_of_every_batch_size(self, name, isa, rng, threads):
         one, several = pair(name, isa, rng, threads)
-        for B in (None, *range(1, 18)):
+        for B in (None, *range(1, 10), 13, 17):
             x = input_for(one, rng, 6, *([] if B is None else [B]))
             start = state_for(one, rng, B)
             y, state = one(x, start)
