@@ -920,6 +920,12 @@ BOMBS = {
     "entry of numbers": container(document(vocabulary=[999] * (MEGABYTE // 6))),
     "entry of words": container(document(vocabulary=["ab"] * (MEGABYTE // 9))),
     "names asked for": container(document(layers=[LAYER])),
+    "entry asks for rows": container(
+        document(layers=[spec.Activation("a", "tanh", 2**31 - 1).to_dict()])
+    ),
+    "entry asks for state": container(
+        document(layers=[spec.Pool("p", "mean", 2**31 - 1).to_dict()])
+    ),
     "tensors": state(*(entry(f"{n}", 4 * n, 4 * n + 4) for n in range(10000)), data=bytes(40000)),
 }
 
