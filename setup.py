@@ -13,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 KERNELS = Path("fastlstm", "kernels")
+PARTS = Path("fastlstm", "engine")  # of the Cython module
 
 flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off"]
 threads = [] if sys.platform == "win32" else ["-pthread"]
@@ -20,7 +21,7 @@ threads = [] if sys.platform == "win32" else ["-pthread"]
 engine = Extension(
     "fastlstm._engine",
     sources=["fastlstm/_engine.pyx", *sorted(str(path) for path in KERNELS.glob("*.c"))],
-    depends=sorted(str(path) for path in KERNELS.glob("*.h")),
+    depends=sorted(str(path) for path in [*KERNELS.glob("*.h"), *PARTS.glob("*.pxi")]),
     include_dirs=["fastlstm", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=[*flags, *threads],

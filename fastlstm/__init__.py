@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fastlstm.format import FormatError
 from fastlstm.model import Model, convert, from_torch, load
+from fastlstm.pool import Pool
 from fastlstm.spec import ConvertError
 from fastlstm.stream import Stream
 
@@ -26,6 +27,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "Model",
+    "Pool",
     "RNNCell",
     "Stream",
     "convert",

@@ -12,12 +12,13 @@ import errno
 import functools
 import json
 import math
+import mmap
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ __all__ = [
     "Array",
     "Entry",
     "FormatError",
+    "Identity",
+    "Opened",
     "Path",
     "opened",
     "parse",
@@ -116,12 +119,104 @@ def write(path: Path, arrays: dict[str, Array], text: str) -> None:
         raise
 
 
-_Opened = tuple[dict[str, Entry], bytes, Callable[[], dict[str, Array]]]
+@dataclass(frozen=True)
+class Identity:
+    """Which file one is, and since when: equal for as long as nobody writes to it or replaces it.
+
+    The time of change is set by the system alone: copying tools restore that of modification, and
+    a deleted file's number is given to another.
+    """
+
+    path: str = field(compare=False)
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: str, status: os.stat_result) -> Identity:
+        return cls(
+            path,
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+
+    def lasts(self) -> bool:
+        """Whether the file is still there and still the same."""
+        try:
+            return Identity.of(self.path, os.stat(self.path)) == self
+        except OSError:
+            return False
+
+    def require(self, found: Identity) -> None:
+        if found != self:
+            differing = [
+                f"{name} {value}, found {vars(found)[name]}"
+                for name, value in vars(self).items()
+                if value != vars(found)[name] and name != "path"
+            ]
+            raise ValueError(
+                f"the file changed after the pickled model was loaded from it: expected "
+                f"{'; '.join(differing)}; {_WHOLE}"
+            )
+
+
+_WHOLE = "keep the file as it was, or pickle a model that was loaded without mmap=True"
+_CHANGED = "the file changed while it was read; read it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An open file whose header is sound: the tensors that it names, and its metadata."""
+
+    file: BinaryIO
+    identity: Identity
+    header: bytes
+    table: dict[str, Entry]
+    spans: dict[str, tuple[int, int]]  # of each tensor, from the header's end
+    pairs: bytes
+
+    def load(self) -> dict[str, Array]:
+        """Arrays of their own memory."""
+        # Read, not mapped: a file that is cut short while mapped kills the process.
+        self.file.seek(0)
+        parts = _deserialize(self.file.read())
+        if {n: (part["dtype"], tuple(part["shape"])) for n, part in parts} != self.table:
+            raise ValueError(_CHANGED)
+        return _arrays(parts)
+
+    def map(self) -> dict[str, Array]:
+        """Read-only arrays whose memory is the file's, wherever their dtype allows it."""
+        number = self.file.fileno()
+        try:
+            mapping = mmap.mmap(number, self.identity.size, access=mmap.ACCESS_READ)
+        except ValueError as error:  # it has become shorter
+            raise ValueError(_CHANGED) from error
+        except OSError as error:
+            text = f"{error.strerror}: the file cannot be mapped; load it without mmap=True"
+            raise OSError(error.errno, text, self.identity.path) from error
+        # The offsets are those of the header that was judged: it must be the one that is mapped.
+        if (
+            Identity.of(self.identity.path, os.fstat(number)) != self.identity
+            or mapping[: len(self.header)] != self.header
+        ):
+            raise ValueError(_CHANGED)
+        data = memoryview(mapping)[len(self.header) :]
+        return _arrays(
+            [
+                (name, {"dtype": code, "shape": shape, "data": data[slice(*self.spans[name])]})
+                for name, (code, shape) in self.table.items()
+            ]
+        )
 
 
 @contextlib.contextmanager
-def opened(path: Path, rules: Rules) -> Iterator[_Opened]:
-    """The tensors that the header names, its metadata, and a function that loads the arrays.
+def opened(path: Path, rules: Rules, expected: Identity | None = None) -> Iterator[Opened]:
+    """A file whose header keeps the rules, and which is the expected one, if that is given.
 
     Whatever proves wrong with the content, here or in the ``with`` block, becomes a FormatError.
     """
@@ -130,27 +225,26 @@ def opened(path: Path, rules: Rules) -> Iterator[_Opened]:
         if not stat.S_ISREG(os.stat(name).st_mode):
             raise ValueError("this is a folder or a device; expected a regular file")
         with open(name, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            end = _header_end(file.read(64), size, rules)
+            identity = Identity.of(os.path.realpath(name), os.fstat(file.fileno()))
+            if expected is not None:
+                expected.require(identity)
+            end = _header_end(file.read(64), identity.size, rules)
             file.seek(0)
-            table, pairs = _scan(file.read(end), size, rules)
-
-            def load() -> dict[str, Array]:
-                # Read, not mapped: a file that is cut short while mapped kills the process.
-                file.seek(0)
-                parts = _deserialize(file.read())
-                if {n: (part["dtype"], tuple(part["shape"])) for n, part in parts} != table:
-                    raise ValueError("the file changed while it was read; read it again")
-                return _arrays(parts)
-
-            yield table, pairs, load
+            header = file.read(end)
+            yield Opened(file, identity, header, *_scan(header, identity.size, rules))
     except (ValueError, safetensors.SafetensorError) as error:
         raise FormatError(f"{name}: {error}") from error
     except MemoryError as error:
         raise FormatError(f"{name}: the file does not fit in memory") from error
+    except OSError as error:
+        if expected is None:
+            raise
+        text = f"{error.strerror}: a pickled model refers to this file; {_WHOLE}"
+        raise OSError(error.errno, text, name) from error
 
 
-# Each tensor's name, and its dtype code, shape and bytes: a copy that no one else holds.
+# Each tensor's name, and its dtype code, shape and bytes: a copy that no one else holds, or a part
+# of a mapping.
 _Parts = list[tuple[str, dict[str, Any]]]
 _deserialize: Callable[[bytes], _Parts] = safetensors.deserialize
 
@@ -165,6 +259,8 @@ def _arrays(parts: _Parts) -> dict[str, Array]:
             flat = flat.view(np.float32)
         elif part["dtype"] == "BOOL":  # a byte may be 2 in a file, but never in a bool of NumPy's
             flat = flat.astype(np.bool_)
+        if not flat.flags.aligned:  # nothing in a file obliges its numbers to lie at multiples
+            flat = flat.copy()
         arrays[name] = flat.reshape(part["shape"])
         parts[index] = ("", {})  # what was widened is freed before the next is
     return arrays
@@ -221,11 +317,14 @@ def _grammar(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.replace("TEXT", text).encode())
 
 
-def _scan(header: bytes, size: int, rules: Rules) -> tuple[dict[str, Entry], bytes]:
-    """The tensors and the metadata of a header, which must account for all ``size`` bytes."""
+_Header = tuple[dict[str, Entry], dict[str, tuple[int, int]], bytes]
+
+
+def _scan(header: bytes, size: int, rules: Rules) -> _Header:
+    """The tensors, their spans and the metadata of a header, which must account for ``size``."""
     table: dict[str, Entry] = {}
     metadata = None
-    spans: list[tuple[int, int]] = []
+    spans: dict[str, tuple[int, int]] = {}
     position, match = 8, _grammar(_OPEN).match(header, 8)
     while match and not match["last"]:
         position = match.end()
@@ -239,8 +338,7 @@ def _scan(header: bytes, size: int, rules: Rules) -> tuple[dict[str, Entry], byt
             name = parse(match["name"])
             if name in table or name == "__metadata__":
                 raise ValueError(f"the header holds {name!r:.80} twice")
-            table[name], span = _tensor(f"tensor {name!r:.80}", match, rules)
-            spans.append(span)
+            table[name], spans[name] = _tensor(f"tensor {name!r:.80}", match, rules)
         elif match := _grammar(_METADATA).match(header, position):
             if metadata is not None:
                 raise ValueError("the header holds '__metadata__' twice")
@@ -252,7 +350,7 @@ def _scan(header: bytes, size: int, rules: Rules) -> tuple[dict[str, Entry], byt
             f"again, or was not written by safetensors"
         )
     filled = 0
-    for begin, end in sorted(spans):
+    for begin, end in sorted(spans.values()):
         if begin != filled:
             raise ValueError(f"the tensors overlap or leave a gap at byte {filled} of the data")
         filled = end
@@ -261,7 +359,7 @@ def _scan(header: bytes, size: int, rules: Rules) -> tuple[dict[str, Entry], byt
             f"the header describes {len(header) + filled} bytes, the file has {size}: "
             f"it was cut short or something was appended; copy it again"
         )
-    return table, metadata or b"{}"
+    return table, spans, metadata or b"{}"
 
 
 def _tensor(what: str, match: re.Match[bytes], rules: Rules) -> tuple[Entry, tuple[int, int]]:

@@ -28,6 +28,7 @@ from fastlstm.container import (
     Array,
     Entry,
     FormatError,
+    Identity,
     Path,
     opened,
     parse,
@@ -36,6 +37,7 @@ from fastlstm.container import (
 
 __all__ = [
     "FormatError",
+    "Identity",
     "ModelFile",
     "fingerprint",
     "read_model",
@@ -76,6 +78,8 @@ class ModelFile:
         One string for every token, where the first layer takes tokens.
     source : dict of str to str
         Notes on where the model came from: at most 64, of at most 4096 characters.
+    mapped_from : Identity, optional
+        The file whose memory the tensors are; without it they have their own.
     """
 
     layers: tuple[spec.Layer, ...]
@@ -83,6 +87,7 @@ class ModelFile:
     self_check: tuple[Array, Array] | None = None
     vocabulary: tuple[str, ...] | None = None
     source: dict[str, str] = field(default_factory=dict)
+    mapped_from: Identity | None = None
 
 
 def write_model(path: Path, model: ModelFile) -> None:
@@ -114,22 +119,34 @@ def write_model(path: Path, model: ModelFile) -> None:
     _write(path, arrays, "model", document)
 
 
-def read_model(path: Path) -> ModelFile:
+def read_model(path: Path, *, mapped: bool = False, expected: Identity | None = None) -> ModelFile:
     """Read a model, using at most twice the file's size plus 16 MB.
+
+    Parameters
+    ----------
+    path : str or path
+        Where from.
+    mapped : bool, default False
+        Whether the tensors are read-only views of a mapping of the file, but for those that do not
+        lie at a multiple of their dtype's size. If the file is cut short while they are in use, the
+        process dies.
+    expected : Identity, optional
+        That of a file mapped before, which it must still be.
 
     Raises
     ------
     FormatError
-        If the file is not a whole, consistent model of a known version.
+        If the file is not a whole, consistent model of a known version, or not the expected one.
     OSError
-        If the file cannot be opened or read.
+        If the file cannot be opened, read or mapped.
     """
-    with opened(path, OURS) as (table, pairs, load):
-        document = _document(table, pairs, "model")
-        layers = _check_model(table, document)
-        arrays = load()
+    with opened(path, OURS, expected) as given:
+        document = _document(given.table, given.pairs, "model")
+        layers = _check_model(given.table, document)
+        arrays = given.map() if mapped else given.load()
         _check_tokens(layers, arrays)
-    check = [arrays[name] for name in _SELF_CHECK if name in arrays]
+    # Handed out as it is, so it is never a part of the file.
+    check = [np.array(arrays[name]) for name in _SELF_CHECK if name in arrays]
     words = document["vocabulary"]
     return ModelFile(
         layers=layers,
@@ -137,6 +154,7 @@ def read_model(path: Path) -> ModelFile:
         self_check=(check[0], check[1]) if check else None,
         vocabulary=None if words is None else tuple(words),
         source=document["source"],
+        mapped_from=given.identity if mapped else None,
     )
 
 
@@ -174,10 +192,10 @@ def read_state(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     OSError
         If the file cannot be opened or read.
     """
-    with opened(path, OURS) as (table, pairs, load):
-        document = _document(table, pairs, "state")
+    with opened(path, OURS) as given:
+        document = _document(given.table, given.pairs, "state")
         _check_notes("metadata", document["metadata"])
-        return load(), document["metadata"]
+        return given.load(), document["metadata"]
 
 
 def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
@@ -194,8 +212,9 @@ def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
     OSError
         If the file cannot be opened or read.
     """
-    with opened(path, FOREIGN) as (table, _, load):
-        return {name: (array, DTYPES[table[name][0]]) for name, array in load().items()}
+    with opened(path, FOREIGN) as given:
+        arrays = given.load()
+        return {name: (array, DTYPES[given.table[name][0]]) for name, array in arrays.items()}
 
 
 def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> str:

@@ -38,11 +38,13 @@ def state_from_block(model: Model, block: Array, batched: bool) -> dict[str, Arr
     return state
 
 
-def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
+def block_from_state(
+    model: Model, state: Any, batch_size: int | None, *, together: bool = True
+) -> Array:
     """The inverse of :func:`state_from_block`; names, dtypes and shapes must be right.
 
-    So must counts of steps: whole numbers, and the same for every row, where the number of outputs
-    of a call depends on them.
+    So must counts of steps: whole numbers, and, of rows that step `together`, the same for every
+    row, where the number of outputs of a call depends on them.
     """
     expected = {name: (depth, size) for name, depth, size, _ in _pieces(model)}
     if not isinstance(state, Mapping):
@@ -73,12 +75,12 @@ def block_from_state(model: Model, state: Any, batch_size: int | None) -> Array:
             raise ValueError(f"state {name!r} has shape {array.shape}; expected {shape}")
         rows = array.reshape(depth, B, size).transpose(1, 0, 2)
         block[:, columns] = rows.reshape(B, depth * size)
-    _check_counts(model, state)
+    _check_counts(model, state, together)
     return block
 
 
-def _check_counts(model: Model, state: Mapping[str, Array]) -> None:
-    in_step = model.delay > 0 or model.step_stride > 1
+def _check_counts(model: Model, state: Mapping[str, Array], together: bool) -> None:
+    in_step = together and (model.delay > 0 or model.step_stride > 1)
     for layer in model.layers:
         for name, bound in layer.counts().items():
             counts = state[name]

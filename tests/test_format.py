@@ -117,6 +117,13 @@ def assert_same_model(a: format.ModelFile, b: format.ModelFile) -> None:
         assert all(same(x, y) for x, y in zip(a.self_check, b.self_check, strict=True))
 
 
+def map_model(path: Path) -> format.ModelFile:
+    return format.read_model(path, mapped=True)
+
+
+MODES = pytest.mark.parametrize("reader", [format.read_model, map_model], ids=["read", "mapped"])
+
+
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., Any]:
     """Read bytes that were put in a file."""
@@ -531,7 +538,7 @@ def test_write_protection_is_respected(tmp_path: Path) -> None:
     ids=phrase_only,
 )
 def test_other_files_are_recognised(read: Callable[..., Any], data: bytes, phrase: str) -> None:
-    for reader in (format.read_model, format.read_state, format.read_tensors):
+    for reader in (format.read_model, map_model, format.read_state, format.read_tensors):
         with pytest.raises(format.FormatError, match=r"given\.safetensors: .*" + phrase):
             read(data, reader)
 
@@ -539,29 +546,33 @@ def test_other_files_are_recognised(read: Callable[..., Any], data: bytes, phras
 def test_other_safetensors_are_recognised(read: Callable[..., Any], tmp_path: Path) -> None:
     array = {"a": np.zeros(1, np.float32)}
     for plain in (save(array), save(array, {"format": "pt"}), raw("{}")):
-        for reader in (format.read_model, format.read_state):
+        for reader in (format.read_model, map_model, format.read_state):
             with pytest.raises(format.FormatError, match="ordinary safetensors file, not one of"):
                 read(plain, reader)
     format.write_model(tmp_path / "m", float_model())
     with pytest.raises(format.FormatError, match=r"this is a model.*expected a stream's saved"):
         format.read_state(tmp_path / "m")
     format.write_state(tmp_path / "s", array, {})
-    with pytest.raises(format.FormatError, match=r"this is a stream's saved.*expected a model"):
-        format.read_model(tmp_path / "s")
+    for reader in (format.read_model, map_model):
+        with pytest.raises(format.FormatError, match=r"this is a stream's saved.*expected a model"):
+            reader(tmp_path / "s")
 
 
-def test_what_is_not_a_regular_file_is_not_opened(tmp_path: Path) -> None:
+@MODES
+def test_what_is_not_a_regular_file_is_not_opened(
+    tmp_path: Path, reader: Callable[[Any], Any]
+) -> None:
     places: list[Path] = [tmp_path]
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "fifo")
         places += [tmp_path / "fifo", Path("/dev/zero")]
     for place in places:
         with pytest.raises(format.FormatError, match="expected a regular file"):
-            format.read_model(place)
+            reader(place)
     with pytest.raises(FileNotFoundError):
-        format.read_model(tmp_path / "missing")
+        reader(tmp_path / "missing")
     with pytest.raises(format.FormatError, match="null"):
-        format.read_model("a\0b")
+        reader("a\0b")
 
 
 @UNPRIVILEGED
@@ -651,6 +662,8 @@ A, B = entry("a", 0, 4), entry("b", 4, 8)
 def test_a_header_that_lies_is_refused(read: Callable[..., Any], data: bytes, phrase: str) -> None:
     with pytest.raises(format.FormatError, match=phrase):
         read(data, format.read_state)
+    with pytest.raises(format.FormatError):
+        read(data, map_model)
 
 
 def test_white_space_and_order_in_a_header_do_not_matter(read: Callable[..., Any]) -> None:
@@ -707,12 +720,13 @@ def test_white_space_and_order_in_a_header_do_not_matter(read: Callable[..., Any
         (document().replace("}", "}}", 1), "not JSON"),
     ],
 )
+@MODES
 def test_a_layer_list_that_lies_is_refused(
-    read: Callable[..., Any], text: str, phrase: str
+    read: Callable[..., Any], text: str, phrase: str, reader: Callable[[Path], Any]
 ) -> None:
-    assert read(container(document())).layers == (spec.Activation("a", "tanh", 2),)
+    assert read(container(document()), reader).layers == (spec.Activation("a", "tanh", 2),)
     with pytest.raises(format.FormatError, match=phrase):
-        read(container(text))
+        read(container(text), reader)
 
 
 def test_the_brackets_of_a_layer_list_are_counted_before_it_is_parsed(
@@ -742,35 +756,49 @@ def test_the_brackets_of_a_layer_list_are_counted_before_it_is_parsed(
         ({"vocabulary": ["a", "\ud800"]}, [WEIGHT], "list of strings"),
     ],
 )
+@MODES
 def test_tensors_that_do_not_fit_the_layers_are_refused(
-    read: Callable[..., Any], changes: dict[str, Any], entries: list[str], phrase: str
+    read: Callable[..., Any],
+    changes: dict[str, Any],
+    entries: list[str],
+    phrase: str,
+    reader: Callable[[Path], Any],
 ) -> None:
     layers = {"layers": [ONE_HOT, LINEAR]}
-    assert read(container(document(**layers), WEIGHT, data=bytes(8))).tensors
+    assert read(container(document(**layers), WEIGHT, data=bytes(8)), reader).tensors
     end = max(json.loads("{" + e + "}").popitem()[1]["data_offsets"][1] for e in entries)
     with pytest.raises(format.FormatError, match=phrase):
-        read(container(document(**(layers | changes)), *entries, data=bytes(end)))
+        read(container(document(**(layers | changes)), *entries, data=bytes(end)), reader)
 
 
-def test_a_newer_file_is_named_before_its_dtypes(read: Callable[..., Any]) -> None:
+@MODES
+def test_a_newer_file_is_named_before_its_dtypes(
+    read: Callable[..., Any], reader: Callable[[Path], Any]
+) -> None:
     half = entry("n.weight", 0, 4, [1, 2], "BF16")
     for version, phrase in ((1, "'n.weight' is BF16; expected"), (2, "upgrade fastlstm")):
         text = document(version=version, layers=[ONE_HOT, LINEAR])
         with pytest.raises(format.FormatError, match=phrase):
-            read(container(text, half, data=bytes(4)))
+            read(container(text, half, data=bytes(4)), reader)
 
 
-def test_weights_of_two_dtypes_or_of_integers_are_refused(read: Callable[..., Any]) -> None:
+@MODES
+def test_weights_of_two_dtypes_or_of_integers_are_refused(
+    read: Callable[..., Any], reader: Callable[[Path], Any]
+) -> None:
     text = document(layers=[LINEAR | {"bias": True}])
     mixed = entry("n.bias", 8, 16, [1], "F64")
     with pytest.raises(format.FormatError, match=r"\['F32', 'F64'\]; expected all F32 or all F64"):
-        read(container(text, WEIGHT, mixed, data=bytes(16)))
+        read(container(text, WEIGHT, mixed, data=bytes(16)), reader)
     integers = entry("n.weight", 0, 16, [1, 2], "I64")
     with pytest.raises(format.FormatError, match=r"\['I64'\]; expected all F32 or all F64"):
-        read(container(document(layers=[LINEAR]), integers, data=bytes(16)))
+        read(container(document(layers=[LINEAR]), integers, data=bytes(16)), reader)
 
 
-def test_tokens_of_a_self_check_must_be_known(read: Callable[..., Any]) -> None:
+@MODES
+def test_tokens_of_a_self_check_must_be_known(
+    read: Callable[..., Any], reader: Callable[[Path], Any]
+) -> None:
     text = document(layers=[ONE_HOT, LINEAR])
     checks = (
         entry("self_check.input", 8, 16, [1], "I64"),
@@ -779,10 +807,10 @@ def test_tokens_of_a_self_check_must_be_known(read: Callable[..., Any]) -> None:
     for token, good in ((0, True), (1, True), (2, False), (-1, False), (-(2**63), False)):
         data = bytes(8) + token.to_bytes(8, "little", signed=True) + bytes(8)
         if good:
-            assert read(container(text, WEIGHT, *checks, data=data)).self_check
+            assert read(container(text, WEIGHT, *checks, data=data), reader).self_check
         else:
             with pytest.raises(format.FormatError, match=f"tokens from {token} to"):
-                read(container(text, WEIGHT, *checks, data=data))
+                read(container(text, WEIGHT, *checks, data=data), reader)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="replaces an open file")
@@ -844,6 +872,7 @@ def small_files(folder: Path) -> list[tuple[Callable[[Path], Any], bytes]]:
     format.write_state(folder / "s", {"r.h": np.ones((1, 1), np.float32)}, {"fingerprint": "0"})
     return [
         (format.read_model, (folder / "m").read_bytes()),
+        (map_model, (folder / "m").read_bytes()),
         (format.read_state, (folder / "s").read_bytes()),
         (format.read_tensors, (folder / "s").read_bytes()),
     ]
@@ -932,7 +961,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_within_a_second(read: Callable[..., Any], name: str) -> None:
-    for reader in (format.read_model, format.read_state, format.read_tensors):
+    for reader in (format.read_model, map_model, format.read_state, format.read_tensors):
         if name.startswith(("entry", "names asked")) and reader is format.read_tensors:
             continue  # a foreign file may hold any text
         start = time.perf_counter()

@@ -162,7 +162,7 @@ class TestEngine:
         state = state_for(model, rng, 3)
         y, after = model(x, state)
         expected, expected_after = reference.forward(file.layers, file.tensors, x, state)
-        expected = expected[0] if model.pools else expected
+        expected = expected[0] if model.pools_over_time else expected
         bound = bound_of(dtype, name)
         assert y.shape == expected.shape
         size = np.maximum(1, np.abs(expected).max())
@@ -328,14 +328,14 @@ class TestSameBits:
         x = input_for(model, rng, 1500, 2)
         y, after = model(x)
         alone, alone_after = model(x[:, 1])
-        assert_same_bits(alone, y[1] if model.pools else y[:, 1])
+        assert_same_bits(alone, y[1] if model.pools_over_time else y[:, 1])
         assert_same_state(alone_after, {n: a[:, 1] for n, a in after.items()})
         if spec.looks_ahead(model.layers):
             return
         stream, cuts = model.stream(2), [0, 1, 2, 10, 700, 701, 1500]
         pieces = [stream.run(x[a:b]) for a, b in itertools.pairwise(cuts)]
         rows = np.concatenate(pieces)
-        assert_same_bits(rows[-1] if model.pools else rows, y)
+        assert_same_bits(rows[-1] if model.pools_over_time else rows, y)
         assert_same_state(stream.state, after)
 
     @pytest.mark.parametrize("kind", ["causal", "delayed", "frames", "residual", "mean", "last"])
@@ -348,7 +348,7 @@ class TestPools:
     def test_shapes(self, rng):
         layers = (recurrent("gru", 3, 4), spec.Pool("p", "mean", 4), spec.Linear("out", 4, 2))
         model = build(layers, rng)
-        assert model.pools
+        assert model.pools_over_time
         assert not build(layers[0], rng).pools
         x = input_for(model, rng, 6, 5)
         y, _ = model(x)

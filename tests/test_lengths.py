@@ -63,7 +63,7 @@ ALL = tuple(kinds(1))
 
 def too_short(model: Model, length: int) -> bool:
     """Whether a row of so many steps gives no row to pool."""
-    return model.pools and spec.output_steps(model.layers, length) == 0
+    return model.pools_over_time and spec.output_steps(model.layers, length) == 0
 
 
 def check_rows(model: Model, x: np.ndarray, start: Any, lengths: np.ndarray) -> None:
@@ -82,7 +82,7 @@ def check_rows(model: Model, x: np.ndarray, start: Any, lengths: np.ndarray) -> 
             continue
         alone, alone_after = model(x[:length, b], row_of(start, b))
         assert_same_state(row_of(after, b), alone_after)
-        if model.pools:
+        if model.pools_over_time:
             assert_same_bits(rows[b], alone)
         else:
             assert_same_bits(rows[b][: len(alone)], alone)
@@ -99,7 +99,7 @@ class TestRows:
             check_rows(model, x, None, rng.permutation(np.linspace(0, T, B).astype(int)))
             state = state_for(model, rng, B)
             for layer in model.layers:  # every row at its start, where rows may not differ
-                for name in layer.counts() if model.pools else ():
+                for name in layer.counts() if model.pools_over_time else ():
                     state[name][...] = 0
             check_rows(model, x, state, rng.integers(0, T + 1, B))
 
@@ -136,7 +136,7 @@ class TestRows:
                 file.layers, file.tensors, x, lengths=lengths
             )
             bound = (50 if "norm" in kind else 1) * (4e-6 if model.dtype == np.float32 else 1e-13)
-            expected = expected[0] if model.pools else expected
+            expected = expected[0] if model.pools_over_time else expected
             np.testing.assert_allclose(y, expected, rtol=bound, atol=bound)
             for name, array in after.items():
                 np.testing.assert_allclose(array, expected_after[name], rtol=bound, atol=bound)

@@ -274,7 +274,7 @@ def test_a_random_model(seed):
     for isa in ISAS if dtype == np.float32 else [None]:
         model = Model(ModelFile(layers, tensors), isa=isa, reproducible=True)
         assert all(np.array_equal(a, tensors[name]) for name, a in model.tensors.items())
-        if model.pools and not len(truths[0][0]):
+        if model.pools_over_time and not len(truths[0][0]):
             with pytest.raises(ValueError, match="of which this model makes no row to pool"):
                 model(x)
             continue
@@ -282,13 +282,13 @@ def test_a_random_model(seed):
         if len(truths) > 2:
             calls.append(run_at_random(model, x, rng))
             assert_same_state(calls[2][1], calls[0][1])
-            if not model.pools:
+            if not model.pools_over_time:
                 assert_same_bits(calls[2][0], calls[0][0])
             b = int(rng.integers(0, B))
             alone = model.stream().run(np.ascontiguousarray(x[:, b]))
             assert_same_bits(alone, np.ascontiguousarray(calls[2][0][:, b]))
         for n, (call, truth) in enumerate(zip(calls, truths, strict=True)):
-            rows = truth[0][0] if model.pools and n < 2 else truth[0]
+            rows = truth[0][0] if model.pools_over_time and n < 2 else truth[0]
             assert call[0].shape == rows.shape
             assert drift((rows, truth[1]), call) <= limits[n], f"{isa}, call {n}"
         two = Model(ModelFile(layers, tensors), isa=isa, reproducible=True, threads=2)(x)

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "fastlstm"
 KERNELS = PACKAGE / "kernels"
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
+CYTHON = [PACKAGE / "_engine.pyx", *sorted((PACKAGE / "engine").glob("*.pxi"))]
 C_FILES = sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")])
 
 # Modules of ours that a file may import; a folder stands for all files in it, and may import its
@@ -33,9 +34,12 @@ MAY_IMPORT = {
     "sources": {"spec"},
     "sources/pytorch/reader": {"spec", "format"},
     "stream": {"spec", "format", "_engine"},
+    "pool": {"spec", "format", "stream", "batching", "_engine"},
+    "batching": {"_engine"},
     "processors": set(),
     "model": {
         *("spec", "format", "pack", "processors", "sources", "_engine", "stream", "reference"),
+        "pool",
     },
     "nn": {"spec", "model"},
     "tokens": {"model", "stream"},
@@ -44,7 +48,7 @@ MAY_IMPORT = {
     "verification": {"spec", "model", "reference"},
     "__init__": {
         *("spec", "format", "model", "nn", "stream", "tokens", "generation", "forecasting"),
-        "verification",
+        *("pool", "verification"),
     },
     "cli": {"commands", "public"},
     "__main__": {"cli"},
@@ -53,7 +57,7 @@ MAY_IMPORT = {
     },
     "gpu": {"spec", "pack"},
 }
-FOR_TYPES_ONLY = {"stream": {"model"}}
+FOR_TYPES_ONLY = {"stream": {"model"}, "pool": {"model"}, "batching": {"pool"}}
 
 # Packages of others that a file may import at its top, beside NumPy and the standard library, and
 # those that it may import within a function, so that importing fastlstm does without them.
@@ -139,18 +143,18 @@ class TestPythonImports:
 
 class TestCythonImports:
     def test_engine_imports_no_module_of_ours(self):
-        text = (PACKAGE / "_engine.pyx").read_text()
+        text = "".join(path.read_text() for path in CYTHON)
         found = re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE)
         # kernels.pxd is no module: it declares, for Cython, what the one header declares for C.
         tops = {module.partition(".")[0] for module in found if module != "fastlstm.kernels"}
-        assert tops <= {"libc", "numpy", "cpython", "cython", "scipy", "os"}
+        assert tops <= {"libc", "posix", "numpy", "cpython", "cython", "scipy", "os"}
         for path in PACKAGE.glob("*.pxd"):
             text += path.read_text()
         included = set(re.findall(r'cdef extern from "([^"]+)"', text))
         assert {name for name in included if "kernels" in name} == {"kernels/fastlstm.h"}
 
     def test_scipy_is_imported_within_a_function(self):
-        lines = (PACKAGE / "_engine.pyx").read_text().splitlines()
+        lines = [line for path in CYTHON for line in path.read_text().splitlines()]
         for line in lines:
             if re.search(r"\b(from|import)\s+scipy", line):
                 assert line.startswith("    "), line

@@ -363,7 +363,7 @@ def test_calls(which: str, steps: int, starts: Any, unit: int, longest: int | No
     assert all(call > 0 and call % unit == 0 for call in calls)
     least = spec.delay(model.layers) + model.step_stride
     assert abs(sum(calls) - steps) <= unit + least + 1
-    if model.pools:
+    if model.pools_over_time:
         outputs = [spec.output_steps(model.layers, call) for call in calls]
         assert starts == "carried" or min(outputs) == 1
     if longest:

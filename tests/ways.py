@@ -39,7 +39,7 @@ def row_of(state: State, b: int) -> dict[str, np.ndarray]:
 
 def rows_of(model: Model, y: np.ndarray) -> np.ndarray:
     """The output of a call with its rows in front: (B, T', O), of a model that pools (B, O)."""
-    return y if model.pools else y.swapaxes(0, 1)
+    return y if model.pools_over_time else y.swapaxes(0, 1)
 
 
 def assert_every_way_agrees(
@@ -64,7 +64,7 @@ def assert_every_way_agrees(
             stream.state = start
             rows = stream.run(x)
             assert_same_state(stream.state, after)
-            if model.pools:
+            if model.pools_over_time:
                 assert_same_bits(rows[-1], y)
             else:
                 assert_same_bits(rows, y)

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "streams": not model.looks_ahead,
                 "delay": model.delay,
                 "step_stride": model.step_stride,
-                "pools": model.pools,
+                "pools": model.pools_over_time,
                 "vocabulary": model.vocabulary,
                 "source": model.source,
                 "fingerprint": model.fingerprint,
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _outputs_line(model: Model) -> str:
-    if model.pools:
+    if model.pools_over_time:
         return "one for a whole sequence; a stream gives it anew after each step"
     after = f", the first after {model.delay + 1} steps" if model.delay else ""
     each = f"one for every {model.step_stride} steps" if model.step_stride > 1 else "one a step"

@@ -191,7 +191,7 @@ typedef struct {
     size_t x_rows, y_rows, beside_rows, tokens;  /* (chunk * B,) pointers and int64 */
     size_t cell_rows;     /* (3, max(B, FL_POSITIONS)) structs of six pointers */
     size_t patches;       /* (FL_POSITIONS, K) inputs of a convolution */
-    size_t left;          /* (3, B) steps that each row still has, has pooled, has next */
+    size_t left;          /* (4, B) steps each row still has, has pooled, has next, has written */
     size_t bytes;         /* total */
 } fl_cut;
 
@@ -259,7 +259,8 @@ int fl_plan_run(const fl_model *model, const fl_kernel *kernel, size_t T, size_t
 size_t fl_next_output(const fl_convolution *convolution, size_t count);
 
 /* T', the outputs of T steps, of a stream in this state, or of a whole sequence (state NULL: from
- * the start). All rows of a batch must have read as many steps, as far as that depends on it. */
+ * the start). As far as that depends on the steps they have read, the rows of a call must have read
+ * as many, unless it gives `lengths`. */
 size_t fl_output_steps(const fl_model *model, const fl_kernel *kernel, size_t T, int whole,
                        const void *state);
 

@@ -113,7 +113,7 @@ static void cut_run(const fl_model *model, const fl_kernel *kernel, size_t T, si
         reserve(&cut->own_bytes, checked(largest(B, FL_POSITIONS), 3 * 6 * pointer, 0));
     cut->patches = reserve(&cut->own_bytes,
                            checked(checked(FL_POSITIONS, need.patch, 0), real_size, 0));
-    cut->left = reserve(&cut->own_bytes, checked(3 * sizeof(size_t), B, 0));
+    cut->left = reserve(&cut->own_bytes, checked(4 * sizeof(size_t), B, 0));
     cut->own = reserve(&cut->bytes, checked(ranks, cut->own_bytes, 0));
 }
 

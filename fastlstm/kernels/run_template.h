@@ -13,9 +13,10 @@ typedef struct {
     const int64_t *tokens;
     size_t *left;     /* (B,) of these steps, those that each row still has; NULL: all of them */
     size_t *pooled;   /* (B,) steps of each row that came to the pool of a whole sequence */
+    size_t *written;  /* (B,) rows of the call's output that are written, of each; left NULL: */
     size_t steps;
     size_t first;     /* number of the first of these steps, within the call */
-    size_t outputs;   /* rows of the call's output that are written */
+    size_t outputs;   /* of all */
     int last;         /* no steps come after these */
 } chunk;
 
@@ -399,11 +400,13 @@ static void place(const chunk *in, size_t where, size_t size, size_t steps, real
     const int out = where == FL_OUTPUT;
     const ptrdiff_t t_stride = out ? call->y_t : call->x_t, b_stride = out ? call->y_b : call->x_b;
     real *first = out ? (real *)call->y : (real *)call->x;
-    const size_t t0 = out ? in->outputs : in->first;
-    for (size_t t = 0; t < steps; ++t)
-        for (size_t b = 0; b < B; ++b)
+    for (size_t t = 0; t < steps; ++t) {
+        for (size_t b = 0; b < B; ++b) {
+            const size_t t0 = !out ? in->first : in->left ? in->written[b] : in->outputs;
             rows[t * B + b] =
                 first + (ptrdiff_t)(t0 + t) * t_stride + (ptrdiff_t)b * b_stride;
+        }
+    }
 }
 
 /* The tokens of a chunk. They were checked, but they are the caller's: another thread may have
@@ -441,7 +444,6 @@ static size_t leave(const fl_layer *layer, const chunk *in) {
     const int pools = layer->kind == FL_POOL && call->whole;
     size_t steps = 0, *after = in->pooled + call->B;
     if (!pools && !in->left) return steps_after(layer, in->steps, call->state[0]);
-    /* Rows that have ended stay where they are; all others have read as many steps. */
     for (size_t b = 0; b < call->B; ++b) {
         after[b] = steps_after(layer, in->left ? in->left[b] : in->steps, call->state[b]);
         if (pools) {
@@ -458,9 +460,11 @@ static void run(const fl_model *model, fl_call *call) {
     int64_t *tokens = own_at(call, cut->tokens);
     chunk in = {call, own_at(call, cut->x_rows), own_at(call, cut->beside_rows),
                 own_at(call, cut->y_rows), tokens, NULL,
-                (size_t *)own_at(call, cut->left) + call->B, 0, 0, 0, 0};
+                (size_t *)own_at(call, cut->left) + call->B,
+                (size_t *)own_at(call, cut->left) + 3 * call->B, 0, 0, 0, 0};
     __typeof__(v_flush_denormals()) before = v_flush_denormals();
     if (model->pools) memset(in.pooled, 0, call->B * sizeof *in.pooled);
+    if (call->lengths) memset(in.written, 0, call->B * sizeof *in.written);
     for (size_t t0 = 0; t0 < call->T; t0 += cut->chunk) {
         in.first = t0;
         in.steps = call->T - t0 < cut->chunk ? call->T - t0 : cut->chunk;
@@ -493,6 +497,7 @@ static void run(const fl_model *model, fl_call *call) {
             in.steps = outputs;
         }
         in.outputs += in.steps;
+        for (size_t b = 0; in.left && b < call->B; ++b) in.written[b] += in.left[b];
     }
     call->turn += call->T;
     call->ran = FL_NAME;

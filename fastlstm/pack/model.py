@@ -91,7 +91,12 @@ def packed_size(layers: Sequence[spec.Layer], lanes: int) -> tuple[int, int]:
 
 
 def pack(
-    layers: Sequence[spec.Layer], tensors: Mapping[str, Array], lanes: int, dtype: npt.DTypeLike
+    layers: Sequence[spec.Layer],
+    tensors: Mapping[str, Array],
+    lanes: int,
+    dtype: npt.DTypeLike,
+    *,
+    constant: bool = False,
 ) -> PackedModel:
     """Pack a model for kernels with vectors of `lanes` elements of `dtype`.
 
@@ -105,10 +110,13 @@ def pack(
         Lanes of the kernel that will run it.
     dtype : dtype
         float32 or float64.
+    constant : bool, default False
+        Whether nobody ever writes to the tensors: what is needed just as it is given is then not
+        copied. Else they stay the caller's.
     """
     model = PackedModel(layers[0].takes_tokens, np.dtype(dtype), lanes)
     model.looks_ahead = bool(spec.looks_ahead(layers))
-    packer = _Packer(model, tensors)
+    packer = _Packer(model, tensors, constant)
     packer.folded = _folded(layers, lanes, model.dtype)
     packer.chain(layers)
     packer.plain_frame()
@@ -122,7 +130,7 @@ def pack(
             if name in initial:
                 model.initial[at : at + depth * size] = tensors[initial[name]].reshape(-1)
             at += depth * size
-    model.kept |= {name: np.array(tensors[name]) for name in starts}
+    model.kept |= {name: packer.own(tensors[name]) for name in starts}
     return model
 
 
@@ -148,8 +156,8 @@ def _folded(
 class _Packer:
     """Packs layers in their order, and keeps what the next one must know."""
 
-    def __init__(self, model: PackedModel, tensors: Mapping[str, Array]) -> None:
-        self.model, self.tensors = model, tensors
+    def __init__(self, model: PackedModel, tensors: Mapping[str, Array], constant: bool) -> None:
+        self.model, self.tensors, self.constant = model, tensors, constant
         self.folded: spec.OneHot | spec.Embedding | None = None
         self.at = INPUT  # where the rows are now
         self.held: list[int] = []  # buffers that a residual layer will read
@@ -170,11 +178,15 @@ class _Packer:
     def get(self, layer: spec.Layer) -> dict[str, Array]:
         return {name.removeprefix(layer.name + "."): self.tensors[name] for name in layer.tensors()}
 
+    def own(self, given: Array) -> Array:
+        """A given array as the packed model may hold it for good."""
+        return np.asarray(given, order="C") if self.constant else np.array(given, order="C")
+
     def keep(self, layer: spec.Layer, suffixes: Any) -> None:
         """These tensors of a layer cannot be read from what is packed of it."""
         for suffix in suffixes:
             name = f"{layer.name}.{suffix}"
-            self.model.kept[name] = np.array(self.tensors[name])
+            self.model.kept[name] = self.own(self.tensors[name])
 
     def add(self, packed: PackedLayer, frame: Frame | None = None) -> None:
         """Put a layer behind the others; its output is a frame with positions in a row, or not."""
@@ -209,7 +221,7 @@ class _Packer:
         """A number for each feature, in the order in which the rows are."""
         if self.frame is not None:
             vector = vector.reshape(self.frame).T.reshape(-1)
-        return np.array(vector, order="C")  # the given ones stay the caller's
+        return self.own(vector)
 
     def matrix(
         self, layer: spec.Linear | spec.Conv1d | spec.FrameConv1d, behind: Sequence[spec.Layer]
@@ -282,7 +294,7 @@ class _Packer:
         frame = self.frame
         if isinstance(layer, spec.Embedding):
             packed.kind = "lookup"
-            packed.table = np.array(get["weight"], order="C")  # the given ones stay the caller's
+            packed.table = self.own(get["weight"])
         elif isinstance(layer, spec.Activation):
             packed.function = spec.parse_function(layer.function)
             if layer.function in ROWWISE:
@@ -312,7 +324,7 @@ class _Packer:
             self.plain_frame()
             frame, packed.eps = None, layer.eps
             packed.weight, packed.bias = (
-                get[name].copy() if name in get else None for name in ("weight", "bias")
+                self.own(get[name]) if name in get else None for name in ("weight", "bias")
             )
             self.keep(layer, get)
         else:

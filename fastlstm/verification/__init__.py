@@ -191,7 +191,14 @@ def _sources(
 
 def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[list[Source], str | None]:
     kinds = [
-        (one.takes_tokens, one.input_size, one.output_size, one.pools, one.delay, one.step_stride)
+        (
+            one.takes_tokens,
+            one.input_size,
+            one.output_size,
+            one.pools_over_time,
+            one.delay,
+            one.step_stride,
+        )
         for one in (model, other)
     ]
     if kinds[0] != kinds[1]:

@@ -84,12 +84,12 @@ def cut(
     """
     # A call too short to give an output would have nothing to pool, and torch refuses it.
     least = 1
-    if starts == "anew" or model.pools:
+    if starts == "anew" or model.pools_over_time:
         least = max(steps_to_output(model.layers), model.step_stride)
     most = max(1, MOST_NUMBERS // (batch_size * model.output_size))
     if longest is not None:
         most = min(most, longest)
-    if model.pools and starts == "carried":
+    if model.pools_over_time and starts == "carried":
         most = min(most, max(steps // LEAST_OUTPUTS, 1))
     calls: list[int] = []
     left = steps
@@ -175,7 +175,7 @@ def _rounded(state: Mapping[str, Array] | None, dtype: np.dtype[Any]) -> dict[st
 
 def _known_at(model: Model, n: int, at: int, length: int, before: int, starts: Starts) -> Array:
     """The steps after which the `n` outputs of a call are known, `before` of them before it."""
-    if model.pools:
+    if model.pools_over_time:
         return np.full(n, at + length - 1)
     steps = model.delay + model.step_stride * np.arange(before, before + n)
     return np.minimum(steps + (at if starts == "anew" else 0), at + length - 1)

@@ -102,7 +102,7 @@ def sequences(model: Model) -> Run:
 
     def run(x: Array, state: Any) -> tuple[Array, Any]:
         y, state = model(x, state)
-        return (y[None] if model.pools else y), state
+        return (y[None] if model.pools_over_time else y), state
 
     return run
 
@@ -119,7 +119,7 @@ def stepwise(model: Model, batch_size: int) -> Run | None:
         else:
             stream.state = state
         outputs = [y for step in x if (y := stream.step(step)) is not None]
-        if model.pools:
+        if model.pools_over_time:
             outputs = outputs[-1:]
         empty = np.empty((0, batch_size, model.output_size), model.dtype)
         return (np.stack(outputs) if outputs else empty), stream.state

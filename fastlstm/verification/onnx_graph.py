@@ -148,7 +148,7 @@ class OnnxGraph:
 
     @property
     def carries(self) -> bool:
-        if self._model.looks_ahead or self._model.pools:
+        if self._model.looks_ahead or self._model.pools_over_time:
             return False
         return self.length is None or bool(self._given_back)
 
@@ -159,7 +159,7 @@ class OnnxGraph:
             outputs = self.call(x[at : at + length], state)
             rows.append(self.arrangement.rows(outputs, self._model.output_size))
             state = {name: outputs[n] for name, n in self._given_back.items()}
-        if self._model.pools:
+        if self._model.pools_over_time:
             rows = rows[-1:]
         return np.concatenate(rows), state
 

@@ -91,7 +91,7 @@ class TorchModule:
 
     @property
     def carries(self) -> bool:
-        return self.chains and not self._model.pools and not self._model.looks_ahead
+        return self.chains and not self._model.pools_over_time and not self._model.looks_ahead
 
     def carry(self, x: Array) -> Run:
         if self.signature.states:
@@ -103,7 +103,7 @@ class TorchModule:
         for at in range(0, len(x), length):
             outputs, state = self.call(self.signature, x[at : at + length], state)
             rows.append(self.signature.arrangement.rows(outputs, self._model.output_size))
-        return np.concatenate(rows[-1:] if self._model.pools else rows), state
+        return np.concatenate(rows[-1:] if self._model.pools_over_time else rows), state
 
     def call(self, signature: Signature, x: Array, state: Any) -> tuple[list[Array], Any]:
         """All outputs of one call of the module, and the states that it gave back."""

@@ -1,0 +1,191 @@
+# What a caller gives, checked: features, tokens and outputs.
+
+from libc.stdint cimport int64_t
+
+
+cdef bint unit_stride(cnp.ndarray array, cnp.npy_intp item):
+    """Whether the last axis is contiguous; NumPy gives an axis of length one any stride."""
+    return array.size == 0 or array.shape[2] == 1 or array.strides[2] == item
+
+
+def check_tokens(cnp.ndarray tokens, Py_ssize_t known):
+    """Raise ValueError if any of an int64 array of tokens lies outside [0, known)."""
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
+        wrong = np.argwhere((tokens < 0) | (tokens >= known))[0]
+        where = ", ".join(str(int(i)) for i in wrong)
+        raise ValueError(
+            f"token {tokens[tuple(wrong)]} at index ({where}) is out of range; the model knows "
+            f"tokens 0 to {known - 1}"
+        )
+
+
+cdef str shape_text(tuple shape):
+    """A shape as Python writes it, with T for the axis that may be of any length."""
+    sizes = ", ".join(["T" if n is None else str(n) for n in shape])
+    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+
+
+cdef bint fits(cnp.ndarray array, tuple shape):
+    return array.ndim == len(shape) and all(
+        [n is None or n == array.shape[i] for i, n in enumerate(shape)])
+
+
+cdef str type_text(object x):
+    name = type(x).__qualname__
+    return name if type(x).__module__ == "builtins" else f"{type(x).__module__}.{name}"
+
+
+def as_features(x, dtype, tuple shape):
+    """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
+
+    Raises
+    ------
+    TypeError
+        If x is not a plain NumPy array, or of another dtype or byte order.
+    ValueError
+        If its shape is another.
+    """
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"x is a {type_text(x)}; expected a NumPy array of {dtype} and shape "
+            f"{shape_text(shape)}; pass np.asarray(x, dtype=np.{dtype})"
+        )
+    if x.dtype != dtype or not x.dtype.isnative:
+        given = x.dtype if x.dtype.isnative else f"{x.dtype.str} of another byte order"
+        raise TypeError(
+            f"x has dtype {given}; expected {dtype}, which the model computes in; "
+            f"pass x.astype(np.{dtype})"
+        )
+    if not fits(x, shape):
+        raise ValueError(f"x has shape {x.shape}; expected {shape_text(shape)}")
+    return np.require(x, requirements=["C", "A"])
+
+
+def as_tokens(x, tuple shape, Py_ssize_t known):
+    """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known).
+
+    Raises
+    ------
+    TypeError
+        If x is neither an integer nor a plain NumPy array of integers.
+    ValueError
+        If its shape is another or a token is out of range.
+    """
+    if not isinstance(x, (np.ndarray, np.integer, int)) or isinstance(x, (bool, np.ma.MaskedArray)):
+        raise TypeError(
+            f"x is a {type_text(x)}; this model takes tokens: expected integers of shape "
+            f"{shape_text(shape)}; pass np.asarray(x, dtype=np.int64)"
+        )
+    if isinstance(x, int) and not 0 <= x < known:
+        raise ValueError(f"token {x} is out of range; the model knows tokens 0 to {known - 1}")
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"x has dtype {array.dtype}; this model takes tokens: expected integers of shape "
+            f"{shape_text(shape)}; pass x.astype(np.int64)"
+        )
+    if not fits(array, shape):
+        raise ValueError(f"x has shape {(<object>array).shape}; expected {shape_text(shape)}")
+    check_tokens(array, known)
+    return np.require(array, np.int64, ["C", "A"])
+
+
+def as_lengths(lengths, Py_ssize_t T, Py_ssize_t B):
+    """`lengths` as a contiguous intp array (B,) of numbers from 0 to T.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If their shape is another or one is out of range.
+    """
+    given = np.asarray(lengths)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"lengths is of dtype {given.dtype}; expected integers of shape ({B},)")
+    if given.shape != (B,):
+        raise ValueError(f"lengths has shape {given.shape}; expected ({B},)")
+    if given.size and not 0 <= given.min() <= given.max() <= T:
+        wrong = given[(given < 0) | (given > T)][0]
+        raise ValueError(f"lengths holds {wrong}; expected 0 to {T}, the steps of x")
+    return np.ascontiguousarray(given, dtype=np.intp)
+
+
+def as_mask(str name, mask, tuple shape):
+    """A boolean array of this shape as a contiguous one of bytes that are 0 or 1.
+
+    Raises
+    ------
+    TypeError
+        If it is not a boolean array: numbers are not taken for a mask, nor for what it selects.
+    ValueError
+        If its shape is another.
+    """
+    if not isinstance(mask, np.ndarray) or isinstance(mask, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a {type_text(mask)}; expected a boolean array of shape {shape_text(shape)}")
+    if mask.dtype != np.bool_:
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}; expected a boolean array of shape "
+            f"{shape_text(shape)}: numbers could be a mask, or the rows that it selects")
+    if mask.shape != shape:
+        raise ValueError(f"{name} has shape {mask.shape}; expected {shape_text(shape)}")
+    return np.not_equal(np.ascontiguousarray(mask).view(np.uint8), 0).view(np.uint8)
+
+
+cdef tuple as_tuple(int ndim, cnp.npy_intp *shape):
+    return tuple([shape[i] for i in range(ndim)])
+
+
+cdef inline bint is_plain(x, int type_num, int ndim, cnp.npy_intp *shape):
+    """Whether x can be read as it lies: the usual case, without a Python call."""
+    return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == type_num
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x) and (<cnp.ndarray>x).ndim == ndim
+            and cnp.PyArray_CompareLists((<cnp.ndarray>x).shape, shape, ndim))
+
+
+cdef cnp.ndarray features_of(Network network, x, int ndim, cnp.npy_intp *shape):
+    """`as_features` of exactly this shape."""
+    if is_plain(x, network.type_num, ndim, shape):
+        return <cnp.ndarray>x
+    return as_features(x, network.dtype, as_tuple(ndim, shape))
+
+
+cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape):
+    """`as_tokens` of exactly this shape."""
+    cdef const int64_t *tokens
+    cdef Py_ssize_t i
+    if is_plain(x, cnp.NPY_INT64, ndim, shape):
+        tokens = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>x)
+        for i in range((<cnp.ndarray>x).size):
+            if not 0 <= tokens[i] < network.input_size:
+                break
+        else:
+            return <cnp.ndarray>x
+    return as_tokens(x, as_tuple(ndim, shape), network.input_size)
+
+
+cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x):
+    """`out` if it can be written in place of a new array, else an error that helps."""
+    cdef cnp.ndarray array
+    cdef char *x_first
+    cdef char *y_first
+    if not cnp.PyArray_CheckExact(out) and (
+            not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+        raise TypeError(f"out is a {type_text(out)}; expected a NumPy array without a mask")
+    array = <cnp.ndarray>out
+    if cnp.PyArray_TYPE(array) != network.type_num or cnp.PyArray_ISBYTESWAPPED(array):
+        raise TypeError(f"out has dtype {array.dtype.str}; expected {network.dtype}")
+    if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
+        raise ValueError(
+            f"out has shape {(<object>array).shape}; expected {as_tuple(ndim, shape)}")
+    if not cnp.PyArray_ISCARRAY(array):
+        raise ValueError(
+            "out must be writeable, aligned and C-contiguous; make one with np.empty")
+    if x is not None:
+        x_first = <char *>cnp.PyArray_DATA(x)
+        y_first = <char *>cnp.PyArray_DATA(array)
+        if y_first < x_first + cnp.PyArray_NBYTES(x) and (
+                x_first < y_first + cnp.PyArray_NBYTES(array)):
+            raise ValueError("out shares memory with x; give it memory of its own")
+    return array

@@ -1,0 +1,493 @@
+# Slots: the states of many streams, and the numbers that name them.
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+
+cdef extern from *:
+    """
+    static inline int64_t fl_count(int64_t *counter) {
+        return __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+    }
+    static inline void fl_count_from(int64_t *counter, int64_t least) {
+        int64_t now = __atomic_load_n(counter, __ATOMIC_RELAXED);
+        while (now < least && !__atomic_compare_exchange_n(counter, &now, least, 0,
+                                                           __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    }
+    """
+    int64_t fl_count(int64_t *counter) nogil
+    void fl_count_from(int64_t *counter, int64_t least) nogil
+
+
+# A slot's number is its index, and above these bits a count of the streams that this process has
+# opened in any pool: the number of a stream that was closed, or is another pool's, is never that of
+# the one which now has the place. Numbers repeat after 2^39 openings.
+cdef enum:
+    INDEX_BITS = 24
+    INDEX_MASK = (1 << INDEX_BITS) - 1
+
+cdef int64_t MOST_OPENINGS = (<int64_t>1 << 39) - 1
+cdef int64_t openings = 0
+
+MOST_SLOTS = 1 << INDEX_BITS
+
+# Bytes of states that are allocated at once. They are first touched when streams open, so that
+# slots never used take no memory.
+cdef size_t PAGE_BYTES = 1 << 20
+
+cdef struct fl_slot:
+    int64_t number   # 0 while it is free
+    uint64_t call    # the last one that named it
+    int64_t steps    # made since it was opened or reset
+    double used      # seconds of the monotonic clock
+    int32_t next     # the next free one; -1: none
+
+
+cdef double monotonic() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + 1e-9 * now.tv_nsec
+
+
+cdef cnp.ndarray as_numbers(slots):
+    """Slot numbers as a contiguous int64 array (N,), or () of a single one."""
+    if not isinstance(slots, (np.ndarray, list, tuple, int, np.integer)) or isinstance(
+            slots, (bool, np.ma.MaskedArray)):
+        raise TypeError(
+            f"slots is a {type_text(slots)}; expected the number of a slot, or an integer array "
+            f"(N,) of them")
+    array = np.asarray(slots)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(
+            f"slots has dtype {array.dtype}; expected int64, the numbers that open returned")
+    if array.ndim > 1:
+        raise ValueError(f"slots has shape {(<object>array).shape}; expected (N,) or one number")
+    return np.require(array, np.int64, ["C", "A"])
+
+
+cdef void *enlarged(void *memory, size_t size) except NULL:
+    cdef void *larger = realloc(memory, size)
+    if larger == NULL:
+        raise MemoryError(f"{size} bytes")
+    return larger
+
+
+cdef Buffer at_least(Buffer buffer, size_t size):
+    """The buffer, or a larger one; then without what was in it."""
+    return buffer if buffer.size >= size else Buffer(max(size, 2 * buffer.size))
+
+
+cdef class Slots:
+    """The states of many streams of a network: what a Pool is without its calls.
+
+    States lie in pages that are never moved: calls read and write them in place.
+
+    Parameters
+    ----------
+    network : Network
+    capacity : int
+        Slots there are.
+    growth : int
+        Slots that are added whenever all are taken; 0: none.
+    """
+
+    cdef readonly Network network
+    cdef readonly Py_ssize_t capacity, growth
+    cdef Py_ssize_t count           # of open slots
+    cdef Py_ssize_t touched         # slots that were ever open: those of lower indices
+    cdef int32_t first_free         # of these; -1: none
+    cdef size_t row_bytes           # from one state to the next: whole cache lines
+    cdef int page_bits              # a page has 2^page_bits slots
+    cdef size_t pages
+    cdef char **states              # (pages,) of (2^page_bits, row_bytes)
+    cdef fl_slot **slots_of         # (pages,) of (2^page_bits,)
+    cdef uint64_t calls
+    cdef Buffer rows, taken         # (N,) pointers to the states and the slots of a call
+    cdef int busy
+
+    def __cinit__(self, Network network, capacity, growth=0, *args, **kwargs):
+        if not 1 <= capacity <= MOST_SLOTS:
+            raise ValueError(f"capacity is {capacity}; expected 1 to {MOST_SLOTS}")
+        if not 0 <= growth <= MOST_SLOTS:
+            raise ValueError(f"growth is {growth}; expected 0 to {MOST_SLOTS}")
+        self.network = network
+        self.growth = growth
+        self.first_free = -1
+        self.row_bytes = max((self.state_bytes() + 63) // 64 * 64, <size_t>64)
+        while self.page_bits < INDEX_BITS and self.row_bytes << self.page_bits < PAGE_BYTES:
+            self.page_bits += 1
+        self.rows = self.taken = Buffer(0)
+        self.add_slots(capacity)
+
+    def __dealloc__(self):
+        cdef size_t p
+        for p in range(self.pages):
+            free(self.states[p])
+            free(self.slots_of[p])
+        free(self.states)
+        free(self.slots_of)
+
+    def __len__(self):
+        return self.count
+
+    def __contains__(self, slot):
+        if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)):
+            return False
+        self.enter()
+        try:
+            return 0 < slot < 2**63 and self.find(slot) != NULL
+        finally:
+            fl_leave(&self.busy)
+
+    cdef int enter(self) except -1:
+        if not fl_enter(&self.busy):
+            raise RuntimeError(
+                "this Pool is in use by another thread; one belongs to one thread at a time: give "
+                "each thread a pool of its own with model.pool(), or hold a lock around its calls"
+            )
+        return 0
+
+    cdef int add_slots(self, Py_ssize_t n) except -1:
+        cdef size_t pages = (<size_t>(self.capacity + n - 1) >> self.page_bits) + 1
+        cdef size_t size = <size_t>1 << self.page_bits
+        self.states = <char **>enlarged(self.states, pages * sizeof(void *))
+        self.slots_of = <fl_slot **>enlarged(self.slots_of, pages * sizeof(void *))
+        while self.pages < pages:
+            self.states[self.pages] = <char *>aligned_alloc(64, self.row_bytes * size)
+            self.slots_of[self.pages] = <fl_slot *>malloc(sizeof(fl_slot) * size)
+            if self.states[self.pages] == NULL or self.slots_of[self.pages] == NULL:
+                free(self.states[self.pages])
+                free(self.slots_of[self.pages])
+                raise MemoryError(f"a pool of {self.capacity + n} streams")
+            self.pages += 1
+        self.capacity += n
+        return 0
+
+    cdef inline fl_slot *slot_at(self, size_t index) noexcept:
+        return &self.slots_of[index >> self.page_bits][index & ((<size_t>1 << self.page_bits) - 1)]
+
+    cdef inline char *state_at(self, size_t index) noexcept:
+        return (self.states[index >> self.page_bits]
+                + (index & ((<size_t>1 << self.page_bits) - 1)) * self.row_bytes)
+
+    cdef inline fl_slot *find(self, int64_t number) noexcept:
+        """The open slot of this number, or NULL."""
+        cdef size_t index = <size_t>(number & INDEX_MASK)
+        cdef fl_slot *slot
+        if number <= 0 or index >= <size_t>self.touched:
+            return NULL
+        slot = self.slot_at(index)
+        return slot if slot.number == number else NULL
+
+    cdef int64_t add(self, const void *state, int64_t steps) except -1:
+        """Open a slot."""
+        cdef size_t index
+        cdef fl_slot *slot
+        if self.first_free < 0 and self.touched == self.capacity:
+            if self.growth == 0 or self.capacity == MOST_SLOTS:
+                raise RuntimeError(
+                    f"all {self.capacity} slots of this pool are taken; close streams, evict idle "
+                    f"ones, or make the pool with a larger capacity= or with growth="
+                )
+            self.add_slots(min(self.growth, MOST_SLOTS - self.capacity))
+        if self.first_free >= 0:
+            index = self.first_free
+            slot = self.slot_at(index)
+            self.first_free = slot.next
+        else:
+            index = self.touched
+            slot = self.slot_at(index)
+            self.touched += 1
+        slot.number = ((fl_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS | <int64_t>index
+        slot.call = 0
+        slot.steps = steps
+        slot.used = monotonic()
+        memcpy(self.state_at(index), state, self.state_bytes())
+        self.count += 1
+        return slot.number
+
+    cdef inline size_t state_bytes(self) noexcept:
+        return self.network.model.state_size * self.network.kernel.real_size
+
+    cdef int take(self, const int64_t *numbers, Py_ssize_t N) except -1:
+        """Find the slots and states of a call, all of them open and different."""
+        cdef Py_ssize_t i
+        cdef fl_slot *slot
+        self.rows = at_least(self.rows, N * sizeof(void *))
+        self.taken = at_least(self.taken, N * sizeof(void *))
+        self.calls += 1
+        for i in range(N):
+            slot = self.find(numbers[i])
+            if slot == NULL:
+                raise ValueError(
+                    f"slot {numbers[i]} is not open in this pool: it was closed, or evicted, or "
+                    f"belongs to another pool; slots come from open, fork and load"
+                )
+            if slot.call == self.calls:
+                raise ValueError(
+                    f"slot {numbers[i]} is given twice; expected different ones: pass several "
+                    f"steps of a stream as a block of run"
+                )
+            slot.call = self.calls
+            (<fl_slot **>self.taken.data)[i] = slot
+            (<char **>self.rows.data)[i] = self.state_at(<size_t>(numbers[i] & INDEX_MASK))
+        return 0
+
+    cdef Py_ssize_t take_slots(self, slots, int *ndim) except -1:
+        """Take what a caller gives as `slots`; how many, and in `ndim` whether as an array."""
+        cdef cnp.ndarray array
+        cdef int64_t number
+        if type(slots) is int:
+            try:
+                number = slots
+            except OverflowError:
+                number = 0
+            ndim[0] = 0
+            self.take(&number, 1)
+            return 1
+        array = as_numbers(slots)
+        ndim[0] = array.ndim
+        self.take(<const int64_t *>cnp.PyArray_DATA(array), array.size)
+        return array.size
+
+    def open_row(self, state=None, steps=0):
+        """Open a slot: where each sequence starts, or with a state (state_size,)."""
+        if state is None:
+            state = self.network.initial
+        self.check_rows(state, 1)
+        self.enter()
+        try:
+            return self.add(cnp.PyArray_DATA(<cnp.ndarray>state), steps)
+        finally:
+            fl_leave(&self.busy)
+
+    def fork(self, slot):
+        """Open a stream in the state of another.
+
+        Parameters
+        ----------
+        slot : int
+            The other one, which goes on as it was.
+
+        Returns
+        -------
+        int
+            The new slot.
+
+        Raises
+        ------
+        ValueError
+            If the slot is not open.
+        RuntimeError
+            If all slots are taken, or another thread uses this pool.
+        """
+        cdef int ndim = 0
+        self.enter()
+        try:
+            if self.take_slots(slot, &ndim) != 1 or ndim:
+                raise ValueError(f"slot is {slot!r}; expected the number of one")
+            return self.add((<void **>self.rows.data)[0], (<fl_slot **>self.taken.data)[0].steps)
+        finally:
+            fl_leave(&self.busy)
+
+    def close(self, slots):
+        """Close streams, zero their states, and free their slots.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice. None is closed then.
+        RuntimeError
+            If another thread uses this pool.
+        """
+        cdef int ndim = 0
+        cdef Py_ssize_t i
+        cdef fl_slot *slot
+        self.enter()
+        try:
+            for i in range(self.take_slots(slots, &ndim)):
+                slot = (<fl_slot **>self.taken.data)[i]
+                memset((<void **>self.rows.data)[i], 0, self.state_bytes())
+                slot.next = self.first_free
+                self.first_free = <int32_t>(slot.number & INDEX_MASK)
+                slot.number = 0
+                self.count -= 1
+        finally:
+            fl_leave(&self.busy)
+
+    def reset(self, slots):
+        """Put streams where each sequence starts.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice. None is reset then.
+        RuntimeError
+            If another thread uses this pool.
+        """
+        cdef int ndim = 0
+        cdef Py_ssize_t i
+        self.enter()
+        try:
+            for i in range(self.take_slots(slots, &ndim)):
+                memcpy((<void **>self.rows.data)[i], cnp.PyArray_DATA(self.network.initial),
+                       self.state_bytes())
+                (<fl_slot **>self.taken.data)[i].steps = 0
+                (<fl_slot **>self.taken.data)[i].used = monotonic()
+        finally:
+            fl_leave(&self.busy)
+
+    def steps(self, slots):
+        """Steps that streams have made since they were opened or reset.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+
+        Returns
+        -------
+        int64 array (N,), or int
+            A stream from :meth:`fork` or :meth:`load` counts on from what it was made of.
+        """
+        cdef int ndim = 0
+        cdef Py_ssize_t N, i
+        cdef cnp.ndarray counts
+        self.enter()
+        try:
+            N = self.take_slots(slots, &ndim)
+            counts = np.empty(N, np.int64)
+            for i in range(N):
+                (<int64_t *>cnp.PyArray_DATA(counts))[i] = (<fl_slot **>self.taken.data)[i].steps
+            return counts if ndim else int(counts[0])
+        finally:
+            fl_leave(&self.busy)
+
+    def idle(self, seconds):
+        """Streams that have not been used for some time.
+
+        Parameters
+        ----------
+        seconds : float
+            Since a stream was opened, stepped, reset or given a state.
+
+        Returns
+        -------
+        int64 array (N,)
+            Their slots, the one that has waited longest first.
+        """
+        cdef double now = monotonic()
+        cdef Py_ssize_t index
+        cdef fl_slot *slot
+        cdef double limit = seconds
+        cdef list found = []
+        self.enter()
+        try:
+            for index in range(self.touched):
+                slot = self.slot_at(index)
+                if slot.number and now - slot.used >= limit:
+                    found.append((slot.used, slot.number))
+        finally:
+            fl_leave(&self.busy)
+        return np.array([number for _, number in sorted(found)], np.int64)
+
+    @property
+    def slots(self):
+        """The slots of all open streams: int64 array (N,)."""
+        cdef Py_ssize_t index, n = 0
+        cdef cnp.ndarray numbers = np.empty(self.count, np.int64)
+        self.enter()
+        try:
+            for index in range(self.touched):
+                if self.slot_at(index).number:
+                    (<int64_t *>cnp.PyArray_DATA(numbers))[n] = self.slot_at(index).number
+                    n += 1
+        finally:
+            fl_leave(&self.busy)
+        return numbers
+
+    cdef int check_rows(self, block, Py_ssize_t N) except -1:
+        if not (isinstance(block, np.ndarray) and block.dtype == self.network.dtype
+                and block.size == N * self.network.model.state_size and block.flags.c_contiguous):
+            raise ValueError("the states do not fit the network")
+        return 0
+
+    def read_rows(self, slots):
+        """The states of some streams: array (N, state_size)."""
+        cdef int ndim = 0
+        cdef Py_ssize_t N, i
+        cdef cnp.ndarray block
+        self.enter()
+        try:
+            N = self.take_slots(slots, &ndim)
+            block = np.empty((N, self.network.model.state_size), self.network.dtype)
+            for i in range(N):
+                memcpy(<char *>cnp.PyArray_DATA(block) + i * self.state_bytes(),
+                       (<void **>self.rows.data)[i], self.state_bytes())
+            return block
+        finally:
+            fl_leave(&self.busy)
+
+    def write_rows(self, slots, block):
+        """Replace the states of some streams by those of an array (N, state_size)."""
+        cdef int ndim = 0
+        cdef Py_ssize_t i
+        self.enter()
+        try:
+            N = self.take_slots(slots, &ndim)
+            self.check_rows(block, N)
+            for i in range(N):
+                memcpy((<void **>self.rows.data)[i],
+                       <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
+                       self.state_bytes())
+                (<fl_slot **>self.taken.data)[i].used = monotonic()
+        finally:
+            fl_leave(&self.busy)
+
+    def restore(self, numbers, block, steps):
+        """Have an empty pool hold streams under the numbers they had in another process.
+
+        Parameters
+        ----------
+        numbers : int64 array (N,)
+        block : array (N, state_size)
+        steps : int64 array (N,)
+        """
+        cdef cnp.ndarray given = as_numbers(numbers)
+        cdef const int64_t *number = <const int64_t *>cnp.PyArray_DATA(given)
+        cdef Py_ssize_t N = given.size, i, index
+        cdef fl_slot *slot
+        self.check_rows(block, N)
+        self.enter()
+        try:
+            indices = given & INDEX_MASK
+            if (self.touched or N and (given.min() <= INDEX_MASK or len(np.unique(indices)) < N
+                                       or indices.max() >= self.capacity)):
+                raise ValueError("the slots do not fit this pool")
+            self.touched = indices.max() + 1 if N else 0
+            for index in range(self.touched):
+                self.slot_at(index).number = 0
+            for i in range(N):
+                slot = self.slot_at(number[i] & INDEX_MASK)
+                slot.number, slot.call, slot.steps, slot.used = number[i], 0, steps[i], monotonic()
+                memcpy(self.state_at(number[i] & INDEX_MASK),
+                       <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
+                       self.state_bytes())
+                fl_count_from(&openings, number[i] >> INDEX_BITS)
+            for index in range(self.touched - 1, -1, -1):
+                slot = self.slot_at(index)
+                if slot.number == 0:
+                    slot.next = self.first_free
+                    self.first_free = index
+            self.count = N
+        finally:
+            fl_leave(&self.busy)

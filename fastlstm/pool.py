@@ -1,0 +1,377 @@
+"""Pool: the live streams of a server, any of which step together in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import _engine, format, spec
+from fastlstm.stream import block_from_state, state_from_block
+
+if TYPE_CHECKING:
+    from fastlstm.batching import Batcher
+    from fastlstm.model import Model
+
+__all__ = ["Pool"]
+
+Array = npt.NDArray[Any]
+Slots = Array | int  # slot numbers: int64 (N,), or a single one
+
+# Of a saved pool, beside the arrays of its states.
+SLOTS, STEPS = "pool.slots", "pool.steps"
+
+
+class Pool(_engine.Pool):
+    """Many live streams of one model, each with a state of its own.
+
+    Made by :meth:`fastlstm.Model.pool`. Streams come and go at any time: :meth:`open` gives a slot,
+    which names the stream until it is closed, and is never given to another. A call names the
+    streams that step, and reads and writes their states where they are. What a stream gives does
+    not depend, in any bit, on which others step with it or in which order.
+
+    A pool belongs to one thread at a time; the model behind it can be shared by any number of pools
+    and threads. A slot's state takes its own bytes, up to 63 more to fill a cache line, and 40 of
+    bookkeeping.
+
+    Parameters
+    ----------
+    model : Model
+        One that can be streamed.
+    capacity : int, default 1024
+        Streams that can be open at once. Memory is taken when they open.
+    growth : int, default 0
+        Slots to add whenever all are taken, up to 2^24 in all. 0: none; opening one more raises.
+    max_batch : int, default 256
+        Requests that one call of :meth:`step_async` and :meth:`run_async` may gather.
+    max_wait : float, default 0
+        Microseconds that a request may wait for others to join it. 0: only for those that come in
+        the same turn of the event loop.
+    max_pending : int, default 4096
+        Requests that may wait; further ones wait for room.
+
+    Attributes
+    ----------
+    capacity : int
+        Slots there now are.
+    slots : int64 array (N,)
+        Those of all open streams. ``len(pool)`` is their number, ``slot in pool`` tells whether one
+        is open.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not an integer or out of range, or the model looks ahead.
+    MemoryError
+        If there is no memory for so many.
+
+    Examples
+    --------
+    >>> pool = model.pool(capacity=10_000)
+    >>> a, b = pool.open(), pool.open()
+    >>> y = pool.step(np.array([b, a]), x)          # (2, I) -> (2, O)
+    >>> pool.close(a)
+    """
+
+    __slots__ = ("_batcher", "_batching", "_model")
+
+    _model: Model
+    _batcher: Batcher | None
+    _batching: tuple[int, float, int]
+
+    def __new__(
+        cls,
+        model: Model,
+        capacity: int = 1024,
+        growth: int = 0,
+        *,
+        max_batch: int = 256,
+        max_wait: float = 0,
+        max_pending: int = 4096,
+    ) -> Pool:
+        if why := spec.looks_ahead(model.layers):
+            raise ValueError(
+                f"{why}, so there is no output before the whole sequence is known; call "
+                f"model(x) with whole sequences instead"
+            )
+        for name, value, least in (
+            ("capacity", capacity, 1),
+            ("growth", growth, 0),
+            ("max_batch", max_batch, 1),
+            ("max_pending", max_pending, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise TypeError(f"{name} is {value!r}; expected an integer")
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+        if not 0 <= max_wait < float("inf"):
+            raise ValueError(f"max_wait is {max_wait!r}; expected microseconds, from 0 on")
+        self: Pool = super().__new__(cls, model._network, capacity, growth)
+        self._model = model
+        self._batcher = None
+        self._batching = (int(max_batch), float(max_wait), int(max_pending))
+        return self
+
+    @property
+    def model(self) -> Model:
+        """The model whose streams these are."""
+        return self._model
+
+    def open(self, state: Mapping[str, Array] | None = None) -> int:
+        """Open a stream.
+
+        Parameters
+        ----------
+        state : mapping of str to array (depth, size), optional
+            Where it starts, as an unbatched :attr:`Stream.state`; where each sequence does, if not
+            given.
+
+        Returns
+        -------
+        int
+            Its slot.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the state does not fit.
+        RuntimeError
+            If all slots are taken, or another thread uses this pool.
+        """
+        if state is None:
+            return self.open_row()
+        return self.open_row(block_from_state(self._model, state, None)[0])
+
+    def get_state(self, slots: Slots) -> dict[str, Array]:
+        """A copy of the states of some streams.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+
+        Returns
+        -------
+        dict of str to array (depth, N, size)
+            Without N if `slots` is an int.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice.
+        """
+        return state_from_block(self._model, self.read_rows(slots), np.ndim(slots) == 1)
+
+    def set_state(self, slots: Slots, state: Mapping[str, Array]) -> None:
+        """Replace the states of some streams.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+        state : mapping of str to array (depth, N, size)
+            As from :meth:`get_state`; without N if `slots` is an int.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice, or the state does not fit. None changes then.
+        """
+        count = None if np.ndim(slots) == 0 else np.size(slots)
+        block = block_from_state(self._model, state, count, together=False)
+        self.write_rows(slots, block)
+
+    def evict(self, seconds: float) -> Array:
+        """Close the streams that have not been used for some time.
+
+        Parameters
+        ----------
+        seconds : float
+            As for :meth:`idle`.
+
+        Returns
+        -------
+        int64 array (N,)
+            The slots that were closed.
+        """
+        slots = self.idle(seconds)
+        self.close(slots)
+        return slots
+
+    def save(self, path: str | os.PathLike[str], slots: Array | None = None) -> None:
+        """Write the states of streams to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+        slots : int64 array (N,), optional
+            Which ones; all by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice.
+        OSError
+            If the file cannot be written; one that was there before stays whole.
+        """
+        numbers = self.slots if slots is None else np.asarray(slots)
+        metadata = {"fingerprint": self._model.fingerprint, "pool": "1"}
+        if not len(numbers):
+            format.write_state(path, {}, metadata)
+            return
+        arrays = self.get_state(numbers)
+        arrays |= {SLOTS: numbers.astype(np.int64), STEPS: self.steps(numbers)}
+        format.write_state(path, arrays, metadata)
+
+    def load(self, path: str | os.PathLike[str], slots: Array | None = None) -> dict[int, int]:
+        """Open a stream for each one that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+        slots : integer array (N,), optional
+            Those of them to open, as they were numbered when saved; all by default.
+
+        Returns
+        -------
+        dict of int to int
+            For each slot as saved, the slot it now has.
+
+        Raises
+        ------
+        FormatError
+            If the file is not a sound saved pool, or one of another model.
+        ValueError
+            If one of `slots` is not in the file.
+        RuntimeError
+            If there is no room for all of them, or another thread uses this pool. Nothing has been
+            opened whenever this method raises.
+        """
+        saved, steps, block = self._read(path)
+        wanted = list(range(len(saved)))
+        if slots is not None:
+            at = {number: i for i, number in enumerate(saved)}
+            asked = np.asarray(slots).tolist()
+            if missing := [number for number in asked if number not in at]:
+                raise ValueError(
+                    f"slot {missing[0]} is not in {os.fspath(path)!r}, which has {len(saved)}"
+                )
+            wanted = [at[number] for number in dict.fromkeys(asked)]
+        made: dict[int, int] = {}
+        try:
+            for i in wanted:
+                made[saved[i]] = self.open_row(block[i], steps[i])
+        except BaseException:
+            self.close(np.array(list(made.values()), np.int64))
+            raise
+        return made
+
+    def _read(self, path: str | os.PathLike[str]) -> tuple[list[int], list[int], Array]:
+        """Slots, steps and states (N, state_size) of a saved pool."""
+        name = repr(os.fspath(path))
+        arrays, metadata = format.read_state(path)
+        if metadata.get("pool") != "1":
+            raise format.FormatError(f"{name} is the state of a Stream; expected that of a Pool")
+        if metadata.get("fingerprint") != self._model.fingerprint:
+            raise format.FormatError(
+                f"{name} holds streams of another model; expected those of a pool of this model, "
+                f"with these very weights"
+            )
+        if not arrays:
+            return [], [], np.empty((0, 0), self._model.dtype)
+        numbers, steps = arrays.pop(SLOTS, None), arrays.pop(STEPS, None)
+        for array in (numbers, steps):
+            if array is None or array.dtype != np.int64 or array.ndim != 1:
+                raise format.FormatError(f"{name} lacks the slots or the steps of its streams")
+        assert numbers is not None
+        assert steps is not None
+        if len(steps) != len(numbers) or len(set(numbers.tolist())) < len(numbers):
+            raise format.FormatError(f"{name}: a slot is there twice, or lacks its steps")
+        if steps.min() < 0:
+            raise format.FormatError(f"{name}: a stream has made {steps.min()} steps")
+        try:
+            block = block_from_state(self._model, arrays, len(numbers), together=False)
+        except (TypeError, ValueError) as error:
+            raise format.FormatError(f"{name}: {error}") from error
+        return numbers.tolist(), steps.tolist(), block
+
+    async def step_async(self, slot: int, x: Any) -> Array | None:
+        """Advance one stream by a step, together with whatever else is asked of this pool.
+
+        Requests that come within the window of `max_wait` run as one call, of at most `max_batch`
+        of them, in the thread of the event loop. Those of one stream are made in the order in
+        which they were asked for.
+
+        Parameters
+        ----------
+        slot : int
+        x : array (I,) of the model's dtype, or an integer token
+            Copied: it may be reused at once.
+
+        Returns
+        -------
+        array (O,), or None
+            None for a step that completes no output, as of :meth:`Stream.step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the slot is not open, or closed before its turn, or `x` does not fit.
+        RuntimeError
+            If requests of another event loop are waiting.
+        asyncio.CancelledError
+            Of a request that was waiting: the step is not made. Of one whose step was just made,
+            only the answer is lost: :meth:`steps` tells.
+        """
+        return await self._requests().step(slot, x)
+
+    async def run_async(self, slot: int, x: Any) -> Array:
+        """Advance one stream by a block of steps, as :meth:`step_async` does by one.
+
+        Parameters
+        ----------
+        slot : int
+        x : array (T, I) of the model's dtype, or integer tokens (T,)
+
+        Returns
+        -------
+        array (T', O)
+            As of :meth:`Stream.run`.
+        """
+        return await self._requests().run(slot, x)
+
+    def _requests(self) -> Batcher:
+        if self._batcher is None:
+            from fastlstm.batching import Batcher  # imports asyncio
+
+            self._batcher = Batcher(self, *self._batching)
+        return self._batcher
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        slots = self.slots
+        options = (self.capacity, self.growth, self._batching)
+        return _restore, (self._model, options, slots, self.read_rows(slots), self.steps(slots))
+
+    def __repr__(self) -> str:
+        return f"<fastlstm.Pool of {self._model!r}; {len(self)} of {self.capacity} slots open>"
+
+
+def _restore(
+    model: Model,
+    options: tuple[int, int, tuple[int, float, int]],
+    slots: Array,
+    block: Array,
+    steps: Array,
+) -> Pool:
+    capacity, growth, (max_batch, max_wait, max_pending) = options
+    pool = Pool(
+        model,
+        capacity,
+        growth,
+        max_batch=max_batch,
+        max_wait=max_wait,
+        max_pending=max_pending,
+    )
+    pool.restore(slots, block, steps)
+    return pool
