@@ -430,8 +430,13 @@ REFUSED_OTHERWISE = [
         "layer 'x': layers is empty; expected at least one",
     ),
     (
-        lambda: conv(2, dilation=2**22 + 1, stride=2),
-        "layer 'x' repeats itself only after 8388610 steps; at most 8388608 are supported",
+        lambda: spec.Conv1d("x", 1, 1, 2, dilation=2**20 - 1, stride=16),
+        "layer 'x' repeats itself only after 16777200 steps; at most 8388608 are supported",
+    ),
+    (
+        lambda: spec.Conv1d("x", 8, 1, 2, dilation=2**17 + 1, padding_right=1),
+        "layer 'x' reaches back over 131073 steps of 8 features; at most 1048576 numbers are "
+        "supported",
     ),
 ]
 
@@ -550,8 +555,8 @@ MODELS_REFUSED = [
         "layer 'r' (residual) has rows of 1048577 features; at most 1048576 are supported",
     ),
     (
-        (spec.Conv1d("c", 8, 1, 2, dilation=2**21, padding_left=2**21),),
-        "the state of one stream would be 16777217 numbers; at most 16777216 are supported",
+        (spec.GRU("g", 1, 2**20, 17),),
+        "the state of one stream would be 17825792 numbers; at most 16777216 are supported",
     ),
     (
         (A, spec.OneHot("o", 4)),

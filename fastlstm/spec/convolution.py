@@ -13,6 +13,10 @@ __all__ = ["Conv1d", "FrameConv1d"]
 # Counts of steps are kept as float32, which is exact to 2**24.
 MAX_COUNT = 2**23
 
+# Numbers of past input that a convolution over time may ask for: a file of a few bytes can name any
+# dilation, and whoever runs it pads by as much.
+MAX_REACH = 2**20
+
 
 @layer_kind
 class _Convolution(Layer):
@@ -79,6 +83,11 @@ class Conv1d(_Convolution):
                 raise self._refused(
                     field, f"at most dilation * (kernel_size - 1), which is {self.reach}"
                 )
+        if self.reach * self.in_channels > MAX_REACH:
+            raise ValueError(
+                f"layer {self.name!r} reaches back over {self.reach} steps of {self.in_channels} "
+                f"features; at most {MAX_REACH} numbers are supported"
+            )
         if not self.looks_ahead and self.first + self.period > MAX_COUNT:
             raise ValueError(
                 f"layer {self.name!r} repeats itself only after {self.period} steps; at most "
