@@ -196,10 +196,14 @@ class Batcher:
         """A copy of a block's features or tokens in one axis, and its number of steps."""
         shape = (None, *self._step_shape)
         if self._known_tokens:
-            block = _engine.as_tokens(x, shape, self._known_tokens)
-        else:
-            block = _engine.as_features(x, self._dtype, shape)
-        return block.flatten(), len(block)
+            x = _engine.as_tokens(x, shape, self._known_tokens)
+        elif (
+            type(x) is not np.ndarray
+            or x.dtype is not self._dtype
+            or x.shape[1:] != self._step_shape
+        ):
+            x = _engine.as_features(x, self._dtype, shape)
+        return x.flatten(), len(x)
 
     def _queue_of(self, loop: asyncio.AbstractEventLoop) -> _Queue:
         """The queue, from now on of this loop."""
@@ -352,17 +356,16 @@ class _Queue:
         by_slot: dict[int, list[int]] = {}
         for i, request in enumerate(batch):
             by_slot.setdefault(request[0], []).append(i)
-        order = [i for members in by_slot.values() for i in members]
-        x = np.hstack([batch[i][1] for i in order]).reshape(-1, *self._step_shape)
-        blocks, ends, first = [], [], 0
+        blocks, ends = [], []
         for slot, members in by_slot.items():
+            inputs = [batch[i][1] for i in members]
+            x = np.hstack(inputs) if len(inputs) > 1 else np.atleast_1d(inputs[0])
+            blocks.append(x.reshape(-1, *self._step_shape))
             steps = 0
             for i in members:
                 length = batch[i][2]
                 steps += 1 if length is None else length
                 ends.append(steps if self._keeps_steps else self._pool.output_steps(slot, steps))
-            blocks.append(x[first : first + steps])
-            first += steps
         made = self._pool.run(np.array(list(by_slot), np.int64), blocks)
         outputs: list[Array | None] = [None] * len(batch)
         end = iter(ends)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, processors, spec
+from fastlstm import _engine, format, pack, processors, sequences, spec
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream, block_from_state, state_from_block
 
@@ -189,26 +189,48 @@ class Model:
         block[:] = self._packed.initial
         return block
 
+    @overload
     def __call__(
         self,
         x: Array,
         state: Mapping[str, Array] | None = None,
         *,
         lengths: Array | None = None,
+        reset: Array | None = None,
         batch_first: bool = False,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Run a whole sequence.
+    ) -> tuple[Array, dict[str, Array]]: ...
+
+    @overload
+    def __call__(
+        self, x: Sequence[Array], state: Mapping[str, Array] | None = None
+    ) -> tuple[list[Array], dict[str, Array]]: ...
+
+    def __call__(
+        self,
+        x: Array | Sequence[Array],
+        state: Mapping[str, Array] | None = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        batch_first: bool = False,
+    ) -> tuple[Any, dict[str, Array]]:
+        """Run whole sequences.
 
         Parameters
         ----------
         x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
-            The input; (B, T, I) or (B, T) with `batch_first`.
+            The input; (B, T, I) or (B, T) with `batch_first`. Or a list or tuple of B such arrays
+            (T_b, I) or (T_b,), of any lengths and in any order, which is then the batch.
         state : mapping of str to array (depth, B, size), optional
             Where to start from, as a call returned it; the model's own start, which is zero but
             for models that learned another, if not given. It is not changed.
         lengths : integer array (B,), optional
             Steps of each row of a batch, from 0 to T. What lies behind them in `x` is not looked
             at; `y` is zero there, and the state is that after the row's last step.
+        reset : boolean array (T, B), optional
+            Where a row starts anew, as a new sequence does, before it reads that step; (B, T) with
+            `batch_first`, (T,) if `x` is unbatched. Only of a model that gives an output for every
+            step and neither looks ahead nor pools over time.
         batch_first : bool, default False
             Whether the first axis of a batched `x` and `y` is the batch.
 
@@ -216,56 +238,27 @@ class Model:
         -------
         y : array (T', O) or (T', B, O), or (B, T', O) with `batch_first`
             T' is T, but for models with convolutions over time, which may give fewer. A model that
-            pools over time gives (O,) or (B, O).
+            pools over time gives (O,) or (B, O). Of a list, a list of arrays (T'_b, O) or (O,),
+            each with memory of its own; zero where no row is there to pool.
         state : dict of str to array (depth, B, size)
             The state after the last step; without the B axis if `x` is unbatched.
 
         Raises
         ------
         TypeError
-            If an array is of another dtype or byte order, or not an array.
+            If an array is of another dtype or byte order, or not an array; if a list is given with
+            `lengths`, `reset` or `batch_first`.
         ValueError
-            If a shape does not fit, a token or a length is out of range, or a model that pools is
-            given no step.
+            If a shape does not fit, a token or a length is out of range, a model that pools is
+            given no step, or a row of this model cannot start anew within a sequence.
         """
-        features = () if self.takes_tokens else (self.input_size,)
-        ndim = getattr(x, "ndim", None)
-        batched = ndim == len(features) + 2
-        shape = (None, None, *features) if batched else (None, *features)
-        if self.takes_tokens:
-            sequence = _engine.as_tokens(x, shape, self.input_size)
-        else:
-            sequence = _engine.as_features(x, self.dtype, shape)
-        if not batched:
-            sequence = sequence[:, None]
-        elif batch_first:
-            sequence = sequence.swapaxes(0, 1)
-        T, B = sequence.shape[:2]
-        if lengths is not None:
-            if not batched:
-                raise ValueError("lengths are those of the rows of a batch; x has no batch axis")
-            lengths = _engine.as_lengths(lengths, T, B)
+        given = sequences.arrange(self, x, lengths, reset, batch_first)
         if state is None:
-            block = self._start_block(B)
+            block = self._start_block(given.x.shape[1])
         else:
-            block = block_from_state(self, state, B if batched else None)
-        steps = self._network.output_steps(T, True, block[0]) if B else T
-        if self.pools_over_time and B and not steps:
-            raise ValueError(
-                f"x has {T} steps, of which this model makes no row to pool; expected at least "
-                f"{self.delay + 1}"
-            )
-        new = np.empty if lengths is None else np.zeros
-        if batched and batch_first:
-            y = new((B, steps, self.output_size), self.dtype)
-            by_time = y.swapaxes(0, 1)
-        else:
-            y = by_time = new((steps, B, self.output_size), self.dtype)
-        self._network.run(sequence, by_time, block, lengths)
-        if self.pools_over_time:
-            y = by_time[0] if len(by_time) else np.empty((B, self.output_size), self.dtype)
-            return (y if batched else y[0]), state_from_block(self, block, batched)
-        return (y if batched else y[:, 0]), state_from_block(self, block, batched)
+            block = block_from_state(self, state, given.batch_size)
+        y = given.run(self, block)
+        return y, state_from_block(self, block, given.batch_size is not None)
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """A new stream of this model, its state at zero.

@@ -1,6 +1,7 @@
 """LSTM, GRU, RNN and their cells with PyTorch's constructor and call, over Model.
 
-NumPy in, NumPy out. A module has no weights until :meth:`load_state_dict` gives it some: this is an
+NumPy in, NumPy out, but that a stack also takes torch's PackedSequence, and then answers in tensors
+as torch does. A module has no weights until :meth:`load_state_dict` gives it some: this is an
 inference engine, and random ones would only hide a forgotten call.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import sequences, spec
 from fastlstm.model import Model, from_torch
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -97,7 +98,7 @@ class _Module:
             raise TypeError(f"hx is a {type(hx).__qualname__}; expected a tuple (h, c) of arrays")
         return dict(zip(names, arrays, strict=True))
 
-    def _hx(self, arrays: Iterable[Array]) -> Any:
+    def _hx(self, arrays: Iterable[Any]) -> Any:
         """The inverse of :meth:`_state`, of arrays in the model's order: h first."""
         return tuple(arrays) if self._layer.has_cell_state else next(iter(arrays))
 
@@ -124,22 +125,103 @@ class _Stack(_Module):
         self.batch_first = batch_first
         self.dropout = dropout
 
-    def __call__(self, input: Array, hx: Any = None) -> tuple[Array, Any]:
+    def __call__(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """Run a whole sequence.
 
         Parameters
         ----------
-        input : array (T, I) or (T, B, I); (B, T, I) with `batch_first`
+        input : array (T, I) or (T, B, I), (B, T, I) with `batch_first`; or PackedSequence
+            A ``torch.nn.utils.rnn.PackedSequence`` of tensors of the module's dtype on the CPU,
+            however it was packed. No step is computed for what would be its padding.
         hx : array (N * D, B, H), or for LSTM (h_0 (N * D, B, O), c_0 (N * D, B, H)), optional
             Where to start from; zeros if not given. Without the B axis if `input` is unbatched.
+            With a PackedSequence arrays or tensors, in the order of the batch before it was packed.
 
         Returns
         -------
-        output : array (T, B, D * O), laid out as `input`
+        output : array (T, B, D * O), laid out as `input`; or PackedSequence
         h_n, or (h_n, c_n) : like `hx`
+            Of a PackedSequence all are tensors; they have no gradient.
+
+        Raises
+        ------
+        TypeError
+            If an array or tensor is of another dtype, or a tensor is not on the CPU.
+        ValueError
+            If a shape does not fit, or the parts of a PackedSequence do not fit each other.
         """
+        if sequences.is_packed(input):
+            return self._run_packed(input, self._state(hx))
+        if isinstance(input, list | tuple):
+            raise TypeError(
+                f"input is a {type(input).__qualname__}; expected a NumPy array or a "
+                f"PackedSequence; sequences of different lengths in a list go to the attribute "
+                f"model of this {type(self).__name__}"
+            )
         output, state = self.model(input, self._state(hx), batch_first=self.batch_first)
         return output, self._hx(state.values())
+
+    def _run_packed(self, packed: Any, start: dict[str, Any] | None) -> tuple[Any, Any]:
+        """A PackedSequence, as the rows of a batch in the order they had before it was packed."""
+        import torch
+
+        numbers = _numbers_of(packed.data, "input", self._dtype)
+        if numbers.ndim != 2 or numbers.shape[1] != self.input_size:
+            raise ValueError(
+                f"input has data of shape {numbers.shape}; expected (steps of all sequences, "
+                f"{self.input_size})"
+            )
+        rows, steps = _places(packed)
+        lengths = np.bincount(rows)
+        x = np.empty((len(lengths), int(lengths.max()), self.input_size), self._dtype)
+        x[rows, steps] = numbers
+        if start is not None:
+            start = {
+                name: _numbers_of(given, f"hx ({name[-1]})", self._dtype)
+                if isinstance(given, torch.Tensor)
+                else given
+                for name, given in start.items()
+            }
+        y, state = self.model(x, start, lengths=lengths, batch_first=True)
+        output = type(packed)(torch.from_numpy(y[rows, steps]), *packed[1:])
+        return output, self._hx(map(torch.from_numpy, state.values()))
+
+
+def _numbers_of(tensor: Any, name: str, dtype: str) -> Array:
+    """The array that a torch tensor on the CPU is, without a copy."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} is on the device {tensor.device}; expected the CPU; use its cpu()")
+    if str(tensor.dtype) != f"torch.{dtype}":
+        raise TypeError(
+            f"{name} is of {tensor.dtype}; expected torch.{dtype}, which this module computes in; "
+            f"use its to(torch.{dtype})"
+        )
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def _places(packed: Any) -> tuple[Array, Array]:
+    """(row of the batch before it was packed, step) of each row of a PackedSequence's data."""
+    sizes = packed.batch_sizes.numpy()
+    count = len(packed.data)
+    # How many sequences have each step; they are in order, from the longest to the shortest.
+    fits = sizes.ndim == 1 and sizes.size > 0 and sizes[-1] > 0 and sizes[0] <= count
+    if not (fits and (np.diff(sizes) <= 0).all() and sizes.sum() == count):
+        raise ValueError(
+            f"input has batch_sizes {sizes.tolist()!s:.80} for {count} rows of data; expected one "
+            f"for each step, from the most to the fewest, that add up to them"
+        )
+    steps = np.repeat(np.arange(len(sizes)), sizes)
+    rows: Array = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    if packed.sorted_indices is None:
+        return rows, steps
+    order = packed.sorted_indices.numpy()
+    if not np.array_equal(np.sort(order), np.arange(sizes[0])):
+        raise ValueError(
+            f"input has sorted_indices {order.tolist()!s:.80}; expected each of 0 to "
+            f"{sizes[0] - 1} once, the sequences of the batch"
+        )
+    return order[rows], steps
 
 
 class LSTM(_Stack):

@@ -13,6 +13,8 @@ from fastlstm import _engine, format, spec
 from fastlstm.stream import block_from_state, state_from_block
 
 if TYPE_CHECKING:
+    import asyncio
+
     from fastlstm.batching import Batcher
     from fastlstm.model import Model
 
@@ -23,6 +25,8 @@ Slots = Array | int  # slot numbers: int64 (N,), or a single one
 
 # Of a saved pool, beside the arrays of its states.
 SLOTS, STEPS = "pool.slots", "pool.steps"
+
+MOST_WAIT = 10**9  # microseconds
 
 
 class Pool(_engine.Pool):
@@ -48,10 +52,12 @@ class Pool(_engine.Pool):
     max_batch : int, default 256
         Requests that one call of :meth:`step_async` and :meth:`run_async` may gather.
     max_wait : float, default 0
-        Microseconds that a request may wait for others to join it. 0: only for those that come in
-        the same turn of the event loop.
+        Microseconds that a request may wait for others to join it; the last millisecond of them
+        passes in turns of the event loop that keep the processor busy. 0: only for those that come
+        in the same turn of the loop.
     max_pending : int, default 4096
-        Requests that may wait; further ones wait for room.
+        Requests that may be queued before :meth:`submit` refuses; those of :meth:`step_async` and
+        :meth:`run_async` stand in line behind.
 
     Attributes
     ----------
@@ -107,8 +113,13 @@ class Pool(_engine.Pool):
                 raise TypeError(f"{name} is {value!r}; expected an integer")
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
-        if not 0 <= max_wait < float("inf"):
-            raise ValueError(f"max_wait is {max_wait!r}; expected microseconds, from 0 on")
+        real = int | float | np.integer | np.floating
+        if isinstance(max_wait, bool) or not isinstance(max_wait, real):
+            raise TypeError(f"max_wait is {max_wait!r}; expected a number of microseconds")
+        if not 0 <= max_wait <= MOST_WAIT:
+            raise ValueError(
+                f"max_wait is {max_wait!r:.40}; expected microseconds, 0 to {MOST_WAIT}"
+            )
         self: Pool = super().__new__(cls, model._network, capacity, growth)
         self._model = model
         self._batcher = None
@@ -162,7 +173,8 @@ class Pool(_engine.Pool):
         TypeError, ValueError
             If a slot is not open or given twice.
         """
-        return state_from_block(self._model, self.read_rows(slots), np.ndim(slots) == 1)
+        numbers = _engine.as_slots(slots)
+        return state_from_block(self._model, self.read_rows(numbers), numbers.ndim == 1)
 
     def set_state(self, slots: Slots, state: Mapping[str, Array]) -> None:
         """Replace the states of some streams.
@@ -178,9 +190,10 @@ class Pool(_engine.Pool):
         TypeError, ValueError
             If a slot is not open or given twice, or the state does not fit. None changes then.
         """
-        count = None if np.ndim(slots) == 0 else np.size(slots)
+        numbers = _engine.as_slots(slots)
+        count = len(numbers) if numbers.ndim else None
         block = block_from_state(self._model, state, count, together=False)
-        self.write_rows(slots, block)
+        self.write_rows(numbers, block)
 
     def evict(self, seconds: float) -> Array:
         """Close the streams that have not been used for some time.
@@ -199,13 +212,13 @@ class Pool(_engine.Pool):
         self.close(slots)
         return slots
 
-    def save(self, path: str | os.PathLike[str], slots: Array | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], slots: Slots | None = None) -> None:
         """Write the states of streams to a file, whole or not at all.
 
         Parameters
         ----------
         path : str or path
-        slots : int64 array (N,), optional
+        slots : int64 array (N,) or int, optional
             Which ones; all by default.
 
         Raises
@@ -215,22 +228,22 @@ class Pool(_engine.Pool):
         OSError
             If the file cannot be written; one that was there before stays whole.
         """
-        numbers = self.slots if slots is None else np.asarray(slots)
+        numbers = self.slots if slots is None else np.atleast_1d(_engine.as_slots(slots))
         metadata = {"fingerprint": self._model.fingerprint, "pool": "1"}
         if not len(numbers):
             format.write_state(path, {}, metadata)
             return
         arrays = self.get_state(numbers)
-        arrays |= {SLOTS: numbers.astype(np.int64), STEPS: self.steps(numbers)}
+        arrays |= {SLOTS: numbers, STEPS: self.steps(numbers)}
         format.write_state(path, arrays, metadata)
 
-    def load(self, path: str | os.PathLike[str], slots: Array | None = None) -> dict[int, int]:
+    def load(self, path: str | os.PathLike[str], slots: Slots | None = None) -> dict[int, int]:
         """Open a stream for each one that :meth:`save` wrote.
 
         Parameters
         ----------
         path : str or path
-        slots : integer array (N,), optional
+        slots : int64 array (N,) or int, optional
             Those of them to open, as they were numbered when saved; all by default.
 
         Returns
@@ -242,8 +255,8 @@ class Pool(_engine.Pool):
         ------
         FormatError
             If the file is not a sound saved pool, or one of another model.
-        ValueError
-            If one of `slots` is not in the file.
+        TypeError, ValueError
+            If one of `slots` is not in the file, or given twice.
         RuntimeError
             If there is no room for all of them, or another thread uses this pool. Nothing has been
             opened whenever this method raises.
@@ -251,13 +264,14 @@ class Pool(_engine.Pool):
         saved, steps, block = self._read(path)
         wanted = list(range(len(saved)))
         if slots is not None:
-            at = {number: i for i, number in enumerate(saved)}
-            asked = np.asarray(slots).tolist()
-            if missing := [number for number in asked if number not in at]:
-                raise ValueError(
-                    f"slot {missing[0]} is not in {os.fspath(path)!r}, which has {len(saved)}"
-                )
-            wanted = [at[number] for number in dict.fromkeys(asked)]
+            name = repr(os.fspath(path))
+            saved_at = {number: i for i, number in enumerate(saved)}
+            asked = np.atleast_1d(_engine.as_slots(slots)).tolist()
+            wanted = []
+            for number in asked:
+                if number not in saved_at:
+                    raise ValueError(f"slot {number} is not in {name}, or is given twice")
+                wanted.append(saved_at.pop(number))
         made: dict[int, int] = {}
         try:
             for i in wanted:
@@ -307,7 +321,7 @@ class Pool(_engine.Pool):
         ----------
         slot : int
         x : array (I,) of the model's dtype, or an integer token
-            Copied: it may be reused at once.
+            Copied when the request is made.
 
         Returns
         -------
@@ -340,6 +354,31 @@ class Pool(_engine.Pool):
             As of :meth:`Stream.run`.
         """
         return await self._requests().run(slot, x)
+
+    def submit(self, slot: int, x: Any) -> asyncio.Future[Array | None]:
+        """Ask for a step or a block without waiting, for programs made of callbacks.
+
+        When it raises because too many requests are queued, it is time to pause reading.
+
+        Parameters
+        ----------
+        slot : int
+        x : array (I,) or an integer token: a step; array (T, I) or tokens (T,): a block
+
+        Returns
+        -------
+        asyncio.Future of array (O,) or None, or of array (T', O)
+            As :meth:`step_async` or :meth:`run_async` would return. Cancelling it is cancelling
+            the request.
+
+        Raises
+        ------
+        TypeError, ValueError
+            At once, as :meth:`step_async`.
+        RuntimeError
+            As :meth:`step_async`, and if `max_pending` requests are queued.
+        """
+        return self._requests().submit(slot, x)
 
     def _requests(self) -> Batcher:
         if self._batcher is None:

@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "processors": set(),
     "model": {
         *("spec", "format", "pack", "processors", "sources", "_engine", "stream", "reference"),
-        "pool",
+        *("pool", "sequences"),
     },
-    "nn": {"spec", "model"},
+    "sequences": {"_engine"},
+    "nn": {"spec", "model", "sequences"},
     "tokens": {"model", "stream"},
     "generation": {"model", "tokens"},
     "forecasting": {"model"},
@@ -57,7 +58,12 @@ MAY_IMPORT = {
     },
     "gpu": {"spec", "pack"},
 }
-FOR_TYPES_ONLY = {"stream": {"model"}, "pool": {"model"}, "batching": {"pool"}}
+FOR_TYPES_ONLY = {
+    "stream": {"model"},
+    "sequences": {"model"},
+    "pool": {"model"},
+    "batching": {"pool"},
+}
 
 # Packages of others that a file may import at its top, beside NumPy and the standard library, and
 # those that it may import within a function, so that importing fastlstm does without them.
@@ -67,6 +73,7 @@ WITHIN_FUNCTIONS = {
     "sources": {"torch", "onnx", "h5py"},
     "verification": {"torch", "onnx", "onnxruntime"},
     "model": {"cupy"},
+    "nn": {"torch"},
 }
 NO_NUMPY = {"spec", "__init__", "__main__", "cli"}
 

@@ -8,8 +8,13 @@ cdef bint unit_stride(cnp.ndarray array, cnp.npy_intp item):
     return array.size == 0 or array.shape[2] == 1 or array.strides[2] == item
 
 
-def check_tokens(cnp.ndarray tokens, Py_ssize_t known):
-    """Raise ValueError if any of an int64 array of tokens lies outside [0, known)."""
+def check_tokens(cnp.ndarray tokens, Py_ssize_t known, cnp.ndarray lengths=None):
+    """Raise ValueError if any of an int64 array of tokens lies outside [0, known).
+
+    Of tokens (T, B) with lengths (B,), what lies behind them is not looked at.
+    """
+    if lengths is not None:
+        tokens = np.where(np.arange(tokens.shape[0])[:, None] < lengths, tokens, 0)
     if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
         wrong = np.argwhere((tokens < 0) | (tokens >= known))[0]
         where = ", ".join(str(int(i)) for i in wrong)
@@ -61,8 +66,10 @@ def as_features(x, dtype, tuple shape):
     return np.require(x, requirements=["C", "A"])
 
 
-def as_tokens(x, tuple shape, Py_ssize_t known):
+def as_tokens(x, tuple shape, Py_ssize_t known, bint check=True):
     """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known).
+
+    Without `check` the range is left to :func:`check_tokens`.
 
     Raises
     ------
@@ -86,7 +93,8 @@ def as_tokens(x, tuple shape, Py_ssize_t known):
         )
     if not fits(array, shape):
         raise ValueError(f"x has shape {(<object>array).shape}; expected {shape_text(shape)}")
-    check_tokens(array, known)
+    if check:
+        check_tokens(array, known)
     return np.require(array, np.int64, ["C", "A"])
 
 
@@ -101,14 +109,14 @@ def as_lengths(lengths, Py_ssize_t T, Py_ssize_t B):
         If their shape is another or one is out of range.
     """
     given = np.asarray(lengths)
-    if given.dtype.kind not in "iu":
+    if given.dtype.kind not in "iu" and given.size:
         raise TypeError(f"lengths is of dtype {given.dtype}; expected integers of shape ({B},)")
     if given.shape != (B,):
         raise ValueError(f"lengths has shape {given.shape}; expected ({B},)")
     if given.size and not 0 <= given.min() <= given.max() <= T:
         wrong = given[(given < 0) | (given > T)][0]
         raise ValueError(f"lengths holds {wrong}; expected 0 to {T}, the steps of x")
-    return np.ascontiguousarray(given, dtype=np.intp)
+    return np.array(given, np.intp)  # a copy: the caller's may change while the kernel reads it
 
 
 def as_mask(str name, mask, tuple shape):

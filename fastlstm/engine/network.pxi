@@ -141,7 +141,11 @@ cdef class Network:
         self.model.takes_tokens = packed.takes_tokens
         self.model.looks_ahead = packed.looks_ahead
         self.model.pools = any([layer.kind == "pool" for layer in packed.layers])
-        self.keeps_steps = all([layer.kind != "time_conv" for layer in packed.layers])
+        self.keeps_steps = all([
+            layer.kind != "time_conv" or (
+                layer.convolution.first == layer.convolution.stride == 1
+                and not layer.convolution.padding_right)
+            for layer in packed.layers])
         if not (packed.initial.shape == (packed.state_size,)
                 and packed.initial.dtype == self.dtype):
             raise ValueError("the initial state does not fit the network")
@@ -293,7 +297,6 @@ cdef class Network:
         Parameters
         ----------
         x : array (T, B, I) of the model's dtype with unit stride along I, or int64 (T, B) of tokens
-            in range
         y : array (T', B, O), likewise; written, and with T' of :meth:`output_steps`
         state : array (B, state_size), contiguous; advanced in place
         lengths : array (B,) of intp, none of more than T, optional
@@ -333,7 +336,6 @@ cdef class Network:
         if self.model.takes_tokens:
             if x.dtype != np.int64:
                 raise ValueError("tokens must be int64")
-            check_tokens(x, self.input_size)
             call.tokens = <const int64_t *>cnp.PyArray_DATA(x)
             call.x_t, call.x_b = x.strides[0] // 8, x.strides[1] // 8
         else:

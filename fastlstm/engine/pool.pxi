@@ -104,7 +104,8 @@ cdef class Pool(Slots):
             If another thread uses this pool.
         """
         cdef Network network = self.network
-        cdef cnp.ndarray array, result
+        cdef cnp.ndarray array = None, result
+        cdef int64_t token
         cdef fl_call call
         cdef cnp.npy_intp x_shape[2]
         cdef cnp.npy_intp y_shape[2]
@@ -117,9 +118,13 @@ cdef class Pool(Slots):
             x_shape[0] = y_shape[0] = N
             x_shape[ndim], y_shape[ndim] = network.input_size, network.output_size
             if network.model.takes_tokens:
-                array = tokens_of(network, x, ndim, x_shape)
-                call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
                 call.x_b = 1
+                if ndim == 0 and type(x) is int and 0 <= x < <object>network.input_size:
+                    token = x
+                    call.tokens = &token
+                else:
+                    array = tokens_of(network, x, ndim, x_shape)
+                    call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
             else:
                 array = features_of(network, x, ndim + 1, x_shape)
                 call.x = cnp.PyArray_DATA(array)
@@ -159,9 +164,9 @@ cdef class Pool(Slots):
         Returns
         -------
         array (T', N, O) or (T', O), or list of N arrays (T_n', O)
-            Zeros behind the rows that a stream gives. These are as many as its steps, but for
-            models with strided or delayed convolutions, see :meth:`output_steps`; T' is that of the
-            stream with the most.
+            Zeros behind the rows that a stream gives. These are as many as its steps, and T' is T,
+            but for models with strided or delayed convolutions: :meth:`output_steps` tells, and T'
+            is that of the stream with the most.
 
         Raises
         ------
@@ -182,7 +187,7 @@ cdef class Pool(Slots):
                         "x is a list, whose arrays have lengths of their own and give new arrays; "
                         "expected neither lengths= nor out= with it"
                     )
-                return self.run_list(x, N)
+                return self.run_list(tuple(x), N)
             return self.run_block(x, ndim, N, lengths, out)
         finally:
             fl_leave(&self.busy)
@@ -197,7 +202,7 @@ cdef class Pool(Slots):
         rows = (None, N) if ndim else (None,)
         memset(&call, 0, sizeof(call))
         if takes_tokens:
-            array = as_tokens(x, rows, network.input_size)
+            array = as_tokens(x, rows, network.input_size, lengths is None)
             call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
             call.x_b = 1
         else:
@@ -210,6 +215,8 @@ cdef class Pool(Slots):
                 raise TypeError("lengths are those of several slots; slots is a single number")
             steps = as_lengths(lengths, call.T, N)
             call.lengths = <const size_t *>cnp.PyArray_DATA(steps)
+            if takes_tokens:
+                check_tokens(array, network.input_size, steps)
         elif not network.keeps_steps and N:
             call.lengths = self.fill_lengths(N, call.T)
         most = call.T if network.keeps_steps else 0
@@ -230,7 +237,7 @@ cdef class Pool(Slots):
             self.count_steps(N, call.T, call.lengths)
         return result
 
-    cdef list run_list(self, x, Py_ssize_t N):
+    cdef list run_list(self, tuple x, Py_ssize_t N):
         cdef Network network = self.network
         cdef bint takes_tokens = network.model.takes_tokens
         cdef size_t item = network.kernel.real_size
@@ -347,8 +354,10 @@ cdef class Pool(Slots):
             given = np.asarray(steps)
             if given.dtype.kind not in "iu":
                 raise TypeError(f"steps is of dtype {given.dtype}; expected integers")
-            if given.ndim > ndim or given.size and given.min() < 0:
-                raise ValueError(f"steps is {steps!r}; expected an integer from 0 on, or ({N},)")
+            if given.ndim and given.shape != (N,) or given.ndim > ndim or (
+                    given.size and not 0 <= given.min() <= given.max() < 2**63):
+                raise ValueError(
+                    f"steps is {steps!r:.80}; expected integers from 0 on, one or one a slot")
             counts = np.array(np.broadcast_to(given, (N,)), np.int64)
             for i in range(N):
                 (<int64_t *>cnp.PyArray_DATA(counts))[i] = self.outputs_of(

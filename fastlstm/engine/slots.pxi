@@ -1,8 +1,10 @@
 # Slots: the states of many streams, and the numbers that name them.
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
@@ -33,8 +35,8 @@ cdef int64_t openings = 0
 
 MOST_SLOTS = 1 << INDEX_BITS
 
-# Bytes of states that are allocated at once. They are first touched when streams open, so that
-# slots never used take no memory.
+# Bytes of states that are mapped at once. They are first touched when streams open, so that slots
+# never used take no memory, and all go back to the system with the pool.
 cdef size_t PAGE_BYTES = 1 << 20
 
 cdef struct fl_slot:
@@ -51,27 +53,42 @@ cdef double monotonic() noexcept:
     return now.tv_sec + 1e-9 * now.tv_nsec
 
 
-cdef cnp.ndarray as_numbers(slots):
-    """Slot numbers as a contiguous int64 array (N,), or () of a single one."""
+cdef object not_open(number):
+    return ValueError(
+        f"slot {number} is not open in this pool: it was closed, or evicted, or belongs to another "
+        f"pool; slots come from open, fork and load"
+    )
+
+
+def as_slots(slots):
+    """Slot numbers as a contiguous int64 array (N,), or () of a single one.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If they have more dimensions, or one is too large to be a slot's.
+    """
     if not isinstance(slots, (np.ndarray, list, tuple, int, np.integer)) or isinstance(
             slots, (bool, np.ma.MaskedArray)):
         raise TypeError(
             f"slots is a {type_text(slots)}; expected the number of a slot, or an integer array "
             f"(N,) of them")
     array = np.asarray(slots)
+    if array.dtype.kind in "iu":
+        if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+            raise not_open(array.max())
+    elif isinstance(slots, (list, tuple, int)):
+        for number in slots if array.ndim else (slots,):
+            if isinstance(number, (int, np.integer)) and not -2**63 <= number < 2**63:
+                raise not_open(number)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(
             f"slots has dtype {array.dtype}; expected int64, the numbers that open returned")
     if array.ndim > 1:
         raise ValueError(f"slots has shape {(<object>array).shape}; expected (N,) or one number")
     return np.require(array, np.int64, ["C", "A"])
-
-
-cdef void *enlarged(void *memory, size_t size) except NULL:
-    cdef void *larger = realloc(memory, size)
-    if larger == NULL:
-        raise MemoryError(f"{size} bytes")
-    return larger
 
 
 cdef Buffer at_least(Buffer buffer, size_t size):
@@ -101,8 +118,7 @@ cdef class Slots:
     cdef size_t row_bytes           # from one state to the next: whole cache lines
     cdef int page_bits              # a page has 2^page_bits slots
     cdef size_t pages
-    cdef char **states              # (pages,) of (2^page_bits, row_bytes)
-    cdef fl_slot **slots_of         # (pages,) of (2^page_bits,)
+    cdef char **page                # (pages,) each of states (2^page_bits, row_bytes) and fl_slots
     cdef uint64_t calls
     cdef Buffer rows, taken         # (N,) pointers to the states and the slots of a call
     cdef int busy
@@ -124,10 +140,8 @@ cdef class Slots:
     def __dealloc__(self):
         cdef size_t p
         for p in range(self.pages):
-            free(self.states[p])
-            free(self.slots_of[p])
-        free(self.states)
-        free(self.slots_of)
+            munmap(self.page[p], self.page_bytes())
+        free(self.page)
 
     def __len__(self):
         return self.count
@@ -149,28 +163,38 @@ cdef class Slots:
             )
         return 0
 
+    cdef inline size_t page_bytes(self) noexcept:
+        return (self.row_bytes + sizeof(fl_slot)) << self.page_bits
+
     cdef int add_slots(self, Py_ssize_t n) except -1:
-        cdef size_t pages = (<size_t>(self.capacity + n - 1) >> self.page_bits) + 1
-        cdef size_t size = <size_t>1 << self.page_bits
-        self.states = <char **>enlarged(self.states, pages * sizeof(void *))
-        self.slots_of = <fl_slot **>enlarged(self.slots_of, pages * sizeof(void *))
-        while self.pages < pages:
-            self.states[self.pages] = <char *>aligned_alloc(64, self.row_bytes * size)
-            self.slots_of[self.pages] = <fl_slot *>malloc(sizeof(fl_slot) * size)
-            if self.states[self.pages] == NULL or self.slots_of[self.pages] == NULL:
-                free(self.states[self.pages])
-                free(self.slots_of[self.pages])
-                raise MemoryError(f"a pool of {self.capacity + n} streams")
-            self.pages += 1
+        """Make the capacity n larger, or leave all as it was and raise MemoryError."""
+        cdef size_t wanted = (<size_t>(self.capacity + n - 1) >> self.page_bits) + 1
+        cdef size_t made = self.pages
+        cdef char **pages = <char **>realloc(self.page, wanted * sizeof(void *))
+        if pages != NULL:
+            self.page = pages
+            while made < wanted:
+                pages[made] = <char *>mmap(NULL, self.page_bytes(), PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                if pages[made] == <char *>MAP_FAILED:
+                    break
+                made += 1
+        if made < wanted:
+            while made > self.pages:
+                made -= 1
+                munmap(pages[made], self.page_bytes())
+            raise MemoryError(f"a pool of {self.capacity + n} streams")
+        self.pages = wanted
         self.capacity += n
         return 0
 
-    cdef inline fl_slot *slot_at(self, size_t index) noexcept:
-        return &self.slots_of[index >> self.page_bits][index & ((<size_t>1 << self.page_bits) - 1)]
-
     cdef inline char *state_at(self, size_t index) noexcept:
-        return (self.states[index >> self.page_bits]
+        return (self.page[index >> self.page_bits]
                 + (index & ((<size_t>1 << self.page_bits) - 1)) * self.row_bytes)
+
+    cdef inline fl_slot *slot_at(self, size_t index) noexcept:
+        return <fl_slot *>(self.page[index >> self.page_bits] + (self.row_bytes << self.page_bits)
+                           ) + (index & ((<size_t>1 << self.page_bits) - 1))
 
     cdef inline fl_slot *find(self, int64_t number) noexcept:
         """The open slot of this number, or NULL."""
@@ -214,25 +238,24 @@ cdef class Slots:
     cdef int take(self, const int64_t *numbers, Py_ssize_t N) except -1:
         """Find the slots and states of a call, all of them open and different."""
         cdef Py_ssize_t i
+        cdef int64_t number
         cdef fl_slot *slot
         self.rows = at_least(self.rows, N * sizeof(void *))
         self.taken = at_least(self.taken, N * sizeof(void *))
         self.calls += 1
         for i in range(N):
-            slot = self.find(numbers[i])
+            number = numbers[i]  # read once: the array is the caller's
+            slot = self.find(number)
             if slot == NULL:
-                raise ValueError(
-                    f"slot {numbers[i]} is not open in this pool: it was closed, or evicted, or "
-                    f"belongs to another pool; slots come from open, fork and load"
-                )
+                raise not_open(number)
             if slot.call == self.calls:
                 raise ValueError(
-                    f"slot {numbers[i]} is given twice; expected different ones: pass several "
+                    f"slot {number} is given twice; expected different ones: pass several "
                     f"steps of a stream as a block of run"
                 )
             slot.call = self.calls
             (<fl_slot **>self.taken.data)[i] = slot
-            (<char **>self.rows.data)[i] = self.state_at(<size_t>(numbers[i] & INDEX_MASK))
+            (<char **>self.rows.data)[i] = self.state_at(<size_t>(number & INDEX_MASK))
         return 0
 
     cdef Py_ssize_t take_slots(self, slots, int *ndim) except -1:
@@ -243,11 +266,16 @@ cdef class Slots:
             try:
                 number = slots
             except OverflowError:
-                number = 0
+                raise not_open(slots) from None
             ndim[0] = 0
             self.take(&number, 1)
             return 1
-        array = as_numbers(slots)
+        if (cnp.PyArray_CheckExact(slots) and cnp.PyArray_TYPE(<cnp.ndarray>slots) == cnp.NPY_INT64
+                and (<cnp.ndarray>slots).ndim == 1
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>slots)):
+            array = <cnp.ndarray>slots  # the usual case, without a Python call
+        else:
+            array = as_slots(slots)
         ndim[0] = array.ndim
         self.take(<const int64_t *>cnp.PyArray_DATA(array), array.size)
         return array.size
@@ -404,9 +432,10 @@ cdef class Slots:
     def slots(self):
         """The slots of all open streams: int64 array (N,)."""
         cdef Py_ssize_t index, n = 0
-        cdef cnp.ndarray numbers = np.empty(self.count, np.int64)
+        cdef cnp.ndarray numbers
         self.enter()
         try:
+            numbers = np.empty(self.count, np.int64)
             for index in range(self.touched):
                 if self.slot_at(index).number:
                     (<int64_t *>cnp.PyArray_DATA(numbers))[n] = self.slot_at(index).number
@@ -462,7 +491,7 @@ cdef class Slots:
         block : array (N, state_size)
         steps : int64 array (N,)
         """
-        cdef cnp.ndarray given = as_numbers(numbers)
+        cdef cnp.ndarray given = as_slots(numbers)
         cdef const int64_t *number = <const int64_t *>cnp.PyArray_DATA(given)
         cdef Py_ssize_t N = given.size, i, index
         cdef fl_slot *slot
