@@ -352,12 +352,12 @@ cdef class Pool(Slots):
         try:
             N = self.take_slots(slots, &ndim)
             given = np.asarray(steps)
-            if given.dtype.kind not in "iu":
+            if given.dtype.kind not in "iu" and given.size:
                 raise TypeError(f"steps is of dtype {given.dtype}; expected integers")
             if given.ndim and given.shape != (N,) or given.ndim > ndim or (
                     given.size and not 0 <= given.min() <= given.max() < 2**63):
                 raise ValueError(
-                    f"steps is {steps!r:.80}; expected integers from 0 on, one or one a slot")
+                    f"steps is {steps!r:.80}; expected an integer from 0 on, or one a slot")
             counts = np.array(np.broadcast_to(given, (N,)), np.int64)
             for i in range(N):
                 (<int64_t *>cnp.PyArray_DATA(counts))[i] = self.outputs_of(
