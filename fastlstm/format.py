@@ -57,7 +57,8 @@ MAX_NESTING = 10  # version 1 needs 8; with the rest a newer file is read as far
 _SELF_CHECK = ("self_check.input", "self_check.output")
 _CONTENT = {
     "model": ("a model, which fastlstm.load reads", {"layers", "vocabulary", "source"}),
-    "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
+    "state": ("a stream's saved state, which Stream.load reads", {"metadata", "sha256"}),
+    "pool": ("a pool's saved streams, which Pool.load reads", {"metadata", "sha256"}),
 }
 
 
@@ -158,8 +159,10 @@ def read_model(path: Path, *, mapped: bool = False, expected: Identity | None = 
     )
 
 
-def write_state(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write a stream's state, the way :func:`write_model` writes a model.
+def write_state(
+    path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str], content: str = "state"
+) -> None:
+    """Write the state of a stream or of a pool, the way :func:`write_model` writes a model.
 
     Parameters
     ----------
@@ -169,6 +172,8 @@ def write_state(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, 
         float32, float64 or int64, of at most 3 dimensions, none of them empty.
     metadata : mapping of str to str
         At most 64 entries of at most 4096 characters, such as the model's fingerprint.
+    content : {"state", "pool"}
+        Whose.
 
     Raises
     ------
@@ -177,25 +182,29 @@ def write_state(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, 
     OSError
         If the file cannot be written; an older one is left as it was.
     """
-    document = {"metadata": dict(metadata)}
+    plain = {name: _plain(name, array) for name, array in arrays.items()}
+    document = {"metadata": dict(metadata), "sha256": _digest({}, plain)}
     _check_notes("metadata", document["metadata"])
-    _write(path, {name: _plain(name, a) for name, a in arrays.items()}, "state", document)
+    _write(path, plain, content, document)
 
 
-def read_state(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read the arrays and the metadata that :func:`write_state` wrote.
+def read_state(path: Path, content: str = "state") -> tuple[dict[str, Array], dict[str, str]]:
+    """Read the arrays and the metadata that :func:`write_state` wrote of the same content.
 
     Raises
     ------
     FormatError
-        If the file is not a whole saved state of a known version.
+        If the file is not a whole saved state of a known version, or damaged.
     OSError
         If the file cannot be opened or read.
     """
     with opened(path, OURS) as given:
-        document = _document(given.table, given.pairs, "state")
+        document = _document(given.table, given.pairs, content)
         _check_notes("metadata", document["metadata"])
-        return given.load(), document["metadata"]
+        arrays = given.load()
+        if document["sha256"] != _digest({}, arrays):
+            raise ValueError("the numbers are not those that were saved; the file is damaged")
+        return arrays, document["metadata"]
 
 
 def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
@@ -222,16 +231,18 @@ def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> s
 
     The order of the tensors, their byte order and their layout in memory do not matter.
     """
+    return _digest({"layers": [layer.to_dict() for layer in layers]}, tensors)
+
+
+def _digest(text: dict[str, Any], tensors: Mapping[str, Array]) -> str:
+    """SHA-256, in hexadecimal, of a text and of tensors: names, dtypes, shapes and numbers."""
     import hashlib  # loads OpenSSL, several milliseconds: not a part of importing the package
 
     arrays = {name: _native(tensors[name]) for name in sorted(tensors)}
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
-    text = {
-        "layers": [layer.to_dict() for layer in layers],
-        "tensors": [(name, array.dtype.name, array.shape) for name, array in arrays.items()],
-    }
-    digest = hashlib.sha256(_canonical(text).encode())
+    names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
+    digest = hashlib.sha256(_canonical(text | {"tensors": names}).encode())
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

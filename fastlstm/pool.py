@@ -195,23 +195,6 @@ class Pool(_engine.Pool):
         block = block_from_state(self._model, state, count, together=False)
         self.write_rows(numbers, block)
 
-    def evict(self, seconds: float) -> Array:
-        """Close the streams that have not been used for some time.
-
-        Parameters
-        ----------
-        seconds : float
-            As for :meth:`idle`.
-
-        Returns
-        -------
-        int64 array (N,)
-            The slots that were closed.
-        """
-        slots = self.idle(seconds)
-        self.close(slots)
-        return slots
-
     def save(self, path: str | os.PathLike[str], slots: Slots | None = None) -> None:
         """Write the states of streams to a file, whole or not at all.
 
@@ -228,14 +211,11 @@ class Pool(_engine.Pool):
         OSError
             If the file cannot be written; one that was there before stays whole.
         """
-        numbers = self.slots if slots is None else np.atleast_1d(_engine.as_slots(slots))
-        metadata = {"fingerprint": self._model.fingerprint, "pool": "1"}
-        if not len(numbers):
-            format.write_state(path, {}, metadata)
-            return
-        arrays = self.get_state(numbers)
-        arrays |= {SLOTS: numbers, STEPS: self.steps(numbers)}
-        format.write_state(path, arrays, metadata)
+        numbers, block, steps = self.snapshot(slots)
+        arrays = {}
+        if len(numbers):
+            arrays = state_from_block(self._model, block, True) | {SLOTS: numbers, STEPS: steps}
+        format.write_state(path, arrays, {"fingerprint": self._model.fingerprint}, "pool")
 
     def load(self, path: str | os.PathLike[str], slots: Slots | None = None) -> dict[int, int]:
         """Open a stream for each one that :meth:`save` wrote.
@@ -272,21 +252,13 @@ class Pool(_engine.Pool):
                 if number not in saved_at:
                     raise ValueError(f"slot {number} is not in {name}, or is given twice")
                 wanted.append(saved_at.pop(number))
-        made: dict[int, int] = {}
-        try:
-            for i in wanted:
-                made[saved[i]] = self.open_row(block[i], steps[i])
-        except BaseException:
-            self.close(np.array(list(made.values()), np.int64))
-            raise
-        return made
+        opened = self.open_rows(block[wanted], np.array(steps, np.int64)[wanted])
+        return {saved[i]: int(slot) for i, slot in zip(wanted, opened, strict=True)}
 
     def _read(self, path: str | os.PathLike[str]) -> tuple[list[int], list[int], Array]:
         """Slots, steps and states (N, state_size) of a saved pool."""
         name = repr(os.fspath(path))
-        arrays, metadata = format.read_state(path)
-        if metadata.get("pool") != "1":
-            raise format.FormatError(f"{name} is the state of a Stream; expected that of a Pool")
+        arrays, metadata = format.read_state(path, "pool")
         if metadata.get("fingerprint") != self._model.fingerprint:
             raise format.FormatError(
                 f"{name} holds streams of another model; expected those of a pool of this model, "
@@ -302,6 +274,8 @@ class Pool(_engine.Pool):
         assert steps is not None
         if len(steps) != len(numbers) or len(set(numbers.tolist())) < len(numbers):
             raise format.FormatError(f"{name}: a slot is there twice, or lacks its steps")
+        if numbers.min() < _engine.MOST_SLOTS:  # the number of the first opening, and index 0
+            raise format.FormatError(f"{name}: {numbers.min()} is no number of a slot")
         if steps.min() < 0:
             raise format.FormatError(f"{name}: a stream has made {steps.min()} steps")
         try:
@@ -388,9 +362,8 @@ class Pool(_engine.Pool):
         return self._batcher
 
     def __reduce__(self) -> tuple[Any, ...]:
-        slots = self.slots
         options = (self.capacity, self.growth, self._batching)
-        return _restore, (self._model, options, slots, self.read_rows(slots), self.steps(slots))
+        return _restore, (self._model, options, *self.snapshot())
 
     def __repr__(self) -> str:
         return f"<fastlstm.Pool of {self._model!r}; {len(self)} of {self.capacity} slots open>"

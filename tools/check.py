@@ -1,7 +1,7 @@
 """The one command of the house: build in place, lint, types, C warnings, tests.
 
     python tools/check.py               everything
-    python tools/check.py lint types    some steps: build, lint, types, c, rules, tests
+    python tools/check.py lint types    some steps: build, lint, types, c, rules, tests, parallel
 
 The steps run in that order whatever comes of the ones before; `rules` is a part of `tests` and runs
 only if named. A check whose tool is missing fails, unless it is one of the optional compilers. The
@@ -25,6 +25,9 @@ C_FLAGS = (
     *("-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wpedantic"),
     *("-Wshadow", "-Wmissing-prototypes", "-Wstrict-prototypes"),
 )
+
+# Tests whose every one also runs in four threads at once, by pytest-run-parallel.
+IN_FOUR_THREADS = ("tests/test_concurrency.py", "tests/test_stream.py")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def checks(objects: str) -> list[Check]:
         compiler("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", objects),
         python("rules", "pytest", "tests/test_rules.py", name="rules of the house"),
         python("tests", "pytest"),
+        python("parallel", "pytest", "--parallel-threads=4", *IN_FOUR_THREADS, name="in 4 threads"),
     ]
 
 
@@ -121,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append((check, time.perf_counter() - start, outcome))
     print()
     for check, seconds, outcome in rows:
-        print(f"{check.step:6} {check.name:22} {seconds:6.1f} s  {outcome}")
+        print(f"{check.step:8} {check.name:22} {seconds:6.1f} s  {outcome}")
     return int(any(outcome.startswith("FAILED") for _, _, outcome in rows))
 
 

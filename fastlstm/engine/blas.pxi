@@ -109,11 +109,13 @@ cdef object look_up_blas():
         found[i] = PyCapsule_GetPointer(capsules[i], signature)
     if len(integers) > 1:
         return "integers of two sizes"
+    PyThread_acquire_lock(blas_lock, WAIT_LOCK)  # what a thread that has it reads is whole
     for i in range(2):
         if "int" in integers:
             blas32[i] = <gemm32>found[i]
         else:
             blas64[i] = <gemm64>found[i]
+    PyThread_release_lock(blas_lock)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=renew_blas_lock)
     return "LP64" if "int" in integers else "ILP64"

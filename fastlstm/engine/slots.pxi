@@ -205,17 +205,23 @@ cdef class Slots:
         slot = self.slot_at(index)
         return slot if slot.number == number else NULL
 
+    cdef int make_room(self, Py_ssize_t n) except -1:
+        """Have n slots free."""
+        while self.capacity - self.count < n:
+            if self.growth == 0 or self.capacity == MOST_SLOTS:
+                taken = "all" if self.count == self.capacity else f"{self.count} of"
+                raise RuntimeError(
+                    f"{taken} {self.capacity} slots of this pool are taken; close streams, evict "
+                    f"idle ones, or make the pool with a larger capacity= or with growth="
+                )
+            self.add_slots(min(self.growth, MOST_SLOTS - self.capacity))
+        return 0
+
     cdef int64_t add(self, const void *state, int64_t steps) except -1:
         """Open a slot."""
         cdef size_t index
         cdef fl_slot *slot
-        if self.first_free < 0 and self.touched == self.capacity:
-            if self.growth == 0 or self.capacity == MOST_SLOTS:
-                raise RuntimeError(
-                    f"all {self.capacity} slots of this pool are taken; close streams, evict idle "
-                    f"ones, or make the pool with a larger capacity= or with growth="
-                )
-            self.add_slots(min(self.growth, MOST_SLOTS - self.capacity))
+        self.make_room(1)
         if self.first_free >= 0:
             index = self.first_free
             slot = self.slot_at(index)
@@ -335,19 +341,22 @@ cdef class Slots:
             If another thread uses this pool.
         """
         cdef int ndim = 0
-        cdef Py_ssize_t i
-        cdef fl_slot *slot
         self.enter()
         try:
-            for i in range(self.take_slots(slots, &ndim)):
-                slot = (<fl_slot **>self.taken.data)[i]
-                memset((<void **>self.rows.data)[i], 0, self.state_bytes())
-                slot.next = self.first_free
-                self.first_free = <int32_t>(slot.number & INDEX_MASK)
-                slot.number = 0
-                self.count -= 1
+            self.close_taken(self.take_slots(slots, &ndim))
         finally:
             fl_leave(&self.busy)
+
+    cdef void close_taken(self, Py_ssize_t N) noexcept:
+        cdef Py_ssize_t i
+        cdef fl_slot *slot
+        for i in range(N):
+            slot = (<fl_slot **>self.taken.data)[i]
+            memset((<void **>self.rows.data)[i], 0, self.state_bytes())
+            slot.next = self.first_free
+            self.first_free = <int32_t>(slot.number & INDEX_MASK)
+            slot.number = 0
+            self.count -= 1
 
     def reset(self, slots):
         """Put streams where each sequence starts.
@@ -388,17 +397,20 @@ cdef class Slots:
             A stream from :meth:`fork` or :meth:`load` counts on from what it was made of.
         """
         cdef int ndim = 0
-        cdef Py_ssize_t N, i
         cdef cnp.ndarray counts
         self.enter()
         try:
-            N = self.take_slots(slots, &ndim)
-            counts = np.empty(N, np.int64)
-            for i in range(N):
-                (<int64_t *>cnp.PyArray_DATA(counts))[i] = (<fl_slot **>self.taken.data)[i].steps
+            counts = self.steps_taken(self.take_slots(slots, &ndim))
             return counts if ndim else int(counts[0])
         finally:
             fl_leave(&self.busy)
+
+    cdef cnp.ndarray steps_taken(self, Py_ssize_t N):
+        cdef Py_ssize_t i
+        cdef cnp.ndarray counts = np.empty(N, np.int64)
+        for i in range(N):
+            (<int64_t *>cnp.PyArray_DATA(counts))[i] = (<fl_slot **>self.taken.data)[i].steps
+        return counts
 
     def idle(self, seconds):
         """Streams that have not been used for some time.
@@ -413,35 +425,69 @@ cdef class Slots:
         int64 array (N,)
             Their slots, the one that has waited longest first.
         """
+        cdef double limit = seconds
+        self.enter()
+        try:
+            return self.idle_numbers(limit)
+        finally:
+            fl_leave(&self.busy)
+
+    def evict(self, seconds):
+        """Close the streams that have not been used for some time.
+
+        Parameters
+        ----------
+        seconds : float
+            As for :meth:`idle`.
+
+        Returns
+        -------
+        int64 array (N,)
+            The slots that were closed.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread uses this pool.
+        """
+        cdef double limit = seconds
+        cdef int ndim = 0
+        self.enter()
+        try:
+            numbers = self.idle_numbers(limit)
+            self.close_taken(self.take_slots(numbers, &ndim))
+            return numbers
+        finally:
+            fl_leave(&self.busy)
+
+    cdef cnp.ndarray idle_numbers(self, double limit):
         cdef double now = monotonic()
         cdef Py_ssize_t index
         cdef fl_slot *slot
-        cdef double limit = seconds
         cdef list found = []
-        self.enter()
-        try:
-            for index in range(self.touched):
-                slot = self.slot_at(index)
-                if slot.number and now - slot.used >= limit:
-                    found.append((slot.used, slot.number))
-        finally:
-            fl_leave(&self.busy)
+        for index in range(self.touched):
+            slot = self.slot_at(index)
+            if slot.number and now - slot.used >= limit:
+                found.append((slot.used, slot.number))
         return np.array([number for _, number in sorted(found)], np.int64)
 
     @property
     def slots(self):
         """The slots of all open streams: int64 array (N,)."""
-        cdef Py_ssize_t index, n = 0
-        cdef cnp.ndarray numbers
         self.enter()
         try:
-            numbers = np.empty(self.count, np.int64)
-            for index in range(self.touched):
-                if self.slot_at(index).number:
-                    (<int64_t *>cnp.PyArray_DATA(numbers))[n] = self.slot_at(index).number
-                    n += 1
+            return self.all_numbers()
         finally:
             fl_leave(&self.busy)
+
+    cdef cnp.ndarray all_numbers(self):
+        cdef cnp.ndarray numbers = np.empty(self.count, np.int64)
+        cdef int64_t *to = <int64_t *>cnp.PyArray_DATA(numbers)
+        cdef Py_ssize_t index, n = 0
+        for index in range(self.touched):
+            if self.slot_at(index).number:
+                to[n] = self.slot_at(index).number
+                n += 1
         return numbers
 
     cdef int check_rows(self, block, Py_ssize_t N) except -1:
@@ -453,16 +499,64 @@ cdef class Slots:
     def read_rows(self, slots):
         """The states of some streams: array (N, state_size)."""
         cdef int ndim = 0
-        cdef Py_ssize_t N, i
-        cdef cnp.ndarray block
         self.enter()
         try:
-            N = self.take_slots(slots, &ndim)
-            block = np.empty((N, self.network.model.state_size), self.network.dtype)
+            return self.rows_taken(self.take_slots(slots, &ndim))
+        finally:
+            fl_leave(&self.busy)
+
+    cdef cnp.ndarray rows_taken(self, Py_ssize_t N):
+        cdef Py_ssize_t i
+        cdef cnp.ndarray block
+        block = np.empty((N, self.network.model.state_size), self.network.dtype)
+        for i in range(N):
+            memcpy(<char *>cnp.PyArray_DATA(block) + i * self.state_bytes(),
+                   (<void **>self.rows.data)[i], self.state_bytes())
+        return block
+
+    def snapshot(self, slots=None):
+        """Some streams, or all of them, as they are at one moment.
+
+        Returns
+        -------
+        int64 array (N,), array (N, state_size), int64 array (N,)
+            Their slots, states and steps.
+        """
+        cdef int ndim = 0
+        cdef Py_ssize_t N
+        self.enter()
+        try:
+            numbers = self.all_numbers() if slots is None else as_slots(slots)
+            N = self.take_slots(numbers, &ndim)
+            return numbers.reshape(N), self.rows_taken(N), self.steps_taken(N)
+        finally:
+            fl_leave(&self.busy)
+
+    def open_rows(self, block, steps):
+        """Open a slot for each of the states (N, state_size), all of them or none.
+
+        Parameters
+        ----------
+        block : array (N, state_size)
+        steps : int64 array (N,)
+            That they have made.
+
+        Returns
+        -------
+        int64 array (N,)
+        """
+        cdef cnp.ndarray counts = np.require(steps, np.int64, ["C", "A"])
+        cdef Py_ssize_t N = counts.size, i
+        cdef cnp.ndarray numbers = np.empty(N, np.int64)
+        self.check_rows(block, N)
+        self.enter()
+        try:
+            self.make_room(N)
             for i in range(N):
-                memcpy(<char *>cnp.PyArray_DATA(block) + i * self.state_bytes(),
-                       (<void **>self.rows.data)[i], self.state_bytes())
-            return block
+                (<int64_t *>cnp.PyArray_DATA(numbers))[i] = self.add(
+                    <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
+                    (<int64_t *>cnp.PyArray_DATA(counts))[i])
+            return numbers
         finally:
             fl_leave(&self.busy)
 

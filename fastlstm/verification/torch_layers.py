@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +14,15 @@ import numpy.typing as npt
 from fastlstm import spec
 from fastlstm.verification.evaluations import Run
 
-__all__ = ["missing", "torch_run"]
+__all__ = ["ONE_AT_A_TIME", "missing", "torch_run"]
 
 Array = npt.NDArray[Any]
 Tensor = Any
 Function = Callable[[Tensor, float, float], Tensor]
+
+# The filters of warnings, and torch's default dtype, are those of the whole process: two threads
+# that set and restore them by turns would leave one's setting behind.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def missing(layers: Sequence[spec.Layer]) -> str:
@@ -43,7 +48,7 @@ def torch_run(
     evaluation = _TorchLayers(tensors, dtype)
 
     def run(x: Array, state: Any) -> tuple[Array, Any]:
-        with torch.inference_mode(), warnings.catch_warnings():
+        with ONE_AT_A_TIME, torch.inference_mode(), warnings.catch_warnings():
             # It says that it takes a slower way, which is no news to who waits for its numbers.
             warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
             value = torch.tensor(x)

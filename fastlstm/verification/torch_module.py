@@ -27,6 +27,7 @@ from fastlstm.verification.evaluations import (
     random_input,
     steps_to_output,
 )
+from fastlstm.verification.torch_layers import ONE_AT_A_TIME
 
 __all__ = ["TorchModule", "torch_modules"]
 
@@ -114,7 +115,12 @@ class TorchModule:
             value = value.to(self._torch_dtype)
         given = signature.start(x.shape[1]) if state is None else state
         given = _converted(given, self._torch_dtype)
-        with torch.inference_mode(), _default_dtype(self._torch_dtype), warnings.catch_warnings():
+        with (
+            ONE_AT_A_TIME,
+            torch.inference_mode(),
+            _default_dtype(self._torch_dtype),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # what a module warns of is no news to who trained it
             result = self._module(value, **dict(zip(signature.states, given, strict=True)))
         after = None

@@ -40,8 +40,8 @@ def following(module: Any, listener: Listener) -> Iterator[None]:
     """
     import torch
 
-    functions = _functions()
     with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        functions = _functions()
         # Scripted modules are refused where they are called.
         for part in (p for p in module.modules() if not hasattr(p, "original_name")):
             stack.enter_context(_preserved(vars(part)))
