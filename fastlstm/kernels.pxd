@@ -123,6 +123,7 @@ cdef extern from "kernels/fastlstm.h":
         const fl_plan *plan
         void *scratch
         fl_gemm gemm
+        size_t turn
         const char *ran
 
     ctypedef struct fl_kernel:

@@ -31,6 +31,7 @@ cdef class Pool(Slots):
     cdef Buffer scratch
     cdef fl_plan plan
     cdef size_t planned_T, planned_N
+    cdef size_t turn                # steps run before
 
     def __cinit__(self, *args, **kwargs):
         self.lengths = self.parts = self.active = self.x = self.y = self.scratch = Buffer(0)
@@ -50,11 +51,13 @@ cdef class Pool(Slots):
     cdef void run_call(self, fl_call *call) noexcept:
         """Run what is ready. Never by a BLAS, whose sums depend on the number of rows."""
         cdef Network network = self.network
+        call.turn = self.turn
         if network.releases_gil(call.T, call.B):
             with nogil:
                 fl_run(network.kernel, &network.model, call, network.team)
         else:
             fl_run(network.kernel, &network.model, call, network.team)
+        self.turn = call.turn
 
     cdef void count_steps(self, size_t N, size_t T, const size_t *lengths) noexcept:
         cdef double now = monotonic()

@@ -1,15 +1,16 @@
 # Slots: the states of many streams, and the numbers that name them.
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
 cdef extern from *:
     """
+    /* Have memory read while the caller goes on. */
+    static inline void fl_fetch(const char *data, size_t bytes) {
+        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i, 1);
+    }
     static inline int64_t fl_count(int64_t *counter) {
         return __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
     }
@@ -19,6 +20,7 @@ cdef extern from *:
                                                            __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     }
     """
+    void fl_fetch(const char *data, size_t bytes) nogil
     int64_t fl_count(int64_t *counter) nogil
     void fl_count_from(int64_t *counter, int64_t least) nogil
 
@@ -35,9 +37,9 @@ cdef int64_t openings = 0
 
 MOST_SLOTS = 1 << INDEX_BITS
 
-# Bytes of states that are mapped at once. They are first touched when streams open, so that slots
-# never used take no memory, and all go back to the system with the pool.
-cdef size_t PAGE_BYTES = 1 << 20
+# Bytes of states that are asked for while the slots of a call are looked up: of many streams, most
+# are in no cache.
+cdef size_t FETCH_BYTES = 1 << 13
 
 cdef struct fl_slot:
     int64_t number   # 0 while it is free
@@ -91,15 +93,10 @@ def as_slots(slots):
     return np.require(array, np.int64, ["C", "A"])
 
 
-cdef Buffer at_least(Buffer buffer, size_t size):
-    """The buffer, or a larger one; then without what was in it."""
-    return buffer if buffer.size >= size else Buffer(max(size, 2 * buffer.size))
-
-
 cdef class Slots:
     """The states of many streams of a network: what a Pool is without its calls.
 
-    States lie in pages that are never moved: calls read and write them in place.
+    States are never moved: calls read and write them in place.
 
     Parameters
     ----------
@@ -115,10 +112,7 @@ cdef class Slots:
     cdef Py_ssize_t count           # of open slots
     cdef Py_ssize_t touched         # slots that were ever open: those of lower indices
     cdef int32_t first_free         # of these; -1: none
-    cdef size_t row_bytes           # from one state to the next: whole cache lines
-    cdef int page_bits              # a page has 2^page_bits slots
-    cdef size_t pages
-    cdef char **page                # (pages,) each of states (2^page_bits, row_bytes) and fl_slots
+    cdef Pages states, records      # a state, and a fl_slot, for each index
     cdef uint64_t calls
     cdef Buffer rows, taken         # (N,) pointers to the states and the slots of a call
     cdef int busy
@@ -131,17 +125,11 @@ cdef class Slots:
         self.network = network
         self.growth = growth
         self.first_free = -1
-        self.row_bytes = max((self.state_bytes() + 63) // 64 * 64, <size_t>64)
-        while self.page_bits < INDEX_BITS and self.row_bytes << self.page_bits < PAGE_BYTES:
-            self.page_bits += 1
+        # Whole cache lines, so that threads do not write to the same one.
+        self.states = Pages(max((self.state_bytes() + 63) // 64 * 64, <size_t>64))
+        self.records = Pages(sizeof(fl_slot))
         self.rows = self.taken = Buffer(0)
         self.add_slots(capacity)
-
-    def __dealloc__(self):
-        cdef size_t p
-        for p in range(self.pages):
-            munmap(self.page[p], self.page_bytes())
-        free(self.page)
 
     def __len__(self):
         return self.count
@@ -163,38 +151,22 @@ cdef class Slots:
             )
         return 0
 
-    cdef inline size_t page_bytes(self) noexcept:
-        return (self.row_bytes + sizeof(fl_slot)) << self.page_bits
-
     cdef int add_slots(self, Py_ssize_t n) except -1:
         """Make the capacity n larger, or leave all as it was and raise MemoryError."""
-        cdef size_t wanted = (<size_t>(self.capacity + n - 1) >> self.page_bits) + 1
-        cdef size_t made = self.pages
-        cdef char **pages = <char **>realloc(self.page, wanted * sizeof(void *))
-        if pages != NULL:
-            self.page = pages
-            while made < wanted:
-                pages[made] = <char *>mmap(NULL, self.page_bytes(), PROT_READ | PROT_WRITE,
-                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                if pages[made] == <char *>MAP_FAILED:
-                    break
-                made += 1
-        if made < wanted:
-            while made > self.pages:
-                made -= 1
-                munmap(pages[made], self.page_bytes())
-            raise MemoryError(f"a pool of {self.capacity + n} streams")
-        self.pages = wanted
+        try:
+            self.states.resize(self.capacity + n)
+            self.records.resize(self.capacity + n)
+        except MemoryError as error:
+            self.states.resize(self.capacity)
+            raise MemoryError(f"a pool of {self.capacity + n} streams") from error
         self.capacity += n
         return 0
 
     cdef inline char *state_at(self, size_t index) noexcept:
-        return (self.page[index >> self.page_bits]
-                + (index & ((<size_t>1 << self.page_bits) - 1)) * self.row_bytes)
+        return self.states.at(index)
 
     cdef inline fl_slot *slot_at(self, size_t index) noexcept:
-        return <fl_slot *>(self.page[index >> self.page_bits] + (self.row_bytes << self.page_bits)
-                           ) + (index & ((<size_t>1 << self.page_bits) - 1))
+        return <fl_slot *>self.records.at(index)
 
     cdef inline fl_slot *find(self, int64_t number) noexcept:
         """The open slot of this number, or NULL."""
@@ -243,25 +215,31 @@ cdef class Slots:
 
     cdef int take(self, const int64_t *numbers, Py_ssize_t N) except -1:
         """Find the slots and states of a call, all of them open and different."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, fetched = FETCH_BYTES // self.states.row_bytes
         cdef int64_t number
+        cdef uint64_t this_call
         cdef fl_slot *slot
+        cdef fl_slot **taken
+        cdef char **rows
         self.rows = at_least(self.rows, N * sizeof(void *))
         self.taken = at_least(self.taken, N * sizeof(void *))
         self.calls += 1
+        rows, taken, this_call = <char **>self.rows.data, <fl_slot **>self.taken.data, self.calls
         for i in range(N):
             number = numbers[i]  # read once: the array is the caller's
             slot = self.find(number)
             if slot == NULL:
                 raise not_open(number)
-            if slot.call == self.calls:
+            if slot.call == this_call:
                 raise ValueError(
                     f"slot {number} is given twice; expected different ones: pass several "
                     f"steps of a stream as a block of run"
                 )
-            slot.call = self.calls
-            (<fl_slot **>self.taken.data)[i] = slot
-            (<char **>self.rows.data)[i] = self.state_at(<size_t>(number & INDEX_MASK))
+            slot.call = this_call
+            taken[i] = slot
+            rows[i] = self.state_at(<size_t>(number & INDEX_MASK))
+            if i < fetched:
+                fl_fetch(rows[i], self.states.row_bytes)
         return 0
 
     cdef Py_ssize_t take_slots(self, slots, int *ndim) except -1:
