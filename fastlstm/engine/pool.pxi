@@ -14,6 +14,7 @@ cdef struct fl_part:
     const char *x    # what is left of an array of a list, and of its output
     char *y
     void *state
+    fl_slot *slot
     size_t left      # steps
     size_t steps, outputs  # of a block
 
@@ -251,8 +252,6 @@ cdef class Pool(Slots):
         cdef cnp.ndarray array
         cdef fl_part *parts
         cdef size_t longest = 0, block, i
-        cdef double now = monotonic()
-        cdef fl_slot **taken = <fl_slot **>self.taken.data
         if len(x) != N:
             raise ValueError(f"x is a list of {len(x)} arrays; expected one for each of {N} slots")
         y_shape[1] = network.output_size
@@ -279,12 +278,10 @@ cdef class Pool(Slots):
             parts[i].x, parts[i].left = <char *>cnp.PyArray_DATA(array), array.shape[0]
             parts[i].y = <char *>cnp.PyArray_DATA(<cnp.ndarray>made[i])
             parts[i].state = (<void **>self.rows.data)[i]
+            parts[i].slot = (<fl_slot **>self.taken.data)[i]
         while longest > 0:
             self.run_parts(N, min(block, longest), x_bytes, y_bytes)
             longest -= min(block, longest)
-        for i in range(<size_t>N):
-            taken[i].steps += (<cnp.ndarray>given[i]).shape[0]
-            taken[i].used = now
         return made
 
     cdef int run_parts(self, size_t N, size_t block, size_t x_bytes, size_t y_bytes) except -1:
@@ -295,6 +292,7 @@ cdef class Pool(Slots):
         cdef size_t *lengths = <size_t *>self.lengths.data
         cdef fl_call call
         cdef size_t i, n = 0
+        cdef double now
         cdef bint even = network.keeps_steps
         memset(&call, 0, sizeof(call))
         for i in range(N):
@@ -318,10 +316,12 @@ cdef class Pool(Slots):
             call.lengths = lengths
         self.ready(&call, active)
         self.run_call(&call)
-        n = 0
+        n, now = 0, monotonic()
         for i in range(N):
             if parts[i].steps == 0:
                 continue
+            parts[i].slot.steps += parts[i].steps
+            parts[i].slot.used = now
             memcpy(parts[i].y, self.y.data + n * block * y_bytes, parts[i].outputs * y_bytes)
             parts[i].x += parts[i].steps * x_bytes
             parts[i].y += parts[i].outputs * y_bytes
