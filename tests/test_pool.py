@@ -747,6 +747,54 @@ class TestGenerations:
             pool.close([a, b])
 
 
+class TestLayouts:
+    """x and out of run where they lie: as a server has them, a row for each client."""
+
+    @pytest.mark.parametrize("kind", ["lstm", "embedding", "delayed"])
+    @pytest.mark.parametrize("T", [1, 7])
+    def test_rows_with_room_between_them(self, kind: str, T: int, rng: np.random.Generator) -> None:
+        model = exact((plain(4) | every_kind(4))[kind], rng)
+        pool, other = model.pool(), model.pool()
+        for lengths in (None, rng.integers(0, T + 1, 5)):
+            x = input_for(model, rng, T, 5)
+            y = pool.run([pool.open() for _ in range(5)], x, lengths)
+            wide = np.full((5, T + 2, *x.shape[2:]), -1, x.dtype)
+            wide[:, 1 : T + 1] = x.swapaxes(0, 1)
+            room = np.full((5, len(y) + 3, model.output_size), np.nan, model.dtype)
+            out = room[:, 2 : len(y) + 2].swapaxes(0, 1)
+            given = wide[:, 1 : T + 1].swapaxes(0, 1)
+            assert other.run([other.open() for _ in range(5)], given, lengths, out=out) is out
+            assert_same_bits(out, y)
+            assert np.isnan(room[:, :2]).all()
+            assert np.isnan(room[:, len(y) + 2 :]).all()
+
+    def test_refused(self, rng: np.random.Generator) -> None:
+        model = exact(plain(4)["lstm"], rng)
+        pool = model.pool()
+        slots = [pool.open(), pool.open()]
+        x = input_for(model, rng, 3, 2)
+        size = model.output_size
+        room = np.zeros((2, 4, 2 * size), np.float32)
+        wrong = {
+            "numbers apart": room[:, :3, ::2].swapaxes(0, 1),
+            "steps apart": room[:, :3, :size].swapaxes(0, 1),
+            "the same row twice": np.lib.stride_tricks.as_strided(
+                room, (3, 2, size), (4 * size, 0, 4)
+            ),
+            "backwards": np.zeros((2, 3, size), np.float32)[::-1].swapaxes(0, 1),
+        }
+        before = pool.get_state(slots)
+        for out in wrong.values():
+            with pytest.raises(ValueError, match="C-contiguous"):
+                pool.run(slots, x, out=out)
+        both = np.zeros((2, 5, max(size, model.input_size)), np.float32)
+        given = both[:, :3, : model.input_size].swapaxes(0, 1)
+        mixed = np.lib.stride_tricks.as_strided(both, (3, 2, size), (4 * size, both.strides[0], 4))
+        with pytest.raises(ValueError, match="shares memory"):
+            pool.run(slots, given, out=mixed)
+        assert_same_state(pool.get_state(slots), before)
+
+
 class TestStates:
     """What can be set is what can be got, of one stream or many."""
 

@@ -40,8 +40,10 @@ cdef str type_text(object x):
     return name if type(x).__module__ == "builtins" else f"{type(x).__module__}.{name}"
 
 
-def as_features(x, dtype, tuple shape):
+def as_features(x, dtype, tuple shape, bint contiguous=True):
     """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
+
+    Without `contiguous` only the numbers of a row must follow each other.
 
     Raises
     ------
@@ -63,6 +65,8 @@ def as_features(x, dtype, tuple shape):
         )
     if not fits(x, shape):
         raise ValueError(f"x has shape {x.shape}; expected {shape_text(shape)}")
+    if not contiguous and has_rows(x):
+        return x
     return np.require(x, requirements=["C", "A"])
 
 
@@ -141,6 +145,21 @@ def as_mask(str name, mask, tuple shape):
     return np.not_equal(np.ascontiguousarray(mask).view(np.uint8), 0).view(np.uint8)
 
 
+cdef bint has_rows(cnp.ndarray array):
+    """Whether the last axis is contiguous, and the others step by whole numbers.
+
+    The stride of an axis of length one says nothing.
+    """
+    cdef cnp.npy_intp item = cnp.PyArray_ITEMSIZE(array)
+    cdef int i, last = array.ndim - 1
+    if not cnp.PyArray_ISALIGNED(array):
+        return False
+    for i in range(last):
+        if array.strides[i] % item:
+            return False
+    return array.shape[last] == 1 or array.strides[last] == item
+
+
 cdef tuple as_tuple(int ndim, cnp.npy_intp *shape):
     return tuple([shape[i] for i in range(ndim)])
 
@@ -150,6 +169,13 @@ cdef inline bint is_plain(x, int type_num, int ndim, cnp.npy_intp *shape):
     return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == type_num
             and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x) and (<cnp.ndarray>x).ndim == ndim
             and cnp.PyArray_CompareLists((<cnp.ndarray>x).shape, shape, ndim))
+
+
+cdef inline bint is_block(x, int type_num, cnp.npy_intp features):
+    """Whether x is rows (T, I) that can be read as they lie, again without a Python call."""
+    return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == type_num
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x) and (<cnp.ndarray>x).ndim == 2
+            and (<cnp.ndarray>x).shape[1] == features)
 
 
 cdef cnp.ndarray features_of(Network network, x, int ndim, cnp.npy_intp *shape):
@@ -173,11 +199,13 @@ cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape):
     return as_tokens(x, as_tuple(ndim, shape), network.input_size)
 
 
-cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x):
-    """`out` if it can be written in place of a new array, else an error that helps."""
+cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x,
+                           bint by_row=False):
+    """`out` if it can be written in place of a new array, else an error that helps.
+
+    With `by_row`, an output (T, N, O) may also lie by row (N, T, O), with room between rows.
+    """
     cdef cnp.ndarray array
-    cdef char *x_first
-    cdef char *y_first
     if not cnp.PyArray_CheckExact(out) and (
             not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out is a {type_text(out)}; expected a NumPy array without a mask")
@@ -187,13 +215,29 @@ cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, 
     if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
         raise ValueError(
             f"out has shape {(<object>array).shape}; expected {as_tuple(ndim, shape)}")
-    if not cnp.PyArray_ISCARRAY(array):
+    if not cnp.PyArray_ISCARRAY(array) and not (by_row and lies_by_row(array)):
         raise ValueError(
             "out must be writeable, aligned and C-contiguous; make one with np.empty")
-    if x is not None:
-        x_first = <char *>cnp.PyArray_DATA(x)
-        y_first = <char *>cnp.PyArray_DATA(array)
-        if y_first < x_first + cnp.PyArray_NBYTES(x) and (
-                x_first < y_first + cnp.PyArray_NBYTES(array)):
-            raise ValueError("out shares memory with x; give it memory of its own")
+    if x is not None and overlap(array, x):
+        raise ValueError("out shares memory with x; give it memory of its own")
     return array
+
+
+cdef bint lies_by_row(cnp.ndarray y):
+    """Whether an array (T, N, O) is N rows of contiguous (T, O), one behind the other."""
+    cdef cnp.npy_intp row
+    if y.ndim != 3 or not cnp.PyArray_ISWRITEABLE(y) or not has_rows(y):
+        return False
+    row = y.shape[2] * cnp.PyArray_ITEMSIZE(y)
+    return ((y.shape[0] == 1 or y.strides[0] == row)
+            and (y.shape[1] == 1 or y.strides[1] >= y.shape[0] * row))
+
+
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
+    """Whether memory between the first and the last number of both is the same."""
+    cdef char *a_first = <char *>cnp.PyArray_DATA(a)
+    cdef char *b_first = <char *>cnp.PyArray_DATA(b)
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return (a_first < b_first + cnp.PyArray_NBYTES(b)
+                and b_first < a_first + cnp.PyArray_NBYTES(a))
+    return np.may_share_memory(a, b)

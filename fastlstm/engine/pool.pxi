@@ -163,7 +163,8 @@ cdef class Pool(Slots):
         lengths : integer array (N,), optional
             Steps of each stream, from 0 to T. What lies behind them in `x` is not looked at.
         out : array (T', N, O) or (T', O), optional
-            Where to write the output.
+            Where to write the output; as np.empty makes it, or ``a.swapaxes(0, 1)`` of an array
+            (N, T', O), with room between its rows or not. `x` may lie in any such way.
 
         Returns
         -------
@@ -202,17 +203,18 @@ cdef class Pool(Slots):
         cdef cnp.ndarray array, result, steps
         cdef fl_call call
         cdef cnp.npy_intp y_shape[3]
+        cdef cnp.npy_intp item
         cdef size_t i, most = 0
         rows = (None, N) if ndim else (None,)
         memset(&call, 0, sizeof(call))
         if takes_tokens:
             array = as_tokens(x, rows, network.input_size, lengths is None)
             call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
-            call.x_b = 1
         else:
-            array = as_features(x, network.dtype, (*rows, network.input_size))
+            array = as_features(x, network.dtype, (*rows, network.input_size), False)
             call.x = cnp.PyArray_DATA(array)
-            call.x_b = network.input_size
+        item = cnp.PyArray_ITEMSIZE(array)
+        call.x_t, call.x_b = array.strides[0] // item, array.strides[ndim] // item
         call.T, call.B = array.shape[0], N
         if lengths is not None:
             if ndim == 0:
@@ -230,12 +232,13 @@ cdef class Pool(Slots):
         if out is None:
             result = cnp.PyArray_EMPTY(ndim + 2, y_shape, network.type_num, 0)
         else:
-            result = output_of(network, out, ndim + 2, y_shape, array)
+            result = output_of(network, out, ndim + 2, y_shape, array, True)
         if call.lengths != NULL:
-            memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
+            (<object>result).fill(0)
         if N and call.T:
-            call.y, call.y_b = cnp.PyArray_DATA(result), network.output_size
-            call.x_t, call.y_t = call.x_b * N, call.y_b * N
+            item = network.kernel.real_size
+            call.y = cnp.PyArray_DATA(result)
+            call.y_t, call.y_b = result.strides[0] // item, result.strides[ndim] // item
             self.ready(&call, <void **>self.rows.data)
             self.run_call(&call)
             self.count_steps(N, call.T, call.lengths)
@@ -258,6 +261,8 @@ cdef class Pool(Slots):
         for i in range(<size_t>N):
             if takes_tokens:
                 array = as_tokens(x[i], (None,), network.input_size)
+            elif is_block(x[i], network.type_num, network.input_size):
+                array = <cnp.ndarray>x[i]
             else:
                 array = as_features(x[i], network.dtype, (None, network.input_size))
             y_shape[0] = self.outputs_of(i, array.shape[0])
