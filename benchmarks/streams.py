@@ -67,6 +67,8 @@ class Drawn:
         One step of B streams.
     module : torch.nn.Module
         The stack of one layer.
+    model : fastlstm.Model
+        The same, for all calls of ours: one team of threads.
     x : float32 array (B, I)
         The input, the same in every call.
     streams : int64 array (calls, B)
@@ -75,11 +77,12 @@ class Drawn:
 
     case: Case
     module: torch.nn.Module
+    model: fastlstm.Model
     x: np.ndarray
     streams: np.ndarray
 
 
-def drawn(case: Case) -> Drawn:
+def drawn(case: Case, threads: int) -> Drawn:
     """Every stream once, as far as whole calls go, then every one again in another order.
 
     Before them come the first few calls in reverse, so that few calls tell whether states are kept.
@@ -91,7 +94,8 @@ def drawn(case: Case) -> Drawn:
     whole = OPEN // case.B * case.B
     orders = [rng.permutation(OPEN)[:whole].reshape(-1, case.B) for _ in range(2)]
     first = orders[0][:STEPS_COMPARED, ::-1]
-    return Drawn(case, module, x, np.concatenate([first, *orders]))
+    model = fastlstm.from_torch(module, threads=threads)
+    return Drawn(case, module, model, x, np.concatenate([first, *orders]))
 
 
 def opened(model: fastlstm.Model) -> tuple[fastlstm.Pool, np.ndarray]:
@@ -102,21 +106,20 @@ def opened(model: fastlstm.Model) -> tuple[fastlstm.Pool, np.ndarray]:
     return pool, pool.slots
 
 
-def pool_call(draw: Drawn, threads: int) -> Call:
+def pool_call(draw: Drawn, model: fastlstm.Model) -> Call:
     """The streams of each call, by an array of slots."""
-    pool, slots = opened(fastlstm.from_torch(draw.module, threads=threads))
+    pool, slots = opened(model)
     out = np.empty((draw.case.B, draw.case.H), np.float32)
     following, step, x = itertools.cycle(list(slots[draw.streams])).__next__, pool.step, draw.x
     return lambda: step(following(), x, out=out)
 
 
-def house_calls(draw: Drawn, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
-    """Calls of one model that step the same streams for ever, and what names them.
+def house_calls(draw: Drawn) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Calls that step the same streams for ever, and what names them.
 
-    One pool and one model for all: their differences are then of the calls alone.
+    One pool for all: their differences are then of the calls alone.
     """
-    case, x = draw.case, draw.x
-    model = fastlstm.from_torch(draw.module, threads=threads)
+    case, x, model = draw.case, draw.x, draw.model
     pool, slots = opened(model)
     some = slots[draw.streams[0]]
 
@@ -200,9 +203,9 @@ def onnxruntime_gathered_call(draw: Drawn, threads: int) -> Call:
 def gathered_makers(draw: Drawn, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
     """Name and maker of what steps the streams drawn; torch's stack, the measure, first."""
     yield "torch nn, gathered", lambda: torch_gathered_call(draw, True)
-    yield POOL, lambda: pool_call(draw, threads)
+    yield POOL, lambda: pool_call(draw, draw.model)
     if threads > 1:
-        yield ONE_THREAD, lambda: pool_call(draw, 1)
+        yield ONE_THREAD, lambda: pool_call(draw, fastlstm.from_torch(draw.module))
     if "onnxruntime" not in missing():
         yield "onnxruntime, gathered", lambda: onnxruntime_gathered_call(draw, threads)
     yield "torch cell, gathered", lambda: torch_gathered_call(draw, False)
@@ -213,7 +216,7 @@ def bare_makers(draw: Drawn, threads: int) -> Iterator[tuple[str, Callable[[], C
     peers = dict(makers(draw.case, threads))
     yield "torch nn", peers.pop("torch nn")
     del peers["fastlstm"]
-    yield from house_calls(draw, threads)
+    yield from house_calls(draw)
     yield from peers.items()
 
 
@@ -226,7 +229,7 @@ def checked(case: Case, threads: int) -> tuple[dict[str, Call], dict[str, str]]:
         If a call of ours disagrees.
     """
     torch.set_num_threads(threads)
-    draw = drawn(case)
+    draw = drawn(case, threads)
     bare, left_out = agreeing(bare_makers(draw, threads), STEPS_COMPARED)
     gathered, more = agreeing(gathered_makers(draw, threads), 2 * STEPS_COMPARED)
     left_out |= more
