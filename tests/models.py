@@ -151,6 +151,43 @@ KINDS = tuple(every_kind(1))
 STREAMING = tuple(name for name, layers in every_kind(1).items() if not spec.looks_ahead(layers))
 
 
+def every_model(L: int) -> dict[str, tuple[spec.Layer, ...]]:
+    """Those of :func:`every_kind`, PyTorch's plain cells, and models of whole sequences only."""
+    H = 2 * L + 3
+    found = dict(every_kind(L))
+    for cell in CELLS:
+        found[cell] = (recurrent(cell, L + 1, H, num_layers=2),)
+        found[f"{cell}_both"] = (recurrent(cell, 3, H, num_layers=2, bidirectional=True),)
+    found["projected"] = (recurrent("lstm", 5, H, num_layers=2, proj_size=L + 2),)
+    found["classifier"] = (
+        spec.Embedding("e", 9, 4),
+        recurrent("gru", 4, H, bidirectional=True),
+        spec.Linear("out", 2 * H, 9),
+        spec.Activation("p", "softmax", 9),
+    )
+    found["lookup"] = (spec.Embedding("e", 9, H),)
+    found["one_hot_linear"] = (spec.OneHot("o", 9), spec.Linear("a", 9, H))
+    found["tokens_pooled"] = (
+        spec.OneHot("o", 9),
+        recurrent("lstm", 9, H),
+        spec.Pool("p", "last", H),
+    )
+    found["linear"] = (spec.Linear("a", 3, H), spec.Activation("f", "softmax", H))
+    found["pooled_both_mean"] = (
+        recurrent("gru", 3, L, bidirectional=True),
+        spec.Pool("p", "mean", 2 * L),
+    )
+    found["ahead_then_pool"] = (
+        spec.Conv1d("c", 3, L + 1, 3, padding_left=1, padding_right=1),
+        recurrent("lstm", L + 1, H, reverse=True),
+        spec.Pool("p", "last", H),
+    )
+    found["residual_ahead"] = (
+        spec.Residual("r", (recurrent("gru", 4, 2, bidirectional=True), spec.Scale("s", 4))),
+    )
+    return found
+
+
 def random_tensors(
     layers: Sequence[spec.Layer], rng: np.random.Generator, dtype: Any = np.float32
 ) -> dict[str, np.ndarray]:

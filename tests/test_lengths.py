@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from models import (
-    CELLS,
     KINDS,
     LANES,
     build,
-    every_kind,
+    every_model,
     input_for,
     model_file,
     recurrent,
@@ -25,40 +24,7 @@ from ways import assert_same_bits, assert_same_state, row_of, rows_of
 
 from fastlstm import Model, processors, reference, spec
 
-
-def kinds(L: int) -> dict[str, tuple[spec.Layer, ...]]:
-    """Models of every kind of layer, PyTorch's plain cells among them."""
-    H = 2 * L + 3
-    found = dict(every_kind(L))
-    for cell in CELLS:
-        found[cell] = (recurrent(cell, L + 1, H, num_layers=2),)
-        found[f"{cell}_both"] = (recurrent(cell, 3, H, num_layers=2, bidirectional=True),)
-    found["projected"] = (recurrent("lstm", 5, H, num_layers=2, proj_size=L + 2),)
-    found["classifier"] = (
-        spec.Embedding("e", 9, 4),
-        recurrent("gru", 4, H, bidirectional=True),
-        spec.Linear("out", 2 * H, 9),
-        spec.Activation("p", "softmax", 9),
-    )
-    found["lookup"] = (spec.Embedding("e", 9, H),)
-    found["one_hot_linear"] = (spec.OneHot("o", 9), spec.Linear("a", 9, H))
-    found["linear"] = (spec.Linear("a", 3, H), spec.Activation("f", "softmax", H))
-    found["pooled_both_mean"] = (
-        recurrent("gru", 3, L, bidirectional=True),
-        spec.Pool("p", "mean", 2 * L),
-    )
-    found["ahead_then_pool"] = (
-        spec.Conv1d("c", 3, L + 1, 3, padding_left=1, padding_right=1),
-        recurrent("lstm", L + 1, H, reverse=True),
-        spec.Pool("p", "last", H),
-    )
-    found["residual_ahead"] = (
-        spec.Residual("r", (recurrent("gru", 4, 2, bidirectional=True), spec.Scale("s", 4))),
-    )
-    return found
-
-
-ALL = tuple(kinds(1))
+ALL = tuple(every_model(1))
 
 
 def too_short(model: Model, length: int) -> bool:
@@ -92,7 +58,7 @@ def check_rows(model: Model, x: np.ndarray, start: Any, lengths: np.ndarray) -> 
 class TestRows:
     @pytest.mark.parametrize("kind", ALL)
     def test_each_is_that_row_alone(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         for T, B in ((9, 1), (9, 7), (23, 3)):
             x = input_for(model, rng, T, B)
             check_rows(model, x, None, rng.integers(0, T + 1, B))
@@ -105,7 +71,7 @@ class TestRows:
 
     @pytest.mark.parametrize("kind", ALL)
     def test_all_of_full_length_are_as_without(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         x = input_for(model, rng, 11, 4)
         y, after = model(x)
         got, got_after = model(x, lengths=np.full(4, 11))
@@ -114,7 +80,7 @@ class TestRows:
 
     @pytest.mark.parametrize("kind", ALL)
     def test_what_lies_behind_an_end_is_not_looked_at(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         x, lengths = input_for(model, rng, 12, 5), np.array([0, 12, 7, 1, 10])
         y, after = model(x, lengths=lengths)
         other = x.copy()
@@ -128,7 +94,7 @@ class TestRows:
     @pytest.mark.parametrize("kind", ALL)
     def test_as_in_the_reference(self, kind, rng):
         for dtype in (np.float32, np.float64):
-            file = model_file(kinds(4)[kind], rng, dtype)
+            file = model_file(every_model(4)[kind], rng, dtype)
             model = Model(file)
             x, lengths = input_for(model, rng, 10, 6), np.array([10, 0, 5, 9, 1, 7])
             y, after = model(x, lengths=lengths)
@@ -143,7 +109,7 @@ class TestRows:
 
     def test_batch_first_is_only_a_layout(self, rng):
         for kind in ("lstm", "classifier", "mean", "delayed"):
-            model = build(kinds(4)[kind], rng)
+            model = build(every_model(4)[kind], rng)
             x, lengths = input_for(model, rng, 12, 4), np.array([12, 5, 9, 8])
             y, after = model(x, lengths=lengths)
             first = np.ascontiguousarray(x.swapaxes(0, 1))
@@ -156,7 +122,7 @@ class TestRows:
     )
     def test_long_sequences(self, isa, kind, rng):
         """Rows that end in any of the engine's chunks."""
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         x = input_for(model, rng, 1500, 5)
         check_rows(model, x, None, np.array([1500, 0, 1, 700, 1234]))
 
@@ -223,7 +189,7 @@ class TestThreads:
 class TestCarryingOn:
     @pytest.mark.parametrize("kind", ["lstm", "gru_before", "causal", "mean", "depthwise"])
     def test_rows_go_on_where_each_ended(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         x, lengths = input_for(model, rng, 20, 4), np.array([0, 3, 8, 12])
         _, state = model(x, lengths=lengths)
         rest = np.stack([np.roll(x[:, b], -lengths[b], 0) for b in range(4)], 1)
@@ -340,7 +306,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("kind", ["lstm", "both_ways"])
     def test_states_of_rows_without_a_step(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa)
         x, state = input_for(model, rng, 6, 3), state_for(model, rng, 3)
         y, after = model(x, state, lengths=[0, 6, 0])
         for b in (0, 2):

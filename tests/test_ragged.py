@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from models import (
-    CELLS,
     LANES,
     build,
-    every_kind,
+    every_model,
     input_for,
     model_file,
     recurrent,
@@ -28,30 +27,7 @@ from fastlstm import Model, processors, spec
 I, H = 5, 9  # noqa: E741
 
 
-def kinds(L: int) -> dict[str, tuple[spec.Layer, ...]]:
-    """Models of every kind of layer, PyTorch's plain cells among them."""
-    M = 2 * L + 3
-    found = dict(every_kind(L))
-    for cell in CELLS:
-        found[cell] = (recurrent(cell, L + 1, M, num_layers=2),)
-        found[f"{cell}_both"] = (recurrent(cell, 3, M, num_layers=2, bidirectional=True),)
-    found["projected"] = (recurrent("lstm", 5, M, num_layers=2, proj_size=L + 2),)
-    found["classifier"] = (
-        spec.Embedding("e", 9, 4),
-        recurrent("gru", 4, M, bidirectional=True),
-        spec.Linear("out", 2 * M, 9),
-        spec.Activation("p", "softmax", 9),
-    )
-    found["tokens_pooled"] = (
-        spec.OneHot("o", 9),
-        recurrent("lstm", 9, M),
-        spec.Pool("p", "last", M),
-    )
-    found["linear"] = (spec.Linear("a", 3, M), spec.Activation("f", "tanh", M))
-    return found
-
-
-ALL = tuple(kinds(1))
+ALL = tuple(every_model(1))
 
 
 def sequences_for(model: Model, rng: np.random.Generator, *lengths: int) -> list[np.ndarray]:
@@ -86,7 +62,7 @@ def check(model: Model, x: Any, start: Any = None) -> None:
 class TestLists:
     @pytest.mark.parametrize("kind", ALL)
     def test_each_is_that_sequence_alone(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa, reproducible=True)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         for lengths in ((9,), (3, 0, 11, 1, 7, 11, 5), rng.integers(0, 24, 8), (1, 2, 6, 30)):
             x = sequences_for(model, rng, *lengths)
             check(model, x)
@@ -94,7 +70,7 @@ class TestLists:
 
     @pytest.mark.parametrize("kind", ALL)
     def test_as_a_padded_batch(self, isa, kind, rng):
-        model = build(kinds(LANES[isa])[kind], rng, isa=isa)
+        model = build(every_model(LANES[isa])[kind], rng, isa=isa)
         lengths = np.array([9, 0, 12, 5, 8])
         x, start = input_for(model, rng, 12, 5), start_for(model, rng, 5)
         y, after = model(x, start, lengths=lengths)
@@ -110,7 +86,7 @@ class TestLists:
 
     @pytest.mark.parametrize("kind", ["lstm", "delayed", "classifier", "mean", "looks_ahead"])
     def test_float64(self, kind, rng):
-        model = build(kinds(1)[kind], rng, np.float64, reproducible=True)
+        model = build(every_model(1)[kind], rng, np.float64, reproducible=True)
         x = sequences_for(model, rng, 3, 17, 0, 8)
         check(model, x)
         check(model, x, start_for(model, rng, 4))
@@ -118,7 +94,7 @@ class TestLists:
     @pytest.mark.parametrize("kind", ["lstm", "gru_both", "last", "classifier"])
     def test_several_threads(self, isa, kind, rng, monkeypatch):
         monkeypatch.setattr(processors, "available", lambda: 4)
-        file = model_file(kinds(3 * LANES[isa])[kind], rng)
+        file = model_file(every_model(3 * LANES[isa])[kind], rng)
         for threads in (2, 3):
             model = Model(file, isa=isa, threads=threads, reproducible=True)
             check(model, sequences_for(model, rng, *rng.integers(0, 40, 13)))
@@ -144,7 +120,7 @@ class TestLists:
     @pytest.mark.parametrize("kind", ["lstm", "lstm_both", "mean", "classifier", "delayed"])
     def test_each_has_memory_of_its_own(self, kind, rng):
         """One that is kept does not keep the others, nor what padded them."""
-        model = build(kinds(4)[kind], rng)
+        model = build(every_model(4)[kind], rng)
         for lengths in ((30,), (30, 7, 30, 0)):
             for y in model(sequences_for(model, rng, *lengths))[0]:
                 assert y.base is None
@@ -154,7 +130,7 @@ class TestLists:
 
     @pytest.mark.parametrize("kind", ["lstm", "lstm_both", "mean", "classifier", "delayed"])
     def test_of_none(self, kind, rng):
-        model = build(kinds(4)[kind], rng)
+        model = build(every_model(4)[kind], rng)
         for x in ([], ()):
             for start in (None, model.initial_state(0)):
                 y, after = model(x, start)
@@ -163,7 +139,7 @@ class TestLists:
 
     @pytest.mark.parametrize("kind", ["lstm", "lstm_both", "classifier", "delayed", "looks_ahead"])
     def test_of_no_step(self, kind, rng):
-        model = build(kinds(4)[kind], rng)
+        model = build(every_model(4)[kind], rng)
         start = state_for(model, rng, 3)
         y, after = model(sequences_for(model, rng, 0, 0, 0), start)
         assert [one.shape for one in y] == [(0, model.output_size)] * 3
@@ -191,7 +167,7 @@ class TestLists:
         assert_same_bits(a[:2], b)
 
     def test_tokens_of_any_integers(self, isa, rng):
-        model = build(kinds(LANES[isa])["classifier"], rng, isa=isa)
+        model = build(every_model(LANES[isa])["classifier"], rng, isa=isa)
         x = sequences_for(model, rng, 4, 9, 1)
         expected, _ = model(x)
         got, _ = model([x[0].astype(np.uint8), x[1].astype(">i2"), x[2].astype(np.uint64)])
@@ -318,7 +294,7 @@ class TestWrongLists:
             model(self.X, model.initial_state())
 
     def test_nothing_to_pool(self, rng):
-        model = build(every_kind(1)["mean"], rng)
+        model = build(every_model(1)["mean"], rng)
         with pytest.raises(ValueError, match="x has 0 steps, of which this model makes no row"):
             model(sequences_for(model, rng, 0, 0))
 
