@@ -349,7 +349,7 @@ class TestPools:
         layers = (recurrent("gru", 3, 4), spec.Pool("p", "mean", 4), spec.Linear("out", 4, 2))
         model = build(layers, rng)
         assert model.pools_over_time
-        assert not build(layers[0], rng).pools
+        assert not build(layers[0], rng).pools_over_time
         x = input_for(model, rng, 6, 5)
         y, _ = model(x)
         assert y.shape == (5, 2)

@@ -248,7 +248,7 @@ static test_case read_case(const char *path) {
     made.model.n_layers = take(file);
     made.model.state_size = take(file);
     made.model.takes_tokens = (int)take(file);
-    made.model.pools_over_time = (int)take(file);
+    made.model.pools = (int)take(file);
     made.model.looks_ahead = (int)take(file);
     fl_layer *layers = (fl_layer *)(void *)fenced(made.model.n_layers * sizeof *layers);
     made.model.layers = layers;

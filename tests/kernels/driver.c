@@ -313,7 +313,7 @@ static double check_streams(const fl_kernel *kernel, const test_case *a, const r
                                      row_of(a, &at_once, at_once.steps - 1, b), a->O,
                                      a->real_size),
                "a stream gives other bits than the whole run");
-    if (!a->model.pools_over_time) demand_same(a, whole, &at_once, "a stream gives other bits than a run");
+    if (!a->model.pools) demand_same(a, whole, &at_once, "a stream gives other bits than a run");
     for (size_t threads = 1; threads <= most_threads; ++threads) {
         result steps = streamed(kernel, a, 1, threads), blocks = streamed(kernel, a, 3, threads);
         demand_same(a, &at_once, &steps, "step by step gives other bits than the whole run");
