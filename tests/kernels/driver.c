@@ -346,6 +346,39 @@ static double check_lengths(const fl_kernel *kernel, const test_case *a) {
     return error;
 }
 
+/* Rows that have read different numbers of steps, as the streams of a pool have: each goes on as it
+ * does alone. */
+static void check_phases(const fl_kernel *kernel, const test_case *a) {
+    const size_t size = a->model.state_size * a->real_size;
+    result begun = new_result(a, a->streamed.steps);
+    size_t most = 0, *lengths = (size_t *)(void *)fenced(a->B * sizeof(size_t));
+    for (size_t b = 0; b < a->B; ++b) {
+        part p = {0, b % 4 < a->T ? b % 4 : a->T, b, 1, 0, NULL, 1, NULL};
+        if (p.steps) run(kernel, a, &begun, 0, p);
+        most = larger(most, fl_output_steps(&a->model, kernel, a->T, 0, begun.state[b]));
+        lengths[b] = a->T;
+    }
+    result alone = new_result(a, most);
+    for (size_t b = 0; b < a->B; ++b) {
+        part p = {0, a->T, b, 1, 0, NULL, 1, NULL};
+        memcpy(alone.state[b], begun.state[b], size);
+        alone.unwritten[b] = (int)(most - run(kernel, a, &alone, 0, p));
+    }
+    for (size_t threads = 1; threads <= most_threads; ++threads) {
+        result both = new_result(a, most);
+        part p = {0, a->T, 0, a->B, 0, lengths, threads, NULL};
+        for (size_t b = 0; b < a->B; ++b) memcpy(both.state[b], begun.state[b], size);
+        run(kernel, a, &both, 0, p);
+        memcpy(both.unwritten, alone.unwritten, a->B * sizeof(int));
+        check_canaries(a, &both);
+        demand_same(a, &alone, &both, "a row of its own phase gives other bits than alone");
+        free_result(a, &both);
+    }
+    free_fenced((char *)lengths, a->B * sizeof(size_t));
+    free_result(a, &alone);
+    free_result(a, &begun);
+}
+
 /* Every row of the case with the same odd count in its state, or with what that is to be taken as;
  * number `i` of them. */
 static result with_count(const fl_kernel *kernel, const test_case *a, size_t i, int whole,
@@ -420,7 +453,10 @@ static double check_case(const fl_kernel *kernel, const test_case *a) {
     }
     check_canaries(a, &alone);
     demand_same(a, &whole, &alone, "a row alone gives other bits than in the batch");
-    if (!a->model.looks_ahead) error = fmax(error, check_streams(kernel, a, &whole));
+    if (!a->model.looks_ahead) {
+        error = fmax(error, check_streams(kernel, a, &whole));
+        check_phases(kernel, a);
+    }
     if (a->lengths) error = fmax(error, check_lengths(kernel, a));
     if (a->n_counters) check_counters(kernel, a);
     check_plans(kernel, a);
