@@ -8,6 +8,7 @@ test_pool_memory.py.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
 import threading
@@ -1385,7 +1386,13 @@ def test_a_pool_in_use_raises_and_stays_whole(rng: np.random.Generator, tmp_path
     slots, others = ([of.open() for _ in range(4)] for of in (pool, twin))
     block = input_for(model, rng, 300, 4)
     results: list[np.ndarray] = []
-    worker = threading.Thread(target=lambda: results.append(pool.run(slots, block)))
+
+    def work() -> None:
+        while not results:  # until the pool is not just being asked
+            with contextlib.suppress(RuntimeError):
+                results.append(pool.run(slots, block))
+
+    worker = threading.Thread(target=work)
     attempts = {
         **{name: lambda do=do: do(slots) for name, do in calls(pool, tmp_path / "s").items()},
         "open": pool.open,
