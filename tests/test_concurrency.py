@@ -357,7 +357,7 @@ class TestInUse:
     def test_a_pool_that_runs_without_the_gil(self, rng: np.random.Generator) -> None:
         model = build(recurrent("lstm", 512, 512), rng, reproducible=True)
         pool, stream = model.pool(), model.stream(3)
-        slots, x = np.array([pool.open() for _ in range(3)]), input_for(model, rng, 60, 3)
+        slots, x = np.array([pool.open() for _ in range(3)]), input_for(model, rng, 600, 3)
         refused = None
 
         def work() -> None:
@@ -380,7 +380,7 @@ class TestInUse:
             assert_same_state(pool.get_state(slots), stream.state)
             if refused:
                 break
-        assert refused is not None, "20 runs of 60 steps, and none was met at work"
+        assert refused is not None, "20 runs of 600 steps, and none was met at work"
 
     @classmethod
     def refusals(
