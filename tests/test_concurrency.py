@@ -654,9 +654,8 @@ class TestWhatUsesAModel:
         models = [build(stack(name, 8), rng) for _ in range(2)]
 
         def facts(i: int) -> dict[str, Any]:
-            found = fastlstm.verify(models[i % 2], steps=60, batch_size=2, seed=i)
-            assert found.passed
-            return found.facts()
+            # Whether any random weights pass is another test's; here only that all threads agree.
+            return fastlstm.verify(models[i % 2], steps=60, batch_size=2, seed=i).facts()
 
         expected = [facts(i) for i in range(4)]
         assert together(facts, range(4)) == expected
