@@ -3,11 +3,6 @@
 from libc.stdint cimport int64_t
 
 
-cdef bint unit_stride(cnp.ndarray array, cnp.npy_intp item):
-    """Whether the last axis is contiguous; NumPy gives an axis of length one any stride."""
-    return array.size == 0 or array.shape[2] == 1 or array.strides[2] == item
-
-
 def check_tokens(cnp.ndarray tokens, Py_ssize_t known, cnp.ndarray lengths=None):
     """Raise ValueError if any of an int64 array of tokens lies outside [0, known).
 
@@ -148,10 +143,12 @@ def as_mask(str name, mask, tuple shape):
 cdef bint has_rows(cnp.ndarray array):
     """Whether the last axis is contiguous, and the others step by whole numbers.
 
-    The stride of an axis of length one says nothing.
+    The stride of an axis of length one says nothing, nor do those of an empty array.
     """
     cdef cnp.npy_intp item = cnp.PyArray_ITEMSIZE(array)
     cdef int i, last = array.ndim - 1
+    if array.size == 0:
+        return True
     if not cnp.PyArray_ISALIGNED(array):
         return False
     for i in range(last):
@@ -185,10 +182,13 @@ cdef cnp.ndarray features_of(Network network, x, int ndim, cnp.npy_intp *shape):
     return as_features(x, network.dtype, as_tuple(ndim, shape))
 
 
-cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape):
-    """`as_tokens` of exactly this shape."""
+cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape, int64_t *one):
+    """`as_tokens` of exactly this shape; None for a single token that is an int, then in `one`."""
     cdef const int64_t *tokens
     cdef Py_ssize_t i
+    if ndim == 0 and type(x) is int and 0 <= x < <object>network.input_size:
+        one[0] = x
+        return None
     if is_plain(x, cnp.NPY_INT64, ndim, shape):
         tokens = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>x)
         for i in range((<cnp.ndarray>x).size):

@@ -261,6 +261,13 @@ cdef class Network:
         """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
+    cdef void run_planned(self, fl_call *call) noexcept:
+        if self.releases_gil(call.T, call.B):
+            with nogil:
+                fl_run(self.kernel, &self.model, call, self.team)
+        else:
+            fl_run(self.kernel, &self.model, call, self.team)
+
     cdef int execute(self, fl_call *call) except -1:
         """Run a call whose T, B, x or tokens, y, strides and state are set."""
         cdef fl_plan plan
@@ -279,11 +286,7 @@ cdef class Network:
             if find_blas() in ("LP64", "ILP64"):
                 self.gemm = gemm_of_floats if self.kernel.real_size == 4 else gemm_of_doubles
         call.gemm = self.gemm
-        if self.releases_gil(call.T, call.B):
-            with nogil:
-                fl_run(self.kernel, &self.model, call, self.team)
-        else:
-            fl_run(self.kernel, &self.model, call, self.team)
+        self.run_planned(call)
         call.plan = NULL
         # A run over a whole bidirectional sequence may have needed much: that is not kept.
         if scratch.size <= KEEP_BYTES:
@@ -313,8 +316,7 @@ cdef class Network:
                 and x.shape[1] == y.shape[1] == state.shape[0]
                 and state.shape[1] == <Py_ssize_t>self.model.state_size
                 and y.dtype == self.dtype == state.dtype and state.flags.c_contiguous
-                and x.flags.aligned and y.flags.aligned
-                and unit_stride(y, item) and y.flags.writeable
+                and x.flags.aligned and has_rows(y) and y.flags.writeable
                 and state.flags.writeable):
             raise ValueError("x, y and state do not fit the network")
         if call.B and y.shape[0] != self.output_steps(call.T, True, state[0]):
@@ -339,7 +341,7 @@ cdef class Network:
             call.tokens = <const int64_t *>cnp.PyArray_DATA(x)
             call.x_t, call.x_b = x.strides[0] // 8, x.strides[1] // 8
         else:
-            if x.dtype != self.dtype or x.shape[2] != self.input_size or not unit_stride(x, item):
+            if x.dtype != self.dtype or x.shape[2] != self.input_size or not has_rows(x):
                 raise ValueError("x does not fit the network")
             call.x = cnp.PyArray_DATA(x)
             call.x_t, call.x_b = x.strides[0] // item, x.strides[1] // item

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from fastlstm.kernels cimport fl_call, fl_output_steps, fl_plan, fl_run
+from fastlstm.kernels cimport fl_call, fl_output_steps, fl_plan
 
 # Bytes of the blocks in which a list of arrays passes: each step of a block shares its reading of
 # the weights, and a long array among short ones takes no memory for theirs.
@@ -51,13 +51,8 @@ cdef class Pool(Slots):
 
     cdef void run_call(self, fl_call *call) noexcept:
         """Run what is ready. Never by a BLAS, whose sums depend on the number of rows."""
-        cdef Network network = self.network
         call.turn = self.turn
-        if network.releases_gil(call.T, call.B):
-            with nogil:
-                fl_run(network.kernel, &network.model, call, network.team)
-        else:
-            fl_run(network.kernel, &network.model, call, network.team)
+        self.network.run_planned(call)
         self.turn = call.turn
 
     cdef void count_steps(self, size_t N, size_t T, const size_t *lengths) noexcept:
@@ -123,11 +118,9 @@ cdef class Pool(Slots):
             x_shape[ndim], y_shape[ndim] = network.input_size, network.output_size
             if network.model.takes_tokens:
                 call.x_b = 1
-                if ndim == 0 and type(x) is int and 0 <= x < <object>network.input_size:
-                    token = x
-                    call.tokens = &token
-                else:
-                    array = tokens_of(network, x, ndim, x_shape)
+                array = tokens_of(network, x, ndim, x_shape, &token)
+                call.tokens = &token
+                if array is not None:
                     call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
             else:
                 array = features_of(network, x, ndim + 1, x_shape)

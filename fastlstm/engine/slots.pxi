@@ -264,14 +264,14 @@ cdef class Slots:
         self.take(<const int64_t *>cnp.PyArray_DATA(array), array.size)
         return array.size
 
-    def open_row(self, state=None, steps=0):
+    def open_row(self, state=None):
         """Open a slot: where each sequence starts, or with a state (state_size,)."""
         if state is None:
             state = self.network.initial
         self.check_rows(state, 1)
         self.enter()
         try:
-            return self.add(cnp.PyArray_DATA(<cnp.ndarray>state), steps)
+            return self.add(cnp.PyArray_DATA(<cnp.ndarray>state), 0)
         finally:
             fl_leave(&self.busy)
 

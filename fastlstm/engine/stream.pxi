@@ -124,7 +124,7 @@ cdef class Stream:
         try:
             gives = self.keeps_steps or self.output_steps(1) > 0
             if self.network.model.takes_tokens:
-                array = self.tokens_of_step(x)
+                array = tokens_of(self.network, x, self.x_ndim, self.x_shape, &self.token)
                 if array is None:
                     self.call.tokens = &self.token
                 else:
@@ -146,13 +146,6 @@ cdef class Stream:
             return result if gives else None
         finally:
             fl_leave(&self.busy)
-
-    cdef cnp.ndarray tokens_of_step(self, x):
-        """The tokens as an array, or None for a single one, which is then in `self.token`."""
-        if self.x_ndim == 0 and type(x) is int and 0 <= x < <object>self.network.input_size:
-            self.token = x
-            return None
-        return tokens_of(self.network, x, self.x_ndim, self.x_shape)
 
     def run(self, x, *, out=None):
         """Advance every row by a block of steps.
