@@ -32,6 +32,7 @@ from fastlstm.spec.model import (
     output_steps,
     step_stride,
     walk,
+    work,
 )
 from fastlstm.spec.recurrent import GRU, LSTM, RNN, Recurrent
 from fastlstm.spec.time import Pool
@@ -70,4 +71,5 @@ __all__ = [
     "parse_function",
     "step_stride",
     "walk",
+    "work",
 ]

@@ -178,3 +178,8 @@ class FrameConv1d(_Convolution):
     @property
     def output_size(self) -> int:
         return self.out_channels * self.out_width
+
+    @property
+    def work(self) -> int:
+        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel_size
+        return weights * self.out_width + 8 * self.output_size

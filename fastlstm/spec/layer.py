@@ -6,6 +6,7 @@ import dataclasses
 import math
 import operator
 import re
+import sys
 from dataclasses import MISSING, FrozenInstanceError, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -110,7 +111,8 @@ class Layer:
             elif field.type == "bool" and type(value) is not bool:
                 raise self._refused(field.name, "true or false")
             elif field.type == "float":
-                if isinstance(value, int | float) and not isinstance(value, bool):
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if number and value <= sys.float_info.max:  # an integer may be larger
                     object.__setattr__(self, field.name, value := float(value))
                 if type(value) is not float or not 0 <= value < math.inf:
                     raise self._refused(field.name, "a finite number of at least 0")
@@ -163,6 +165,11 @@ class Layer:
         """Full state name -> name of the tensor it starts from, where that is not zero."""
         return {}
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a step, at most; a function of one number counts as eight."""
+        return sum(math.prod(shape) for shape in self.tensors().values()) + 8 * self.output_size
+
     def counts(self) -> dict[str, int]:
         """Full state name -> bound, of state that is an integer from 0 to below the bound."""
         return {}
@@ -192,8 +199,8 @@ class Layer:
             ):
                 raise ValueError(f"layer kind {cls.kind!r}: {name} is not a list of strings")
             if field.default is not MISSING and field.metadata.get("extra"):
-                default = list(field.default) if isinstance(value, list) else field.default
-                if value == default and type(value) is type(default):
+                given = tuple(value) if isinstance(value, list) else value
+                if given == field.default and type(given) is type(field.default):
                     raise ValueError(
                         f"layer kind {cls.kind!r}: {name} is {value!r:.80}, which is left out"
                     )

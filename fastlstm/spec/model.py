@@ -32,6 +32,7 @@ __all__ = [
     "output_steps",
     "step_stride",
     "walk",
+    "work",
 ]
 
 # num_layers alone decides how many tensor names a stack asks for: bounded before they are listed,
@@ -104,6 +105,10 @@ class Residual(Layer):
 
     def initial(self) -> dict[str, str]:
         return {name: tensor for layer in self.layers for name, tensor in layer.initial().items()}
+
+    @property
+    def work(self) -> int:
+        return work(self.layers) + self.output_size
 
     def counts(self) -> dict[str, int]:
         return {name: bound for layer in self.layers for name, bound in layer.counts().items()}
@@ -195,6 +200,11 @@ def delay(layers: Sequence[Layer]) -> int:
         steps += layer.delay * stride
         stride *= layer.step_stride
     return steps
+
+
+def work(layers: Sequence[Layer]) -> int:
+    """Multiply-adds of a step, at most: those of layers that run on every so many steps, too."""
+    return sum(layer.work for layer in layers)
 
 
 def _check_chain(layers: Sequence[Layer]) -> None:

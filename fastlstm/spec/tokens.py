@@ -25,6 +25,10 @@ class OneHot(Layer):
     def output_size(self) -> int:
         return self.num_classes
 
+    @property
+    def work(self) -> int:
+        return 0  # a column of the next layer's weights is looked up
+
 
 @layer_kind
 class Embedding(Layer):
@@ -41,6 +45,10 @@ class Embedding(Layer):
 
     @property
     def output_size(self) -> int:
+        return self.embedding_dim
+
+    @property
+    def work(self) -> int:
         return self.embedding_dim
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
