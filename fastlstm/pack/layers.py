@@ -192,7 +192,6 @@ def scale_and_shift(
     mean, var = (get[f"running_{what}"].astype(np.float64) for what in ("mean", "var"))
     one, zero = np.ones_like(mean), np.zeros_like(mean)
     dtype = get["running_mean"].dtype
-    with np.errstate(all="ignore"):  # numbers that are not finite stay what they are
-        scale = get.get("weight", one) / np.sqrt(var + layer.eps)
-        shift = get.get("bias", zero) + ((zero if bias is None else bias) - mean) * scale
-        return scale.astype(dtype), shift.astype(dtype)
+    scale = get.get("weight", one) / np.sqrt(var + layer.eps)
+    shift = get.get("bias", zero) + ((zero if bias is None else bias) - mean) * scale
+    return scale.astype(dtype), shift.astype(dtype)

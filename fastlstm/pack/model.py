@@ -118,8 +118,9 @@ def pack(
     model.looks_ahead = bool(spec.looks_ahead(layers))
     packer = _Packer(model, tensors, constant)
     packer.folded = _folded(layers, lanes, model.dtype)
-    packer.chain(layers)
-    packer.plain_frame()
+    with np.errstate(all="ignore"):  # numbers that are not finite stay what they are
+        packer.chain(layers)
+        packer.plain_frame()
     model.layers[-1].to = OUTPUT
     model.initial = np.zeros(model.state_size, model.dtype)
     starts = {tensor for layer in layers for tensor in layer.initial().values()}
@@ -387,9 +388,8 @@ class _Packer:
 
 def _product(w_ih: Array, embedding: Array) -> Array:
     """(gates * H, V): the input product of every row of an embedding (V, I), rounded once."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        exact: Array = w_ih.astype(np.float64) @ embedding.T.astype(np.float64)
-        return exact.astype(w_ih.dtype)
+    exact: Array = w_ih.astype(np.float64) @ embedding.T.astype(np.float64)
+    return exact.astype(w_ih.dtype)
 
 
 def unpack(layers: Sequence[spec.Layer], model: PackedModel) -> dict[str, Array]:
