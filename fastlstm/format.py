@@ -1,17 +1,15 @@
 """The file: ordinary safetensors that also carries the layers.
 
 A model file holds PyTorch's tensors under PyTorch's names and one metadata entry, ``fastlstm``: a
-JSON text with the layers, the vocabulary and where the model came from. A stream's saved state uses
-the same container. Both are untrusted: what a header says must be a whole, consistent model before
-a tensor is read.
+JSON text with the layers, the vocabulary, where the model came from, and the SHA-256 of the file. A
+stream's saved state uses the same container. Both are untrusted: what a header says must be a
+whole, consistent model before a tensor is read, and a changed bit anywhere is found.
 
 Dimension letters: ``T`` time, ``I`` input, ``O`` output.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,22 +21,23 @@ from fastlstm.container import (
     CODES,
     CONVERT,
     DTYPES,
-    FOREIGN,
-    OURS,
+    REWRITTEN,
     Array,
-    Entry,
     FormatError,
-    Identity,
+    Opened,
     Path,
+    Tensor,
     opened,
-    parse,
     write,
 )
+from fastlstm.document import dump, judge, parse
+from fastlstm.identity import Identity
 
 __all__ = [
     "FormatError",
     "Identity",
     "ModelFile",
+    "check_steps",
     "fingerprint",
     "read_model",
     "read_state",
@@ -47,18 +46,21 @@ __all__ = [
     "write_state",
 ]
 
-VERSION = 1
-MAX_STEPS = 1024  # of a self-check: every load runs it
+VERSION = 2
 MAX_NOTES, MAX_NOTE_CHARS = 64, 4096
 
-MAX_MARKS = 16 * spec.MAX_DEPTH  # a layer is written with at most 15: a brace and its colons
-MAX_NESTING = 10  # version 1 needs 8; with the rest a newer file is read as far as its version
+# Of a self-check, which every load runs: steps, and multiply-adds of all of them.
+MAX_STEPS, MAX_CHECK_WORK = 1024, 2**31
+
+# Multiply-adds of a step: nobody waits longer for one, and few bytes could ask for more where a
+# tensor is used at many places of a step.
+MAX_WORK = 2**36
 
 _SELF_CHECK = ("self_check.input", "self_check.output")
 _CONTENT = {
     "model": ("a model, which fastlstm.load reads", {"layers", "vocabulary", "source"}),
-    "state": ("a stream's saved state, which Stream.load reads", {"metadata", "sha256"}),
-    "pool": ("a pool's saved streams, which Pool.load reads", {"metadata", "sha256"}),
+    "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
+    "pool": ("a pool's saved streams, which Pool.load reads", {"metadata"}),
 }
 
 
@@ -95,12 +97,14 @@ def write_model(path: Path, model: ModelFile) -> None:
     """Write a model; the same model gives the same bytes.
 
     The file appears whole or not at all: an older one stays until the new one is on the disk. A
-    symbolic link is followed, an older file's permissions are kept.
+    symbolic link is followed, an older file's permissions are kept. A temporary file of a killed
+    save to the same path is removed.
 
     Raises
     ------
     ValueError
-        If the parts do not fit together or are too large for a header; nothing is written.
+        If the parts do not fit together, are too large for a header or make more work than
+        :data:`MAX_WORK`; nothing is written.
     OSError
         If the file cannot be written; an older one is left as it was.
     """
@@ -115,12 +119,14 @@ def write_model(path: Path, model: ModelFile) -> None:
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
         "source": model.source,
     }
-    _check_model({name: (CODES[a.dtype.name], a.shape) for name, a in arrays.items()}, document)
+    _check_model({n: Tensor(CODES[a.dtype.name], a.shape) for n, a in arrays.items()}, document)
     _check_tokens(model.layers, arrays)
     _write(path, arrays, "model", document)
 
 
-def read_model(path: Path, *, mapped: bool = False, expected: Identity | None = None) -> ModelFile:
+def read_model(
+    path: Path, *, mapped: bool = False, check: bool = True, expected: Identity | None = None
+) -> ModelFile:
     """Read a model, using at most twice the file's size plus 16 MB.
 
     Parameters
@@ -131,28 +137,32 @@ def read_model(path: Path, *, mapped: bool = False, expected: Identity | None = 
         Whether the tensors are read-only views of a mapping of the file, but for those that do not
         lie at a multiple of their dtype's size. If the file is cut short while they are in use, the
         process dies.
+    check : bool, default True
+        Whether the file must be the one that was written, by its digest: without it the numbers
+        may be any, as long as all the rest fits together. A mapped file is read once for it.
     expected : Identity, optional
         That of a file mapped before, which it must still be.
 
     Raises
     ------
     FormatError
-        If the file is not a whole, consistent model of a known version, or not the expected one.
+        If the file is not a whole, consistent model of a known version, damaged, or not the
+        expected one.
     OSError
         If the file cannot be opened, read or mapped.
     """
-    with opened(path, OURS, expected) as given:
-        document = _document(given.table, given.pairs, "model")
+    with opened(path, expected=expected) as given:
+        document = _document(given, "model")
         layers = _check_model(given.table, document)
-        arrays = given.map() if mapped else given.load()
+        arrays = given.map(check=check) if mapped else given.load(check=check)
         _check_tokens(layers, arrays)
     # Handed out as it is, so it is never a part of the file.
-    check = [np.array(arrays[name]) for name in _SELF_CHECK if name in arrays]
+    pair = [np.array(arrays[name]) for name in _SELF_CHECK if name in arrays]
     words = document["vocabulary"]
     return ModelFile(
         layers=layers,
         tensors={name: arrays[name] for layer in layers for name in layer.tensors()},
-        self_check=(check[0], check[1]) if check else None,
+        self_check=(pair[0], pair[1]) if pair else None,
         vocabulary=None if words is None else tuple(words),
         source=document["source"],
         mapped_from=given.identity if mapped else None,
@@ -169,7 +179,7 @@ def write_state(
     path : str or path
         Where to.
     arrays : mapping of str to ndarray
-        float32, float64 or int64, of at most 3 dimensions, none of them empty.
+        float32, float64 or int64, of at most 8 dimensions, none of them empty.
     metadata : mapping of str to str
         At most 64 entries of at most 4096 characters, such as the model's fingerprint.
     content : {"state", "pool"}
@@ -183,7 +193,7 @@ def write_state(
         If the file cannot be written; an older one is left as it was.
     """
     plain = {name: _plain(name, array) for name, array in arrays.items()}
-    document = {"metadata": dict(metadata), "sha256": _digest({}, plain)}
+    document = {"metadata": dict(metadata)}
     _check_notes("metadata", document["metadata"])
     _write(path, plain, content, document)
 
@@ -198,20 +208,17 @@ def read_state(path: Path, content: str = "state") -> tuple[dict[str, Array], di
     OSError
         If the file cannot be opened or read.
     """
-    with opened(path, OURS) as given:
-        document = _document(given.table, given.pairs, content)
+    with opened(path) as given:
+        document = _document(given, content)
         _check_notes("metadata", document["metadata"])
-        arrays = given.load()
-        if document["sha256"] != _digest({}, arrays):
-            raise ValueError("the numbers are not those that were saved; the file is damaged")
-        return arrays, document["metadata"]
+        return given.load(check=True), document["metadata"]
 
 
 def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
     """Read any safetensors checkpoint: name -> (array, dtype as torch calls it).
 
     bfloat16 is widened to float32, exactly, and then takes twice its size in the file; every other
-    array has the dtype that is named.
+    array has the dtype that is named. Metadata is not looked at.
 
     Raises
     ------
@@ -221,9 +228,9 @@ def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
     OSError
         If the file cannot be opened or read.
     """
-    with opened(path, FOREIGN) as given:
-        arrays = given.load()
-        return {name: (array, DTYPES[given.table[name][0]]) for name, array in arrays.items()}
+    with opened(path, ours=False) as given:
+        arrays = given.load(check=False)
+        return {name: (array, DTYPES[given.table[name].code]) for name, array in arrays.items()}
 
 
 def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> str:
@@ -231,24 +238,27 @@ def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> s
 
     The order of the tensors, their byte order and their layout in memory do not matter.
     """
-    return _digest({"layers": [layer.to_dict() for layer in layers]}, tensors)
-
-
-def _digest(text: dict[str, Any], tensors: Mapping[str, Array]) -> str:
-    """SHA-256, in hexadecimal, of a text and of tensors: names, dtypes, shapes and numbers."""
     import hashlib  # loads OpenSSL, several milliseconds: not a part of importing the package
 
     arrays = {name: _native(tensors[name]) for name in sorted(tensors)}
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
     names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
-    digest = hashlib.sha256(_canonical(text | {"tensors": names}).encode())
+    text = {"layers": [layer.to_dict() for layer in layers], "tensors": names}
+    digest = hashlib.sha256(dump(text).encode())
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _check_model(table: Mapping[str, Entry], document: Mapping[str, Any]) -> tuple[spec.Layer, ...]:
+def check_steps(layers: Sequence[spec.Layer]) -> int:
+    """Steps that the self-check of a model may have, so that a load takes bounded time; or 0."""
+    return min(MAX_STEPS, MAX_CHECK_WORK // max(spec.work(layers), 1))
+
+
+def _check_model(
+    table: Mapping[str, Tensor], document: Mapping[str, Any]
+) -> tuple[spec.Layer, ...]:
     """The layers, once everything fits that can be judged without a tensor's numbers."""
     if not isinstance(document["layers"], list):
         raise ValueError("'layers' is not a list")
@@ -260,26 +270,30 @@ def _check_model(table: Mapping[str, Entry], document: Mapping[str, Any]) -> tup
     if (least := sum(2 * s.num_layers * s.directions for s in stacks)) > len(table):
         raise ValueError(f"the layers need at least {least} tensors, there are {len(table)}")
     weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}
-    spec.check_tensors(layers, {name: shape for name, (_, shape) in weights.items()})
-    codes = {code for code, _ in weights.values()} or {"F32"}
+    spec.check_tensors(layers, {name: tensor.shape for name, tensor in weights.items()})
+    if (work := spec.work(layers)) > MAX_WORK:
+        raise ValueError(
+            f"a step would take {work} multiply-adds; at most {MAX_WORK} are supported"
+        )
+    codes = {tensor.code for tensor in weights.values()} or {"F32"}
     if len(codes) > 1 or "I64" in codes:
         raise ValueError(f"the tensors are {sorted(codes)}; expected all F32 or all F64")
     if len(weights) < len(table):
-        given = [table.get(name) for name in _SELF_CHECK]
+        given = [tensor and (tensor.code, tensor.shape) for tensor in map(table.get, _SELF_CHECK)]
         steps = given[0][1][0] if given[0] and given[0][1] else 0
         expected = [
             ("I64", (steps,)) if first.takes_tokens else (codes.pop(), (steps, first.input_size)),
             ("F64", (spec.output_steps(layers, steps), last.output_size)),
         ]
-        if given != expected or not 1 <= steps <= MAX_STEPS:
+        if given != expected or not 1 <= steps <= check_steps(layers):
             raise ValueError(
                 f"the self-check's input and output are {given}; expected {expected}, "
-                f"of 1 to {MAX_STEPS} steps"
+                f"of 1 to {check_steps(layers)} steps"
             )
     if (words := document["vocabulary"]) is not None:
         if not first.takes_tokens:
             raise ValueError(f"there is a vocabulary, but layer {first.name!r} takes no tokens")
-        if not isinstance(words, list) or not all(map(_is_text, words)):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError("the vocabulary is not a list of strings")
         if len(words) != first.input_size or len(set(words)) < len(words):
             raise ValueError(
@@ -304,17 +318,16 @@ def _check_notes(what: str, notes: object) -> None:
     if (
         not isinstance(notes, dict)
         or len(notes) > MAX_NOTES
-        or not all(_is_text(t) and len(t) <= MAX_NOTE_CHARS for pair in notes.items() for t in pair)
+        or not all(
+            isinstance(text, str) and len(text) <= MAX_NOTE_CHARS
+            for pair in notes.items()
+            for text in pair
+        )
     ):
         raise ValueError(
             f"{what!r} does not map strings to strings, at most {MAX_NOTES} "
             f"of at most {MAX_NOTE_CHARS} characters"
         )
-
-
-def _is_text(value: object) -> bool:
-    # JSON can spell half of a surrogate pair; no encoding can, so it could not even be printed.
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _plain(name: str, array: Array) -> Array:
@@ -329,45 +342,34 @@ def _native(array: Array) -> Array:
 
 
 def _write(path: Path, arrays: dict[str, Array], content: str, document: dict[str, Any]) -> None:
-    write(path, arrays, _canonical({"version": VERSION, "content": content} | document))
+    write(path, arrays, {"version": VERSION, "content": content} | document)
 
 
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-# The closing quote is optional: else each quote in an open string would search to the end anew.
-_MARK = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}:]')
-
-
-def _document(table: Mapping[str, Entry], pairs: bytes, content: str) -> dict[str, Any]:
-    """The ``fastlstm`` entry of a file that should hold ``content``, with exactly its fields."""
-    metadata = parse(pairs)
-    if "fastlstm" not in metadata:
+def _document(given: Opened, content: str) -> dict[str, Any]:
+    """The document of a file that should hold ``content``, with exactly its fields."""
+    if given.text is None:
         raise ValueError(f"this is an ordinary safetensors file, not one of fastlstm; {CONVERT}")
-    if len(metadata) > 1:
-        raise ValueError(f"metadata {min(metadata.keys() - {'fastlstm'})!r:.80} is unknown")
-    nesting = marks = 0
-    for match in _MARK.finditer(metadata["fastlstm"]):
-        marks += match[0] in "[{:"
-        nesting += (match[0] in "[{") - (match[0] in "]}")
-        if nesting > MAX_NESTING or marks > MAX_MARKS:
-            raise ValueError("the 'fastlstm' entry has too many brackets; the file is damaged")
-    document = parse(metadata["fastlstm"])
+    judge(given.text, given.document_bytes)
+    document = parse(given.text)
     if not isinstance(document, dict) or type(document.get("version")) is not int:
         raise ValueError("the 'fastlstm' entry has no version; the file is damaged")
     if document["version"] != VERSION:
+        older = 0 < document["version"] < VERSION
         raise ValueError(
-            f"the file has version {document['version']!r:.40}, this fastlstm reads {VERSION}; "
-            f"upgrade fastlstm"
+            f"the file has version {document['version']}, this fastlstm reads {VERSION}; "
+            + ("convert the checkpoint, or save the state, again" if older else "upgrade fastlstm")
         )
     wanted, fields = _CONTENT[content]
     if document.get("content") != content:
         found, _ = _CONTENT.get(str(document.get("content")), ("of unknown content", None))
         raise ValueError(f"this is {found}; expected {wanted}")
-    if wrong := sorted(document.keys() ^ fields ^ {"version", "content"}):
+    if wrong := sorted(document.keys() ^ fields ^ {"version", "content", "sha256"}):
         raise ValueError(f"'fastlstm' entry: missing or unknown keys {', '.join(wrong)!r:.80}")
-    for name, (code, _) in table.items():
-        if code not in CODES.values():
-            raise ValueError(f"tensor {name!r} is {code}; expected {', '.join(CODES.values())}")
+    if document["sha256"] != given.digits:
+        raise ValueError(f"the digest is not at its place in the header; {REWRITTEN}")
+    for name, tensor in given.table.items():
+        if tensor.code not in CODES.values():
+            raise ValueError(
+                f"tensor {name!r} is {tensor.code}; expected {', '.join(CODES.values())}"
+            )
     return document

@@ -123,9 +123,10 @@ class Model:
     def self_check(self) -> tuple[Array, Array] | None:
         """A short input and the output that the float64 reference gives for it.
 
-        None for a model that reads more than 1024 steps before its first output.
+        None for a model that reads more than 1024 steps before its first output, or that takes
+        more than 2**31 multiply-adds until then: a load must not take long.
         """
-        if self._self_check is None and self.delay < format.MAX_STEPS:
+        if self._self_check is None and self.delay < format.check_steps(self.layers):
             self._self_check = _make_self_check(self.layers, self.tensors, self.dtype)
         return self._self_check
 
@@ -143,12 +144,13 @@ class Model:
             return 0.0
         x, truth = self.self_check
         y = self(x)[0].reshape(truth.shape)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             expected = truth.astype(self.dtype)
-        finite = np.isfinite(expected)
-        size = max(1.0, float(np.abs(expected, where=finite, out=np.zeros_like(expected)).max()))
-        same = np.array_equal(y[~finite], expected[~finite], equal_nan=True)
-        error = float(np.abs(y[finite] - expected[finite]).max(initial=0.0)) / size
+            finite = np.isfinite(expected)
+            largest = np.abs(expected, where=finite, out=np.zeros_like(expected)).max()
+            size = max(1.0, float(largest))
+            same = np.array_equal(y[~finite], expected[~finite], equal_nan=True)
+            error = float(np.abs(y[finite] - expected[finite]).max(initial=0.0)) / size
         limit = SELF_CHECK_TOLERANCE[self.dtype.name]
         if not (same and error <= limit):
             found = f"by {error:.2g} of its size" if same else "in what is infinite or NaN"
@@ -324,7 +326,7 @@ def _restore(file: format.ModelFile, threads: int, isa: str | None, reproducible
 def _restore_mapped(
     identity: format.Identity, threads: int, isa: str | None, reproducible: bool
 ) -> Model:
-    file = format.read_model(identity.path, mapped=True, expected=identity)
+    file = format.read_model(identity.path, mapped=True, check=False, expected=identity)
     return _restore(file, threads, isa, reproducible)
 
 
@@ -363,22 +365,24 @@ def _make_self_check(
     x: Array
     if layers[0].takes_tokens:
         known = layers[0].input_size
-        x = rng.choice(known, min(known, SELF_CHECK_TOKENS), replace=False)
+        steps = min(known, SELF_CHECK_TOKENS, format.check_steps(layers))
+        x = rng.choice(known, steps, replace=False)
     else:
         steps = spec.delay(layers) + SELF_CHECK_STEPS * spec.step_stride(layers)
         widest = max(layer.output_size for layer in layers)
-        steps = min(steps, format.MAX_STEPS, max(SELF_CHECK_NUMBERS // widest, 1))
-        steps = max(steps, spec.delay(layers) + 1)
+        steps = min(steps, max(SELF_CHECK_NUMBERS // widest, 1))
+        steps = min(max(steps, spec.delay(layers) + 1), format.check_steps(layers))
         x = rng.standard_normal((steps, layers[0].input_size)).astype(dtype)
-    y, _ = reference.forward(layers, tensors, x[:, None])
-    rounded, _ = reference.forward(layers, tensors, x[:, None], dtype=dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):  # weights that are not finite stay what they are
+        y, _ = reference.forward(layers, tensors, x[:, None])
+        rounded, _ = reference.forward(layers, tensors, x[:, None], dtype=dtype)
         off = np.abs(y - rounded) > 0.1 * SELF_CHECK_TOLERANCE[dtype.name] * np.abs(y).max()
     lost = np.flatnonzero(off.any(axis=(1, 2)))
     if lost.size:
         kept = max(1, int(lost[0]))
         x = x[: spec.delay(layers) + 1 + (kept - 1) * spec.step_stride(layers)]
-        y, _ = reference.forward(layers, tensors, x[:, None])
+        with np.errstate(all="ignore"):
+            y, _ = reference.forward(layers, tensors, x[:, None])
     return x, y[:, 0]
 
 
@@ -420,7 +424,10 @@ def load(
         and the float64 kernels do otherwise: they leave the input projection of long sequences to
         BLAS, which is faster and sums in another order.
     check : bool, default True
-        Whether to run the self-check stored in the file, which takes a few milliseconds.
+        Whether to compare the file with the SHA-256 stored in it, which finds a changed bit and
+        takes about half a second for each GB, and to run the stored self-check, which takes a few
+        milliseconds. Without it a mapped file is not read beyond what is packed: for a file that
+        is known to be whole.
     mmap : bool, default False
         Whether to map the file instead of reading it. Processes that map one file share in memory
         what the kernels read just as it lies there, an Embedding's table above all, and the tensors
@@ -434,7 +441,9 @@ def load(
         models do. Unpickling a reference raises OSError if the file is gone by then, and
         FormatError if it has changed.
 
-        Replacing or deleting the file is harmless, as :meth:`Model.save` replaces it. Writing into
+        Replacing or deleting the file is harmless, as :meth:`Model.save` replaces it, also while it
+        is being loaded. The digest is checked when the file is loaded, not when a reference is
+        unpickled, which stands for the very file that was loaded. Writing into
         it changes the model, and cutting it short kills every process that then reads what is gone
         (SIGBUS), as does a disk that fails; no program can turn that into an error, hence off by
         default. The file stays open as long as the model lives.
@@ -442,13 +451,14 @@ def load(
     Raises
     ------
     FormatError
-        If the file is not a sound model, or its self-check fails.
+        If the file is not a sound model, is not the one that was written, or fails its
+        self-check.
     OSError
         If it cannot be read or mapped.
     ValueError
         If `threads` or `isa` cannot be had here.
     """
-    file = format.read_model(path, mapped=mmap)
+    file = format.read_model(path, mapped=mmap, check=check)
     model = Model(file, threads=threads, isa=isa, reproducible=reproducible)
     if check:
         model.check()

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
+from sealing import BEGIN, END, ZEROS, seal
 
 from fastlstm import format, spec
 
@@ -53,8 +54,12 @@ def entry(name: str, begin: int, end: int, shape: object = None, dtype: str = "F
 
 def container(text: str, *entries: str, data: bytes = b"") -> bytes:
     """One of our files with any text for its metadata entry, and any tensors."""
-    metadata = '"__metadata__":' + json.dumps({"fastlstm": text})
-    return raw("{" + ",".join((metadata, *entries)) + "}", data)
+    metadata = '"__metadata__":' + compact({"fastlstm": text})
+    return seal(raw("{" + ",".join((metadata, *entries)) + "}", data))
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 TANH = {"kind": "activation", "name": "a", "function": "tanh", "size": 2}
@@ -65,25 +70,14 @@ WEIGHT = entry("n.weight", 0, 8, [1, 2])
 
 def document(**changes: object) -> str:
     """The metadata entry of a model of one activation, with some of its keys changed."""
-    fields = {"version": 1, "content": "model", "vocabulary": None, "source": {}, "layers": [TANH]}
-    return json.dumps({k: v for k, v in (fields | changes).items() if v is not ...})
-
-
-def digest(entries: tuple[str, ...], data: bytes) -> str:
-    """What a saved state says of its numbers, as far as the entries are such as can be read."""
-    try:
-        table = json.loads("{" + ",".join(entries) + "}")
-        parts = {name: data[slice(*one["data_offsets"])] for name, one in table.items()}
-        arrays = {name: np.frombuffer(part, "<f4") for name, part in parts.items()}
-        return format._digest({}, {n: arrays[n].reshape(table[n]["shape"]) for n in table})
-    except (KeyError, TypeError, ValueError):
-        return ""
+    fields = {"sha256": ZEROS.decode(), "version": 2, "content": "model"}
+    fields |= {"vocabulary": None, "source": {}, "layers": [TANH]}
+    return compact({k: v for k, v in (fields | changes).items() if v is not ...})
 
 
 def state(*entries: str, data: bytes = b"", **changes: object) -> bytes:
-    fields: dict[str, object] = {"version": 1, "content": "state", "metadata": {}}
-    fields["sha256"] = digest(entries, data)
-    return container(json.dumps(fields | changes), *entries, data=data)
+    fields: dict[str, object] = {"sha256": ZEROS.decode(), "version": 2, "content": "state"}
+    return container(compact(fields | {"metadata": {}} | changes), *entries, data=data)
 
 
 def tensors_for(
@@ -222,10 +216,10 @@ def test_the_bytes_of_a_file(tmp_path: Path) -> None:
         {"file": "x.pt"},
     )
     text = (
-        r"{\"content\":\"model\",\"layers\":["
+        r"{\"sha256\":\"" + ZEROS.decode() + r"\",\"content\":\"model\",\"layers\":["
         r"{\"kind\":\"one_hot\",\"name\":\"t\",\"num_classes\":2},"
         r"{\"bias\":false,\"in_features\":2,\"kind\":\"linear\",\"name\":\"n\",\"out_features\":1}"
-        r"],\"source\":{\"file\":\"x.pt\"},\"version\":1,\"vocabulary\":[\"a\",\"\\u00e9\"]}"
+        r"],\"source\":{\"file\":\"x.pt\"},\"version\":2,\"vocabulary\":[\"a\",\"\\u00e9\"]}"
     )
     header = (
         '{"__metadata__":{"fastlstm":"' + text + '"},'
@@ -233,10 +227,11 @@ def test_the_bytes_of_a_file(tmp_path: Path) -> None:
         '"self_check.output":{"dtype":"F64","shape":[1,1],"data_offsets":[8,16]},'
         '"n.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[16,24]}}'
     )
-    header += " " * (-len(header) % 8)
+    header += " " * (-(8 + len(header)) % 64)
     data = bytes.fromhex("0100000000000000" + "00000000000000c0" + "0000803f" + "000000c0")
     format.write_model(path, model)
-    assert path.read_bytes() == raw(header, data)
+    assert len(raw(header)) % 64 == 0
+    assert path.read_bytes() == seal(raw(header, data))
     assert_same_model(format.read_model(path), model)
 
 
@@ -346,7 +341,9 @@ def test_the_fingerprint_knows_every_part() -> None:
         ({"vocabulary": ("a", "b")}, "2 strings"),
         ({"vocabulary": ("a", "b", "a")}, "repeats one"),
         ({"vocabulary": ("a", "b", 3)}, "list of strings"),
-        ({"vocabulary": ("a", "b", "\ud800")}, "list of strings"),
+        ({"vocabulary": ("a", "b", "\ud800")}, "half of a character"),
+        ({"vocabulary": ("a", "\U0001f600", "\ud83d\ude00")}, "half of a character"),
+        ({"source": {"a": "\udfff"}}, "half of a character"),
         ({"source": {"a": 1}}, "'source'"),
         ({"source": {1: "a"}}, "'source'"),
         ({"source": None}, "'source'"),
@@ -390,11 +387,13 @@ def test_tensors_that_do_not_fit_are_not_written(
     ("arrays", "metadata", "phrase"),
     [
         ({"a": np.zeros(0, np.float32)}, {}, r"shape \(0,\)"),
-        ({"a": np.zeros((1, 1, 1, 1), np.float32)}, {}, "at most 3 dimensions"),
+        ({"a": np.zeros((1,) * 9, np.float32)}, {}, "at most 8 dimensions"),
         ({"a": np.zeros(1, np.int8)}, {}, "int8"),
         ({"a" * 600: np.zeros(1)}, {}, "names of at most 512"),
         ({"__metadata__": np.zeros(1)}, {}, "twice"),
-        ({str(n): np.zeros(1) for n in range(4097)}, {}, "at most 4096 tensors"),
+        ({"\ud800": np.zeros(1)}, {}, "half of a character"),
+        ({"\ud83d\ude00": np.zeros(1)}, {}, "half of a character"),
+        ({str(n): np.zeros(1) for n in range(16385)}, {}, "at most 16384 tensors"),
         ({}, {"a": 1}, "'metadata'"),
     ],
 )
@@ -408,9 +407,9 @@ def test_a_state_that_does_not_fit_is_not_written(
 
 def test_a_vocabulary_too_large_for_a_header_is_not_written(tmp_path: Path) -> None:
     layers = (spec.OneHot("t", 200), spec.Linear("n", 200, 1, bias=False))
-    words = tuple(f"{n}" * 4000 for n in range(200))
+    words = tuple(f"{n}" * 40000 for n in range(200))
     model = format.ModelFile(layers, tensors_for(layers), None, words)
-    with pytest.raises(ValueError, match="expected at most 1048576"):
+    with pytest.raises(ValueError, match="expected at most 16777216"):
         format.write_model(tmp_path / "m", model)
     assert not list(tmp_path.iterdir())
 
@@ -418,7 +417,7 @@ def test_a_vocabulary_too_large_for_a_header_is_not_written(tmp_path: Path) -> N
 # A file appears whole or not at all.
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "fchmod", "replace"])
 @pytest.mark.parametrize("error", [OSError("the disk is gone"), KeyboardInterrupt()])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
@@ -621,7 +620,7 @@ A, B = entry("a", 0, 4), entry("b", 4, 8)
         (state(entry("a", 0, 0, [2**62, 2**62]), data=bytes(4)), "shape"),
         (state(entry("a", 0, 4, [10**25]), data=bytes(4)), "malformed"),
         # shapes
-        (state(entry("a", 0, 4, [1, 1, 1, 1]), data=bytes(4)), "at most 3 dimensions"),
+        (state(entry("a", 0, 4, [1] * 9), data=bytes(4)), "at most 8 dimensions"),
         (state(entry("a", 0, 4, [1] * 40), data=bytes(4)), "malformed"),
         (state(entry("a", 0, 0, [0])), r"shape \(0,\)"),
         (state(entry("a", 0, 4, [2**31]), data=bytes(4)), "each from 1 to 2147483647"),
@@ -665,9 +664,15 @@ A, B = entry("a", 0, 4), entry("b", 4, 8)
         (raw('{"__metadata__":null}'), "malformed"),
         (raw('{"__metadata__":{"fastlstm":1}}'), "malformed"),
         (raw('{"__metadata__":{"fastlstm":{}}}'), "malformed"),
-        (raw('{"__metadata__":{"fastlstm":"a","fastlstm":"b"}}'), "twice"),
-        (raw('{"__metadata__":{"fastlstm":"a","more":"b"}}'), "metadata 'more' is unknown"),
-        (raw('{"__metadata__":{"fastlstm":"\\ud800"}}'), "not JSON"),
+        (raw('{"__metadata__":{"fastlstm":"a","fastlstm":"b"}}'), "or more entries"),
+        (raw('{"__metadata__":{"fastlstm":"a","more":"b"}}'), "or more entries"),
+        (raw('{"__metadata__":{"fastlstm":"\\ud800"}}'), "more than ASCII"),
+        (raw('{"__metadata__":{"fastlstm":"é"}}'), "more than ASCII"),
+        (raw('{"__metadata__":{"fastlstm":"\\n"}}'), "more than ASCII"),
+        (raw('{"__metadata__":{"more":"b","fastlstm":"a"}}'), "not at its place"),
+        (raw('{"__metadata__": {"fastlstm": "a"}}'), "not at its place"),
+        (raw('{"__metadata__":{"a":"\\"fastlstm\\":","b":"fastlstm"}}'), "ordinary safetensors"),
+        (state(A.replace('"a"', r'"\ud800"'), data=bytes(4)), "half of a character"),
     ],
     ids=phrase_only,
 )
@@ -678,14 +683,35 @@ def test_a_header_that_lies_is_refused(read: Callable[..., Any], data: bytes, ph
         read(data, map_model)
 
 
-def test_white_space_and_order_in_a_header_do_not_matter(read: Callable[..., Any]) -> None:
-    header = json.loads(state(B, A, data=bytes(8))[8:-8])
-    back, _ = read(raw(json.dumps(header, indent=2) + "\n ", bytes(8)), format.read_state)
+def test_white_space_and_order_of_tensors_do_not_matter(read: Callable[..., Any]) -> None:
+    given = state(B, A, data=bytes(8))
+    start, rest = given[8:-8].split(b',"b"')
+    spaced = (b',"b"' + rest).replace(b",", b" ,\n").replace(b":", b"\t: ").replace(b"}", b" } ")
+    back, _ = read(seal(raw(start + spaced, bytes(8))), format.read_state)
     assert back.keys() == {"a", "b"}
     for order in itertools.permutations(["dtype", "shape", "data_offsets"]):
-        header["a"] = {key: header["a"][key] for key in order}
-        back, _ = read(raw(json.dumps(header), bytes(8)), format.read_state)
+        one = json.loads("{" + A + "}")["a"]
+        back, _ = read(
+            state(B, f'"a":{compact({key: one[key] for key in order})}', data=bytes(8)),
+            format.read_state,
+        )
         assert back.keys() == {"a", "b"}
+
+
+def test_the_digest_has_one_place(read: Callable[..., Any]) -> None:
+    good = state(A, data=bytes(4))
+    assert read(good, format.read_state)[0].keys() == {"a"}
+    text = compact({"version": 2, "content": "state", "metadata": {}, "sha256": ZEROS.decode()})
+    elsewhere = container(text, A, data=bytes(4))
+    for wrong in (elsewhere, good.replace(b'{"__metadata__":{', b'{"__metadata__": {')):
+        length = (int.from_bytes(good[:8], "little") + len(wrong) - len(good)).to_bytes(8, "little")
+        with pytest.raises(format.FormatError, match=r"is not at its place"):
+            read(length + wrong[8:], format.read_state)
+    for digits in (ZEROS, good[BEGIN:END].upper()):
+        with pytest.raises(
+            format.FormatError, match="it is damaged, or another program has changed it"
+        ):
+            read(good[:BEGIN] + digits + good[END:], format.read_state)
 
 
 @pytest.mark.parametrize(
@@ -693,26 +719,30 @@ def test_white_space_and_order_in_a_header_do_not_matter(read: Callable[..., Any
     [
         ("", "not JSON"),
         ("{", "not JSON"),
-        ("é", "not JSON"),
+        ("é", "more than ASCII"),
         ("[]", "no version"),
         ("1", "no version"),
-        ("NaN", "no version"),
+        ("NaN", "NaN is no finite number"),
         (document(version=...), "no version"),
         (document(version=True), "no version"),
         (document(version=1.0), "no version"),
         (document(version="1"), "no version"),
-        (document(version=2), "version 2, this fastlstm reads 1; upgrade fastlstm"),
-        (document(version=2, extra=[[[{}]]]), "upgrade fastlstm"),
+        (document(version=3), "version 3, this fastlstm reads 2; upgrade fastlstm"),
+        (document(version=3, extra=[[[{}]]]), "upgrade fastlstm"),
         (document(version=0), "version 0"),
-        (document().replace('"version": 1', '"version": ' + "9" * 4000), "upgrade"),
-        (document().replace('"version": 1', '"version": ' + "9" * 5000), "4300"),
+        (document(version=1), "version 1, this fastlstm reads 2; convert the checkpoint, or save"),
+        (document(version=1, sha256=...), "version 1, .*convert the checkpoint, or save"),
+        (document(version=10**39), "upgrade"),
+        (document(version=10**40), "is no value"),
+        (document(sha256=...), "missing or unknown keys 'sha256'"),
+        (document(sha256=1), "digest is not at its place"),
         (document(content="weights"), "unknown content"),
         (document(content=["model"]), "unknown content"),
         (document(content=...), "unknown content"),
         (document(extra=1), "unknown keys 'extra'"),
         (document(metadata={}), "unknown keys 'metadata'"),
         (document(source=...), "missing or unknown keys 'source'"),
-        (document().replace('"version": 1', '"version": 1, "version": 1'), "key appears twice"),
+        (document().replace('"version":2', '"version":2,"version":2'), "key appears twice"),
         (document(layers={}), "'layers' is not a list"),
         (document(layers=None), "'layers' is not a list"),
         (document(layers=[]), "at least one layer"),
@@ -721,12 +751,13 @@ def test_white_space_and_order_in_a_header_do_not_matter(read: Callable[..., Any
         (document(layers=[TANH | {"more": 1}]), "unknown fields more"),
         (document(layers=[TANH | {"size": 2.0}]), "size is 2.0"),
         (document(layers=[TANH | {"size": True}]), "size is True"),
-        (document(layers=[TANH | {"size": float("nan")}]), "size is nan"),
+        (document(layers=[TANH | {"size": float("nan")}]), "NaN is no finite number"),
+        (document().replace('"size":2', '"size":1e400'), "1e400 is no finite number"),
         (document(layers=[TANH | {"function": []}]), "function is"),
         (document(layers=[TANH, TANH]), "names must be unique"),
         (document(layers=[LINEAR]), "tensor 'n.weight' of shape .* is missing"),
         (document(source=[]), "'source'"),
-        (document(source={"a": float("inf")}), "'source'"),
+        (document(source={"a": float("inf")}), "Infinity is no finite number"),
         (document(vocabulary=["a", "b"]), "takes no tokens"),
         (document(vocabulary=False), "takes no tokens"),
         (document().replace("}", "}}", 1), "not JSON"),
@@ -741,13 +772,15 @@ def test_a_layer_list_that_lies_is_refused(
         read(container(text), reader)
 
 
-def test_the_brackets_of_a_layer_list_are_counted_before_it_is_parsed(
-    read: Callable[..., Any],
-) -> None:
-    for bad in ("[" * 11 + "]" * 11, "[" + "[]," * 65536 + "0]", "{" + '"a":0,' * 65536 + '"b":0}'):
-        with pytest.raises(format.FormatError, match="too many brackets"):
+def test_what_a_document_takes_is_counted_before_it_is_parsed(read: Callable[..., Any]) -> None:
+    for bad in (
+        "[" * 17 + "]" * 17,
+        "[" + "[]," * 300_000 + "0]",
+        "{" + '"a":0,' * 300_000 + '"b":0}',
+    ):
+        with pytest.raises(format.FormatError, match="nested more than 16 deep, has more than"):
             read(container(bad))
-    for good in ("[" * 10 + "]" * 10, "[" + "[]," * 65535 + "0]", '["' + "[{" * 65536 + '"]'):
+    for good in ("[" * 16 + "]" * 16, "[" + "[]," * 65535 + "0]", '["' + "[{" * 65536 + '"]'):
         with pytest.raises(format.FormatError, match="no version"):
             read(container(good))
 
@@ -765,7 +798,7 @@ def test_the_brackets_of_a_layer_list_are_counted_before_it_is_parsed(
         ({"vocabulary": ["a", "a"]}, [WEIGHT], "repeats one"),
         ({"vocabulary": ["a", 1]}, [WEIGHT], "list of strings"),
         ({"vocabulary": "ab"}, [WEIGHT], "list of strings"),
-        ({"vocabulary": ["a", "\ud800"]}, [WEIGHT], "list of strings"),
+        ({"vocabulary": ["a", "\ud800"]}, [WEIGHT], "half of a character"),
     ],
 )
 @MODES
@@ -788,7 +821,7 @@ def test_a_newer_file_is_named_before_its_dtypes(
     read: Callable[..., Any], reader: Callable[[Path], Any]
 ) -> None:
     half = entry("n.weight", 0, 4, [1, 2], "BF16")
-    for version, phrase in ((1, "'n.weight' is BF16; expected"), (2, "upgrade fastlstm")):
+    for version, phrase in ((2, "'n.weight' is BF16; expected"), (3, "upgrade fastlstm")):
         text = document(version=version, layers=[ONE_HOT, LINEAR])
         with pytest.raises(format.FormatError, match=phrase):
             read(container(text, half, data=bytes(4)), reader)
@@ -834,30 +867,32 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     notes = dict.fromkeys("xyz", "x" * 4000)
     given = state(entry("a", 0, 16384), data=bytes(16384), metadata=notes)
     judge = format._check_notes
-    for changed, phrase in (
-        (given.replace(b'"a"', b'"b"'), "changed while"),
-        (given.replace(b"[4096]", b"[2048]").replace(b"F32", b"F64"), "changed while"),
-        (given[:-1], "deserializing"),
-        (given + b"0", "deserializing"),
-        (b"", "deserializing"),
+    for changed in (
+        given.replace(b'"a"', b'"b"'),
+        given.replace(b"[4096]", b"[2048]").replace(b"F32", b"F64"),
+        given[:-1] + b"1",
+        given[:-1],
+        given + b"0",
+        b"",
     ):
         path.write_bytes(given)
 
         def change(what: str, notes: object, changed: bytes = changed) -> None:
             path.write_bytes(changed)
+            os.utime(path, ns=(1, 1))  # two writes may fall into one tick of the clock
             judge(what, notes)
 
         monkeypatch.setattr(format, "_check_notes", change)
-        with pytest.raises(format.FormatError, match=phrase):
+        with pytest.raises(format.FormatError, match="changed while it was read; read it again"):
             format.read_state(path)
 
 
 def test_out_of_memory_is_a_format_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(data: bytes) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
-    format.write_state(tmp_path / "s", {}, {})
-    monkeypatch.setattr("fastlstm.container._deserialize", fail)
+    format.write_state(tmp_path / "s", {"a": np.zeros(1)}, {})
+    monkeypatch.setattr(np, "empty", fail)
     with pytest.raises(format.FormatError, match="does not fit in memory"):
         format.read_state(tmp_path / "s")
 
@@ -899,21 +934,6 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, read: Callable[...
             read(data + b"\0", reader)
 
 
-def test_a_flipped_bit_loads_or_raises(tmp_path: Path, read: Callable[..., Any]) -> None:
-    for reader, data in small_files(tmp_path):
-        end = 8 + int.from_bytes(data[:8], "little")
-        flips = [*range(8 * end), *range(8 * end, 8 * len(data), 13)]
-        refused = 0
-        for flip in flips:
-            flipped = bytearray(data)
-            flipped[flip // 8] ^= 1 << flip % 8
-            try:
-                read(bytes(flipped), reader)
-            except format.FormatError:
-                refused += 1
-        assert len(flips) / 2 < refused < len(flips)  # weights may flip, structure may not
-
-
 def test_random_bytes_load_or_raise(tmp_path: Path, read: Callable[..., Any]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -952,12 +972,14 @@ BOMBS = {
     "shape": raw('{"a":{"shape":[' + "0," * (MEGABYTE // 2)),
     "digits": raw('{"a":{"shape":[' + "9" * MEGABYTE),
     "pairs": raw('{"__metadata__":{' + '"":"",' * (MEGABYTE // 6)),
+    "pairs of a name": raw('{"__metadata__":{"' + "\\\\" * (MEGABYTE // 2) + '":'),
     "entry of brackets": container("[" * MEGABYTE),
     "entry of braces": container("{" * MEGABYTE),
     "entry of lists": container("[" + "[]," * (MEGABYTE // 3)),
     "entry of keys": container("{" + ",".join(f'"{n:x}":0' for n in range(40000)) + "}"),
     "entry of quotes": container('"' + '\\"' * (MEGABYTE // 4)),
     "entry of digits": container("9" * MEGABYTE),
+    "entry of floats": container(document(vocabulary=[9e99] * (MEGABYTE // 6))),
     "entry of numbers": container(document(vocabulary=[999] * (MEGABYTE // 6))),
     "entry of words": container(document(vocabulary=["ab"] * (MEGABYTE // 9))),
     "names asked for": container(document(layers=[LAYER])),
@@ -967,7 +989,7 @@ BOMBS = {
     "entry asks for state": container(
         document(layers=[spec.Pool("p", "mean", 2**31 - 1).to_dict()])
     ),
-    "tensors": state(*(entry(f"{n}", 4 * n, 4 * n + 4) for n in range(10000)), data=bytes(40000)),
+    "tensors": state(*(entry(f"{n}", 4 * n, 4 * n + 4) for n in range(20000)), data=bytes(80000)),
 }
 
 
@@ -990,7 +1012,7 @@ def test_a_deep_recursion_limit_does_not_help_a_bomb(tmp_path: Path) -> None:
         "try: format.read_model(sys.argv[1])\n"
         "except format.FormatError as error: print(error)"
     )
-    assert "too many brackets" in python(code, tmp_path / "m")
+    assert "nested more than" in python(code, tmp_path / "m")
 
 
 # Memory: at most twice the size of the file, plus 16 MB.
@@ -1041,8 +1063,8 @@ def test_reading_takes_twice_the_file_and_keeps_it_once(tmp_path: Path, how: str
     ["entry of keys", "entry of words", "entry of numbers", "names asked for", "most tensors"],
 )
 def test_a_bomb_takes_no_more_than_its_share(tmp_path: Path, name: str) -> None:
-    most = [entry(f"{n}" + "n" * 100, 4 * n, 4 * n + 4) for n in range(4096)]
-    bombs = BOMBS | {"most tensors": state(*most, data=bytes(4 * 4096))}
+    most = [entry(f"{n}" + "n" * 100, 4 * n, 4 * n + 4) for n in range(16384)]
+    bombs = BOMBS | {"most tensors": state(*most, data=bytes(4 * 16384))}
     (tmp_path / "m").write_bytes(bombs[name])
     reader = "read_state" if name == "most tensors" else "read_model"
     peak, kept = map(int, python(PEAK, reader, tmp_path / "m", "resident").split())
@@ -1098,7 +1120,7 @@ def test_a_foreign_header_may_be_larger_and_hold_other_metadata(read: Callable[.
     note = '"__metadata__":{"a":"' + "x" * 2**21 + '","b":"{}"}'
     assert read(raw("{" + note + "," + A + "}", bytes(4)), format.read_tensors).keys() == {"a"}
     assert read(raw("{}"), format.read_tensors) == {}
-    with pytest.raises(format.FormatError, match="expected at most 1048576"):
+    with pytest.raises(format.FormatError, match="ordinary safetensors"):
         read(raw("{" + note + "," + A + "}", bytes(4)))
     with pytest.raises(format.FormatError, match="expected at most 16777216"):
         read(raw("{" + " " * 2**24 + "}"), format.read_tensors)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import CELLS, build, every_kind, input_for, random_tensors, recurrent
+from sealing import seal
 
 import fastlstm
 from fastlstm import FormatError, Model, _engine, format, pack, spec
@@ -128,7 +129,12 @@ class TestSameModel:
         bias = fastlstm.load(path).tensors["out.bias"]
         data = path.read_bytes()
         assert data.count(bias.tobytes()) == 1
-        path.write_bytes(data.replace(bias.tobytes(), (bias + 1).tobytes()))
+        changed = data.replace(bias.tobytes(), (bias + 1).tobytes())
+        path.write_bytes(changed)
+        for mapped in (False, True):
+            with pytest.raises(FormatError, match="not the one that was written: its SHA-256"):
+                fastlstm.load(path, mmap=mapped)
+        path.write_bytes(seal(changed))
         with pytest.raises(FormatError, match="self-check failed"):
             fastlstm.load(path, mmap=True)
         assert fastlstm.load(path, mmap=True, check=False).tensors
@@ -185,7 +191,7 @@ class TestMemory:
         end = 8 + int.from_bytes(data[:8], "little")
         header = data[8:end] + b" " * padding
         moved = len(header).to_bytes(8, "little") + header + data[end:]
-        (tmp_path / "moved").write_bytes(moved)
+        (tmp_path / "moved").write_bytes(seal(moved))
         read = fastlstm.load(tmp_path / "moved", isa=isa)
         mapped = fastlstm.load(tmp_path / "moved", isa=isa, mmap=True)
         table = mapped._packed.layers[0].table

@@ -25,6 +25,7 @@ from models import (
     recurrent,
     torch_forward,
 )
+from sealing import seal
 
 import fastlstm
 from fastlstm import Model, _engine, reference, spec
@@ -214,7 +215,7 @@ class TestSelfCheck:
         assert data.find(weight.tobytes(), at + 1) < 0
         size = weight.itemsize
         data[at + index * size : at + (index + 1) * size] = weight.dtype.type(value).tobytes()
-        path.write_bytes(data)
+        path.write_bytes(seal(bytes(data)))
 
     # Not with relu: a unit that is never above zero may hold any weight.
     @pytest.mark.parametrize("name", ["lstm", "linear", "classifier"])

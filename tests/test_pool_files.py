@@ -1,8 +1,6 @@
 """Pools that move: pickled, copied, saved and loaded; and files that hold anything else.
 
-A file that is damaged raises FormatError and opens nothing. The only damage that cannot be told
-from another sound file is one within the numbers of a state, which may be any numbers: the tests
-know which bytes those are from the offsets in the file's own header.
+A file that is damaged anywhere raises FormatError and opens nothing.
 """
 
 from __future__ import annotations
@@ -486,49 +484,27 @@ class TestDamage:
             self.refused(trial, path, data[:at] + data[at + 4 :])
 
     def test_flipped_bits(self, saved: Any, rng: np.random.Generator) -> None:
-        """It raises, or just the one number of a state is another."""
-        pool, path, trial = saved
+        """Anywhere: in the header, in the slots and steps, and in the numbers of the states."""
+        _, path, trial = saved
         data, where = path.read_bytes(), spans(path.read_bytes())
         end = 8 + int.from_bytes(data[:8], "little")
-        slots = pool.slots.tolist()
-        expected = content(pool)
-        loaded = 0
         flips = [*rng.integers(0, len(data), 150), *rng.integers(0, end, 150)]
         flips += [at for name in ("pool.slots", "pool.steps") for at in range(*where[name])]
         for at in map(int, flips):
-            bit = int(rng.integers(8))
             damaged = bytearray(data)
-            damaged[at] ^= 1 << bit
-            inside = [n for n, (a, b) in where.items() if a <= at < b and not n.startswith("pool.")]
-            path.write_bytes(damaged)
-            before = trial.slots.tolist()
-            try:
-                made = trial.load(path)
-            except FormatError:
-                assert trial.slots.tolist() == before
-                continue
-            assert inside, f"bit {bit} of byte {at}, {data[max(0, at - 20) : at + 20]!r}, is loaded"
-            loaded += 1
-            state, steps = content(trial, list(made.values()))
-            assert (list(made), steps) == (slots, expected[1])
-            assert list(state) == list(expected[0])
-            for name, array in state.items():
-                size = {4: np.uint32, 8: np.uint64}[array.itemsize]
-                differ = (array.view(size) != expected[0][name].view(size)).sum()
-                assert differ == (name in inside)
-            trial.close(list(made.values()))
-        assert loaded <= len(flips)
+            damaged[at] ^= 1 << int(rng.integers(8))
+            self.refused(trial, path, bytes(damaged))
 
     def test_whole_blocks_of_zeros_and_ones(self, saved: Any, rng: np.random.Generator) -> None:
-        """A file system's sectors, lost anywhere before the states end."""
+        """A file system's sectors, lost anywhere."""
         _, path, trial = saved
         data = path.read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
         for fill in (b"\0", b"\xff"):
             for size in (8, 64, 512):
-                for at in rng.integers(0, end, 8):
+                for at in rng.integers(0, len(data), 8):
                     hole = data[:at] + (fill * size)[: len(data) - at] + data[at + size :]
-                    self.refused(trial, path, hole)
+                    if hole != data:  # a state may hold zeros
+                        self.refused(trial, path, hole)
 
     def test_random_bytes(self, saved: Any, rng: np.random.Generator) -> None:
         _, path, trial = saved

@@ -27,7 +27,7 @@ __all__ = [
     "versions",
 ]
 
-PACKAGES = ("fastlstm", "numpy", "scipy", "safetensors", "torch", "rich", "matplotlib")
+PACKAGES = ("fastlstm", "numpy", "scipy", "torch", "rich", "matplotlib")
 
 
 def cpu_name() -> str:
