@@ -1,0 +1,293 @@
+"""Bounds of what a file may ask for: wide enough for large graphs, and never more than promised.
+
+Memory is at most twice the file and 16 MB; time a second, and another for each 500 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import build, recurrent
+from sealing import ZEROS, seal
+
+import fastlstm
+from fastlstm import FormatError, Model, document, format, spec
+from fastlstm.format import ModelFile
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+MEGABYTE = 10**6
+
+
+def raw(header: str | bytes, data: bytes = b"") -> bytes:
+    header = header.encode() if isinstance(header, str) else header
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def entry(name: str, begin: int, end: int, shape: Any = None, dtype: str = "F32") -> str:
+    shape = [(end - begin) // 4] if shape is None else shape
+    value = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(value, separators=(',', ':'))}"
+
+
+def sealed(text: str, *entries: str, data: bytes = b"") -> bytes:
+    metadata = json.dumps({"fastlstm": text}, separators=(",", ":"))
+    return seal(raw(f'{{"__metadata__":{",".join((metadata, *entries))}}}', data))
+
+
+def of(content: str, **fields: Any) -> str:
+    start = {"sha256": ZEROS.decode(), "version": 2, "content": content}
+    return json.dumps(start | fields, separators=(",", ":"))
+
+
+def state(*entries: str, data: bytes = b"") -> bytes:
+    return sealed(of("state", metadata={}), *entries, data=data)
+
+
+def vocabulary(text: str) -> bytes:
+    """A model of one layer, with any text for its list of words."""
+    layers = [spec.Activation("a", "tanh", 2).to_dict()]
+    whole = of("model", layers=layers, source={}, vocabulary="@")
+    return sealed(whole.replace('"@"', text))
+
+
+# Wide enough.
+
+
+def test_a_model_of_4000_layers(tmp_path: Path) -> None:
+    layers: list[spec.Layer] = []
+    for n in range(2000):
+        layers += [spec.Linear(f"block.{n}.linear", 2, 2), spec.Activation(f"f{n}", "tanh", 2)]
+    tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
+    file = ModelFile(tuple(layers), tensors)
+    format.write_model(tmp_path / "m", file)
+    assert format.read_model(tmp_path / "m").layers == file.layers
+
+
+def test_16384_tensors_of_long_names_and_8_dimensions(tmp_path: Path) -> None:
+    arrays = {
+        f"{n:05}" + "n" * 500: np.full((1,) * (n % 9) if n % 9 else (2,), n, np.float32)
+        for n in range(16384)
+    }
+    format.write_state(tmp_path / "s", arrays, {})
+    back, _ = format.read_state(tmp_path / "s")
+    assert back.keys() == arrays.keys()
+    assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
+    assert all(back[name].shape == arrays[name].shape for name in arrays)
+    for name, shape in (("n" * 512, (1,)), ("é" * 85, (1,)), ("n", (1,) * 8)):
+        format.write_state(tmp_path / "s", {name: np.zeros(shape)}, {})
+        assert format.read_state(tmp_path / "s")[0][name].shape == shape
+    for name, shape in (("n" * 513, (1,)), ("n", (1,) * 9)):
+        with pytest.raises(ValueError, match=r"512 bytes|8 dimensions"):
+            format.write_state(tmp_path / "s", {name: np.zeros(shape)}, {})
+
+
+def test_a_vocabulary_of_a_quarter_of_a_million_words(tmp_path: Path) -> None:
+    words = tuple(f"wörd{n}" if n % 9 == 0 else f"word{n}" for n in range(250_000))
+    layers = (spec.Embedding("e", len(words), 16), spec.Linear("n", 16, 2))
+    tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
+    format.write_model(tmp_path / "m", ModelFile(layers, tensors, None, words))
+    assert format.read_model(tmp_path / "m").vocabulary == words
+
+
+# Memory.
+
+PEAK = """
+import sys
+import numpy
+import hashlib
+from fastlstm import format
+
+def status(key):
+    return next(int(s.split()[1]) * 1024 for s in open('/proc/self/status') if s.startswith(key))
+
+for _ in range(2):  # what the interpreter and its allocator take for themselves, once
+    try:
+        getattr(format, sys.argv[1])("small")
+    except format.FormatError:
+        pass
+with open('/proc/self/clear_refs', 'w') as file:
+    file.write('5')
+before = status('VmRSS')
+try:
+    kept = getattr(format, sys.argv[1])(sys.argv[2])
+    said = "loads"
+except format.FormatError as error:
+    said = "refused " + str(error).encode("ascii", "replace").decode()
+print(status('VmHWM') - before, said)
+"""
+
+
+def many(name: str, count: int = 16384, shape: list[int] | None = None) -> list[str]:
+    return [entry(f"{n:05}{name}", 4 * n, 4 * n + 4, shape or [1]) for n in range(count)]
+
+
+HUGE = 2**24 - 2000  # nearly all that a header may have
+FILES: dict[str, Callable[[], tuple[str, bytes]]] = {
+    "names": lambda: ("read_state", state(*many("n" * 500), data=bytes(65536))),
+    "wide names": lambda: ("read_tensors", raw(
+        "{" + ",".join(many("n" * 495 + "😀")) + "}", bytes(65536))),
+    "short names": lambda: ("read_state", state(*many(""), data=bytes(65536))),
+    "short foreign names": lambda: ("read_tensors", raw(
+        "{" + ",".join(many("", 16384, [1] * 8)) + "}", bytes(65536))),
+    "white space": lambda: ("read_state", raw(
+        '{"__metadata__":{"fastlstm":"' + " " * HUGE + '"}}')),
+    "quotes": lambda: ("read_state", raw(
+        '{"__metadata__":{"fastlstm":"' + r"\"" * (HUGE // 2) + '"}}')),
+    "backslashes": lambda: ("read_state", raw(
+        '{"__metadata__":{"fastlstm":"' + r"\\" * (HUGE // 2) + '"}}')),
+    "one word": lambda: ("read_model", vocabulary('["' + "x" * HUGE + '"]')),
+    "one wide word": lambda: ("read_model", vocabulary(r'["\ud83d\ude00' + "x" * HUGE + '"]')),
+    "wide words": lambda: ("read_model", vocabulary(
+        "[" + ",".join([r'"\ud83d\ude00' + "x" * 4000 + '"'] * (HUGE // 4030)) + "]")),
+    "words": lambda: ("read_model", vocabulary(
+        "[" + ",".join(f'"{n:x}"' for n in range(HUGE // 11)) + "]")),
+    "keys": lambda: ("read_model", vocabulary(
+        "{" + ",".join(f'"{n:x}":0' for n in range(HUGE // 13)) + "}")),
+    "numbers": lambda: ("read_model", vocabulary("[" + "999," * (HUGE // 4) + "1]")),
+    "lists": lambda: ("read_model", vocabulary("[" + "[]," * (HUGE // 3) + "1]")),
+    "mappings": lambda: ("read_model", vocabulary(
+        "[" + ",".join([r'{"a":0}'] * (HUGE // 12)) + "]")),
+    "a few keys": lambda: ("read_model", vocabulary(
+        "{" + ",".join(f'"{n:x}":0' for n in range(25_000)) + "}")),
+    "a few words": lambda: ("read_model", vocabulary(
+        "[" + ",".join(f'"{n:x}"' for n in range(100_000)) + "]")),
+    "bfloat16": lambda: ("read_tensors", raw(
+        "{" + entry("w", 0, 2**25, [2**24], "BF16") + "}", bytes(2**25))),
+    "bool": lambda: ("read_tensors", raw(
+        "{" + entry("w", 0, 2**25, [2**25], "BOOL") + "}", b"\2" * 2**25)),
+    "float64": lambda: ("read_tensors", raw(
+        "{" + entry("w", 0, 2**25, [2**22], "F64") + "}", bytes(2**25))),
+}  # fmt: skip
+LOADING = {"names", "short names", "short foreign names", "bfloat16", "bool", "float64"}
+
+
+@LINUX
+@pytest.mark.parametrize("name", FILES)
+def test_reading_takes_twice_the_file_and_16_mb(
+    name: str, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    reader, data = FILES[name]()
+    (tmp_path / "given").write_bytes(data)
+    format.write_state(tmp_path / "small", {"a": np.zeros(1)}, {})
+    peak, said = python(PEAK, reader, "given").split(maxsplit=1)
+    print(name, len(data) / MEGABYTE, int(peak) / MEGABYTE, said)
+    assert int(peak) < 2 * len(data) + 16 * MEGABYTE
+    assert said.startswith("loads" if name in LOADING else "refused")
+
+
+# Time.
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_reading_takes_a_second(name: str, tmp_path: Path) -> None:
+    reader, data = FILES[name]()
+    (tmp_path / "given").write_bytes(data)
+    begin = time.perf_counter()
+    with contextlib.suppress(FormatError):
+        getattr(format, reader)(tmp_path / "given")
+    assert time.perf_counter() - begin < 1 + len(data) / (500 * MEGABYTE)
+
+
+def test_a_document_s_cost_is_not_underestimated() -> None:
+    """Of objects that Python makes for a text; measured where their allocations are traced."""
+    import tracemalloc
+
+    for text in (
+        "[" + ",".join(f'"{n:x}"' for n in range(50_000)) + "]",
+        "{" + ",".join(f'"{n:x}":{n}' for n in range(30_000)) + "}",
+        "[" + "[]," * 50_000 + "0]",
+        "[" + "[0]," * 50_000 + "0]",
+        "[" + "{}," * 30_000 + "0]",
+        "[" + '{"a":1000},' * 30_000 + "0]",
+        "[" + '{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0},' * 10_000 + "0]",
+        "[" + "1234567890123," * 50_000 + "0]",
+        "[" + "1.5," * 50_000 + "0]",
+    ):
+        tracemalloc.start()
+        made = document.parse(text)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        del made
+        with pytest.raises(ValueError, match="bytes of memory"):
+            document.judge(text, int(peak / 1.05))
+        document.judge(text, 6 * peak)  # nor wildly overestimated
+
+
+# Work.
+
+
+def test_a_step_may_not_take_more_work_than_anybody_waits_for(tmp_path: Path) -> None:
+    """A few weights that are used at a million places: 8 kB ask for 2**31 multiply-adds."""
+    layer = spec.FrameConv1d("c", 1, 1, 2048, width=2**20, padding_left=2047, bias=False)
+    tensors = {n: np.zeros(s, "f4") for n, s in layer.tensors().items()}
+    format.write_model(tmp_path / "m", ModelFile((layer,), tensors))
+    assert format.read_model(tmp_path / "m").layers == (layer,)
+    assert layer.work >= 2**31
+    huge = spec.FrameConv1d("c", 1, 1, 2**17, width=2**20, padding_left=2**17 - 1, bias=False)
+    tensors = {n: np.zeros(s, "f4") for n, s in huge.tensors().items()}
+    with pytest.raises(ValueError, match=r"a step would take \d+ multiply-adds; at most 68719"):
+        format.write_model(tmp_path / "m", ModelFile((huge,), tensors))
+    forged = sealed(
+        of("model", layers=[huge.to_dict()], source={}, vocabulary=None),
+        entry("c.weight", 0, 2**19, [1, 1, 2**17]),
+        data=bytes(2**19),
+    )
+    (tmp_path / "forged").write_bytes(forged)
+    for mapped in (False, True):
+        with pytest.raises(FormatError, match="multiply-adds; at most 68719476736"):
+            fastlstm.load(tmp_path / "forged", mmap=mapped)
+
+
+def test_the_work_of_layers() -> None:
+    """At least the numbers of every matrix, as often as it is used."""
+    linear = spec.Linear("n", 30, 40, bias=False)
+    assert spec.work([linear]) == 1200 + 8 * 40
+    assert spec.work([spec.Embedding("e", 10**6, 8)]) == 8
+    assert spec.work([spec.OneHot("o", 10**6)]) == 0
+    frame = spec.FrameConv1d("c", 3, 4, 5, width=105)
+    assert spec.work([frame]) >= 3 * 4 * 5 * frame.out_width
+    both = spec.Residual("r", (spec.GRU("g", 8, 8),))
+    assert spec.work([both]) >= spec.work([spec.GRU("g", 8, 8)]) >= 2 * 3 * 64
+
+
+def test_a_self_check_has_a_budget(rng: np.random.Generator, tmp_path: Path) -> None:
+    """As many steps as before for small models; fewer, or none, where a step is much work."""
+    small = build(recurrent("gru", 3, 4), rng)
+    assert small.self_check is not None
+    assert len(small.self_check[0]) == 8
+    heavy = spec.FrameConv1d("c", 1, 1, 2048, width=2**18, padding_left=2047, bias=False)
+    assert format.check_steps((heavy,)) == 3
+    too_heavy = spec.FrameConv1d("c", 1, 1, 2**12, width=2**20, padding_left=2**12 - 1, bias=False)
+    assert format.check_steps((too_heavy,)) == 0
+    model = Model(ModelFile((too_heavy,), {"c.weight": np.ones((1, 1, 2**12), "f4")}))
+    assert model.self_check is None
+    assert model.check() == 0
+    model.save(tmp_path / "m")
+    assert fastlstm.load(tmp_path / "m").self_check is None
+
+
+def test_a_file_may_not_ask_for_more_checking(tmp_path: Path) -> None:
+    layers = (
+        spec.Embedding("e", 1, 2**20),
+        spec.Activation("f", "gelu", 2**20),
+        spec.Linear("n", 2**20, 1, bias=False),
+    )
+    most = format.check_steps(layers)
+    assert 100 < most < 1024
+    tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
+    for steps, fits in ((most, True), (most + 1, False)):
+        check = (np.zeros(steps, np.int64), np.zeros((steps, 1)))
+        file = ModelFile(layers, tensors, check)
+        if fits:
+            format.write_model(tmp_path / "m", file)
+        else:
+            with pytest.raises(ValueError, match=f"of 1 to {most} steps"):
+                format.write_model(tmp_path / "m", file)
