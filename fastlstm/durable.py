@@ -26,6 +26,7 @@ SLOTS = 16
 # What one call of the system writes or reads: between two, a signal is seen.
 CHUNK_BYTES = 2**24
 
+_PREFIX = ".fastlstm-"
 _BESIDE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -54,7 +55,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         unless only the flush of the folder failed.
     """
     target = os.path.realpath(path)
-    temporary = None
     try:
         older = _older(target)
         mode = 0o666 if older is None else stat.S_IMODE(older.st_mode) & 0o777
@@ -76,7 +76,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             if folder is not None:
                 _flush(folder)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, temporary):
+        named = isinstance(error.filename, str) and not _is_temporary(error.filename)
+        if error.errno is None or named:
             raise
         raise OSError(error.errno, error.strerror, target) from error
 
@@ -144,7 +145,7 @@ def _temporary(target: str, mode: int) -> tuple[str, int]:
 
     folder, name = os.path.split(target)
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    names = [os.path.join(folder, f".fastlstm-{digest}-{slot}.tmp") for slot in range(SLOTS)]
+    names = [os.path.join(folder, f"{_PREFIX}{digest}-{slot}.tmp") for slot in range(SLOTS)]
     while True:
         number = None
         for name in names:
@@ -155,6 +156,10 @@ def _temporary(target: str, mode: int) -> tuple[str, int]:
         if number is not None:
             return made, number
         _remove_abandoned(names[0], wait=True)
+
+
+def _is_temporary(path: str) -> bool:
+    return os.path.basename(path).startswith(_PREFIX)
 
 
 def _create(name: str, mode: int) -> int | None:
@@ -185,8 +190,8 @@ def _remove_abandoned(name: str, wait: bool = False) -> None:
             if _is(name, number):
                 os.unlink(name)
         elif wait:
-            text = f"{SLOTS} temporary files are in the way, of killed saves; remove them"
-            raise FileExistsError(errno.EEXIST, text, name)
+            text = f"{SLOTS} temporary files of killed saves are in the way, as {name}; remove them"
+            raise FileExistsError(errno.EEXIST, text)
     finally:
         os.close(number)
 

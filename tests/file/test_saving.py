@@ -200,7 +200,9 @@ class TestTogether:
             (name,) = temporaries(tmp_path)
         for slot in range(durable.SLOTS):
             (tmp_path / name.replace("-0.", f"-{slot}.")).touch()
-        with pytest.raises(FileExistsError, match="16 temporary files are in the way"):
+        with pytest.raises(
+            FileExistsError, match=r"16 temporary files of killed saves are in the way, as .*/s'$"
+        ):
             put(path)
 
 
@@ -372,6 +374,22 @@ class TestFailures:
         assert told.split() == [str(path), str(path), str(tmp_path / "new")]
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["s"]
+
+    def test_a_folder_that_may_not_be_written_names_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The file that was asked for, and not the one that would have been beside it."""
+        opens = os.open
+
+        def refuses(path: str, flags: int, *more: int) -> int:
+            if flags & os.O_CREAT:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return opens(path, flags, *more)
+
+        monkeypatch.setattr(os, "open", refuses)
+        with pytest.raises(PermissionError) as error:
+            put(tmp_path / "s")
+        assert error.value.filename == str(tmp_path / "s")
 
     def test_a_write_that_takes_only_some(self) -> None:
         class Slow:
