@@ -1,13 +1,15 @@
 # What Cython needs to know of kernels/fastlstm.h and team.h, where every field has its meaning and
 # shape.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels/fastlstm.h":
     ctypedef struct fl_team:
         pass
 
+    int fl_watch_forks()
+    uint64_t fl_generation() nogil
     fl_team *fl_team_new(size_t size)
     void fl_team_free(fl_team *team)
 
@@ -110,6 +112,11 @@ cdef extern from "kernels/fastlstm.h":
                              size_t x_stride, const void *w, void *y,
                              size_t y_stride) noexcept nogil
 
+    ctypedef struct fl_watch:
+        int (*ask)(void *who) noexcept nogil
+        void *who
+        size_t stop
+
     ctypedef struct fl_call:
         size_t T, B
         const void *x
@@ -123,7 +130,9 @@ cdef extern from "kernels/fastlstm.h":
         const fl_plan *plan
         void *scratch
         fl_gemm gemm
-        size_t turn
+        fl_watch *watch
+        void *kept
+        size_t done, turn
         const char *ran
 
     ctypedef struct fl_kernel:

@@ -397,7 +397,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     """The driver, with work shared however little there is of it."""
     sources = [*sorted(KERNELS.glob("*.c")), DRIVERS / "driver.c"]
-    return Programs(BUILDS, sources, tmp_path_factory.mktemp("driver"), ["-DFL_LEAST_NS=1e-9"])
+    return Programs(
+        BUILDS,
+        sources,
+        tmp_path_factory.mktemp("driver"),
+        ["-DFL_LEAST_NS=1e-9", "-DFL_ASK_WORK=1"],
+    )
 
 
 def kernels_of(command: Sequence[object]) -> list[tuple[str, int]]:

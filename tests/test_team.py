@@ -28,7 +28,7 @@ BUILDS = {
 }
 
 CHECKS = ["barriers", "parking", "bursts", "callers", "forks", "idle", "lifetimes", "signals"]
-CHECKS += ["starting", "apart"]
+CHECKS += ["starting", "apart", "leave", "rounding", "affinity"]
 
 # ThreadSanitizer does not follow threads started in a forked child; the check of starting limits
 # the memory of the process, of which every sanitizer maps terabytes.

@@ -210,6 +210,19 @@ typedef struct {
 typedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x, size_t x_stride,
                         const void *w, void *y, size_t y_stride);
 
+/* What may stop a call before its end. The thread that made the call asks now and then; all ranks
+ * heed the answer. `work` has a cache line of its own: who asks writes it at every step, and the
+ * others read `stop` as often. */
+typedef struct {
+    int (*ask)(void *who);    /* not 0: stop. Runs in the caller's floating-point mode */
+    void *who;                /* what it is asked with */
+    size_t stop;              /* atomic; 0, or 1 + the step with which the chunk given up began */
+    char apart[128];
+    size_t work;              /* multiply-adds, about, since it was asked */
+    size_t at;                /* 1 + the step with which the chunk of the rank that asks began */
+    uint64_t mode;            /* the caller's floating-point mode */
+} fl_watch;
+
 typedef struct {
     size_t T, B;
     const void *x;            /* real (T, B, I) with unit stride along I; NULL for token models */
@@ -223,11 +236,17 @@ typedef struct {
     const fl_plan *plan;      /* made by fl_plan_run for at least this T and exactly this B */
     void *scratch;            /* plan->bytes, 64-byte aligned */
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
+    fl_watch *watch;          /* NULL: nothing stops this call; else `ask` and `who` are set */
+    void *kept;               /* real (B, state_size), of a call with `watch` that is not whole: */
+                              /* the states as the chunk began that runs now */
+    size_t done;              /* written by fl_run: T, or the steps made before the call stopped */
     size_t turn;              /* steps run before; counted on by the run */
     const char *ran;          /* written by the kernel that ran: its own name */
     const fl_cut *cut;        /* set by fl_run: the plan's, */
     fl_team *team;            /* who shares the work, unless ranks is 1, */
-    size_t rank, ranks;       /* and which part of it this is */
+    size_t rank, ranks;       /* which part of the panels this is, */
+    size_t member, members;   /* and of the team: who has rows of its own has all their panels */
+    int asks;                 /* whether this is the rank that asks `watch` */
 } fl_call;
 
 typedef struct {
@@ -266,7 +285,11 @@ size_t fl_output_steps(const fl_model *model, const fl_kernel *kernel, size_t T,
 
 /* Run a call: alone, or on `team`, if there is one (NULL: none), the plan has more ranks than one
  * and the team is free. It has at least the threads that the plan was made for. Either way gives
- * the same bits, save where a BLAS is used. */
+ * the same bits, save where a BLAS is used.
+ *
+ * A call that is stopped by its `watch` leaves each row in the state after its first `done` steps,
+ * or all of its steps where it has fewer; what y holds beyond their outputs is undefined. If it is
+ * whole, states and y are undefined. */
 void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call, fl_team *team);
 
 #ifdef __cplusplus

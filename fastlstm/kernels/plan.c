@@ -220,6 +220,9 @@ static void run_share(void *job, size_t rank, size_t ranks) {
     const fl_plan *plan = all->call->plan;
     fl_call mine = *all->call;
     mine.cut = &plan->shared;
+    mine.member = rank;
+    mine.members = ranks;
+    mine.asks = mine.asks && rank == 0;
     if (plan->by_rows) {
         const size_t size = all->kernel->real_size, first = mine.B * rank / ranks;
         const ptrdiff_t x_first = (ptrdiff_t)first * mine.x_b;
@@ -229,6 +232,7 @@ static void run_share(void *job, size_t rank, size_t ranks) {
         mine.y = (char *)mine.y + (ptrdiff_t)first * mine.y_b * (ptrdiff_t)size;
         if (mine.lengths) mine.lengths += first;
         mine.state += first;
+        if (mine.kept) mine.kept = (char *)mine.kept + first * all->model->state_size * size;
         mine.scratch = (char *)mine.scratch + rank * plan->shared.bytes;
     } else {
         mine.rank = rank;
@@ -236,23 +240,42 @@ static void run_share(void *job, size_t rank, size_t ranks) {
     }
     all->kernel->run(all->model, &mine);
     if (rank == 0) all->ran = mine.ran;
+    if (mine.watch && __atomic_load_n(&mine.watch->stop, __ATOMIC_ACQUIRE))
+        fl_team_leave(mine.team, rank);
 }
 
-void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call, fl_team *team) {
+/* Run a call whose team, if it has one, may be had. */
+static void run_all(const fl_kernel *kernel, const fl_model *model, fl_call *call) {
     const fl_plan *plan = call->plan;
-    call->rank = 0;
-    call->ranks = 1;
-    call->team = team;
-    call->cut = &plan->alone;
-    if (team && plan->ranks > 1) {
-        const size_t ranks = fl_team_take(team, plan->ranks, plan->is_long);
+    if (call->team && plan->ranks > 1) {
+        const size_t ranks = fl_team_take(call->team, plan->ranks, plan->is_long);
         if (ranks > 1) {
             shared_call all = {kernel, model, call, NULL};
-            fl_team_run(team, ranks, run_share, &all);
+            fl_team_run(call->team, ranks, run_share, &all);
             call->turn += call->T;
             call->ran = all.ran;
             return;
         }
     }
     kernel->run(model, call);
+}
+
+void fl_run(const fl_kernel *kernel, const fl_model *model, fl_call *call, fl_team *team) {
+    fl_watch *watch = call->watch;
+    const size_t size = model->state_size * kernel->real_size;
+    call->rank = call->member = 0;
+    call->ranks = call->members = 1;
+    call->team = team;
+    call->cut = &call->plan->alone;
+    call->asks = watch != NULL;
+    if (watch) {
+        watch->stop = watch->work = 0;
+        watch->at = 1;
+    }
+    run_all(kernel, model, call);
+    call->done = call->T;
+    if (!watch || !watch->stop) return;
+    call->done = watch->stop - 1;
+    for (size_t b = 0; b < call->B && !call->whole; ++b)
+        memcpy(call->state[b], (char *)call->kept + b * size, size);
 }

@@ -40,6 +40,7 @@ static void multiply_rows(const fl_call *call, const fl_panels *matrix,
             rows[i].h = NULL;
             rows[i].y = y_rows ? y_rows[r + i] : y + (r + i) * y_size;
         }
+        if (stopped(call, n * (panels.end - panels.first) * matrix->stride)) return;
         multiply(&a, rows, n, back);
     }
 }
@@ -63,6 +64,7 @@ static void project(const fl_call *call, const fl_cell *cell, range panels,
         return;
     }
     for (size_t p = panels.first; p < panels.end; ++p) {
+        if (stopped(call, R * a->stride)) return;
         for (size_t r = 0; r < R; ++r)
             memcpy(gates + r * width + p * panel, (const real *)a->bias + p * panel,
                    panel * sizeof(real));
@@ -163,6 +165,7 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
                             !cell->variant && cell->input_rows >= K_BLOCK &&
                             panels.end > panels.first;
     const size_t part = projects ? call->cut->gate_steps : in->steps;
+    const size_t work = cell->gates.panels * cell->gates.stride + ROW_WORK * cell->hidden_size;
     row *rows = own_at(call, call->cut->cell_rows);
     real *gates = shared_at(call, call->cut->gates);
     real *next = projects ? gates + part * B * width : gates;
@@ -186,6 +189,7 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
                 gather(cell, in, t, backwards, projects ? gates : NULL, first, rows);
             cell_step(call, layer, cell, rows, n, mine, &later);
             meet(call);
+            if (stopped(call, n * work)) return;
         }
         if (on_the_side) {
             real *scanned = gates;
@@ -211,6 +215,13 @@ typedef enum { BY_RANK_0, BY_ROWS, BY_PANELS } division;
 INLINE size_t panels_of(const fl_layer *layer) {
     const size_t groups = layer->convolution.groups;
     return layer->linear.panels * (groups ? groups : 1);
+}
+
+/* Multiply-adds of a position of a convolution, about. */
+INLINE size_t work_of(const fl_layer *layer) {
+    const fl_convolution *a = &layer->convolution;
+    return ROW_WORK * a->out_channels +
+           (a->depthwise ? a->kernel_size * a->channels : panels_of(layer) * layer->linear.stride);
 }
 
 /* Whether a chunk takes panels from the last to the first: see FOR_ROWS_AND_PANELS. */
@@ -268,7 +279,9 @@ static void convolve_time(const fl_layer *layer, const chunk *in, size_t outputs
         const size_t own = in->left ? steps_after(layer, steps, state) : outputs;
         for (size_t o = 0; o < own && o < outputs; ++o, start += (ptrdiff_t)a->stride) {
             add_step(&made, &h, start, in->y[o * call->B + b]);
-            if (made.n == FL_POSITIONS) convolve(&made);
+            if (made.n < FL_POSITIONS) continue;
+            if (stopped(call, FL_POSITIONS * work_of(layer))) return;
+            convolve(&made);
         }
     }
     convolve(&made);
@@ -311,6 +324,7 @@ static void pool(const fl_layer *layer, const chunk *in) {
         for (size_t t = 0; t < steps; ++t) {
             const real *x = in->x[t * B + b];
             const size_t to = (call->whole ? 0 : t * B) + b;
+            if (stopped(call, ROW_WORK * I)) return;
             if (layer->pooling == FL_MEAN) add_to_mean(layer, x, mean);
             else if (call->whole && t + 1 < steps) continue;
             memcpy(in->y[to], layer->pooling == FL_MEAN ? mean : x, I * sizeof(real));
@@ -341,7 +355,9 @@ static void convolve_frames(const fl_layer *layer, const chunk *in, range rows, 
     for (size_t r = rows.first; r < rows.end; ++r) {
         for (size_t o = 0; o < layer->convolution.out_width; ++o) {
             add_position(&made, in->x[r], o, in->y[r]);
-            if (made.n == FL_POSITIONS) convolve(&made);
+            if (made.n < FL_POSITIONS) continue;
+            if (stopped(call, FL_POSITIONS * work_of(layer))) return;
+            convolve(&made);
         }
     }
     convolve(&made);
@@ -372,7 +388,7 @@ static void run_layer(const fl_layer *layer, const chunk *in, size_t outputs) {
     if (by == BY_ROWS) rows = part_of(rows.end, call);
     switch (layer->kind) {
     case FL_LOOKUP:
-        for (size_t r = rows.first; r < rows.end; ++r)
+        for (size_t r = rows.first; r < rows.end && !stopped(call, size); ++r)
             if (has_step(in, r % call->B, r / call->B))
                 memcpy(in->y[r], (const real *)layer->table + (size_t)in->tokens[r] * size,
                        size * sizeof(real));
@@ -383,7 +399,7 @@ static void run_layer(const fl_layer *layer, const chunk *in, size_t outputs) {
         break;
     case FL_FRAME_CONV: convolve_frames(layer, in, rows, panels); break;
     default:
-        for (size_t r = rows.first; r < rows.end; ++r)
+        for (size_t r = rows.first; r < rows.end && !stopped(call, ROW_WORK * size); ++r)
             run_row(layer, in->beside[r], in->x[r], in->y[r]);
     }
 }
@@ -463,19 +479,20 @@ static void run(const fl_model *model, fl_call *call) {
                 (size_t *)own_at(call, cut->left) + call->B,
                 (size_t *)own_at(call, cut->left) + 3 * call->B, 0, 0, 0, 0};
     __typeof__(v_flush_denormals()) before = v_flush_denormals();
+    if (call->asks) call->watch->mode = before;
     if (model->pools) memset(in.pooled, 0, call->B * sizeof *in.pooled);
     if (call->lengths) memset(in.written, 0, call->B * sizeof *in.written);
-    for (size_t t0 = 0; t0 < call->T; t0 += cut->chunk) {
+    int goes_on = 1;
+    for (size_t t0 = 0; goes_on && t0 < call->T && begin_chunk(model, call, t0);
+         t0 += cut->chunk) {
         in.first = t0;
         in.steps = call->T - t0 < cut->chunk ? call->T - t0 : cut->chunk;
         in.last = t0 + in.steps == call->T;
-        /* Rank 0 may still be writing the state that this chunk begins with. */
-        if (t0) meet(call);
         in.left = take_left(&in);
         if (model->takes_tokens) take_tokens(model, &in, tokens);
         /* Without a step there is nothing to do, but for what a pool has kept to the end. */
         const int ends = in.last && model->pools && call->whole;
-        for (size_t l = 0; l < model->n_layers && (in.steps || ends); ++l) {
+        for (size_t l = 0; goes_on && l < model->n_layers && (in.steps || ends); ++l) {
             const fl_layer *layer = model->layers + l;
             const int changes = layer->kind == FL_TIME_CONV || layer->kind == FL_POOL;
             const size_t outputs = changes ? leave(layer, &in) : in.steps;
@@ -489,6 +506,7 @@ static void run(const fl_model *model, fl_call *call) {
                       (real **)in.beside);
             place(&in, layer->to, layer->output_size, pools ? 1 : outputs, in.y);
             run_layer(layer, &in, outputs);
+            goes_on = !stopped(call, 0);
             if (changes && in.left)
                 memcpy(in.left, in.pooled + call->B, call->B * sizeof *in.left);
             if (l + 1 < model->n_layers && !layer->directions &&

@@ -3,7 +3,7 @@
  * All is made of two operations on counts that only grow and that one thread at a time writes:
  * publish() a value, wait_until() a value is reached. Three counts are waited for: `called` of a
  * worker (by that worker, for its next job), `arrived` of every rank in a barrier (by all the
- * others), and `arrived` of the workers at the end of a run (by rank 0).
+ * others), and `ended` of the workers at the end of a run (by rank 0).
  *
  * No wake-up is lost: a rank that goes to sleep writes `awaits` and then reads the count; who
  * publishes writes the count and then reads `awaits`. Between the two stands a full fence on either
@@ -34,12 +34,16 @@ enum {
  * for a barrier without that, and 9 us with it (tests/kernels/team_driver.c, latency). */
 static const uint64_t SPIN_NS = FL_TEAM_SPIN_US * UINT64_C(1000), YIELD_NS = 5000;
 
+/* More barriers than a run has. Who leaves one arrives at all of them. */
+static const uint64_t MOST_BARRIERS = UINT64_C(1) << 40;
+
 typedef _Atomic uint64_t count;
 typedef const count *count_ptr;
 
 typedef struct {
     /* Written by this rank while it works, read by the others. */
-    alignas(LINE) count arrived;   /* barriers and ends of runs, over all runs */
+    alignas(LINE) count arrived;   /* barriers, over all runs */
+    count ended;                   /* runs that this rank has ended, of those `called` for it */
     _Atomic count_ptr awaits;      /* the count this rank sleeps for, or NULL */
     _Atomic int cpu;               /* where it was when it last looked, or -1 */
 
@@ -49,6 +53,7 @@ typedef struct {
     void *job;
     size_t ranks;
     uint64_t base;                 /* `arrived` of every rank as the run begins */
+    uint64_t rounding;             /* rounding_mode() of rank 0 */
 
     alignas(LINE) pthread_mutex_t mutex;
     pthread_cond_t cond;
@@ -66,7 +71,11 @@ struct fl_team {
     uint64_t asked_ns;             /* when the last call came that found a worker asleep */
     size_t size;
 #if defined(__linux__)
-    cpu_set_t allowed;             /* processors of whoever started the threads; may be empty */
+    pthread_t caller;              /* whose processors were looked up last, */
+    unsigned calls;                /* and the calls since then */
+    pthread_mutex_t moving;        /* held while a rank is moved, or `allowed` written */
+    cpu_set_t allowed;             /* the caller's processors; may be empty */
+    int processors, most;          /* how many those are, and the most that they ever were */
 #endif
     fl_rank rank[];                /* (size,) */
 };
@@ -79,6 +88,13 @@ static int watched; /* whether forks are counted */
 static void count_fork(void) { atomic_fetch_add(&generation, 1); }
 
 static void watch_forks(void) { watched = !pthread_atfork(NULL, NULL, count_fork); }
+
+int fl_watch_forks(void) {
+    pthread_once(&watching, watch_forks);
+    return !watched;
+}
+
+uint64_t fl_generation(void) { return atomic_load_explicit(&generation, memory_order_relaxed); }
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -94,6 +110,41 @@ static void relax(void) {
 #endif
 }
 
+/* How this thread rounds: the bits of a control register. MXCSR bits 13 and 14: Intel SDM volume 1,
+ * 10.2.3; FPCR bits 22 and 23: Arm ARM C5.2.8. */
+#if defined(__x86_64__)
+static const uint64_t ROUNDING = 3u << 13;
+static uint64_t control(void) {
+    uint32_t mode;
+    __asm__ volatile("stmxcsr %0" : "=m"(mode));
+    return mode;
+}
+static void set_control(uint64_t given) {
+    const uint32_t mode = (uint32_t)given;
+    __asm__ volatile("ldmxcsr %0" ::"m"(mode));
+}
+#elif defined(__aarch64__)
+static const uint64_t ROUNDING = 3u << 22;
+static uint64_t control(void) {
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static void set_control(uint64_t mode) { __asm__ volatile("msr fpcr, %0" ::"r"(mode)); }
+#else
+static const uint64_t ROUNDING = 0;
+static uint64_t control(void) { return 0; }
+static void set_control(uint64_t mode) { (void)mode; }
+#endif
+
+static uint64_t rounding_mode(void) { return control() & ROUNDING; }
+
+/* Written only when it changes: that takes longer than reading it. */
+static void round_as(uint64_t rounding) {
+    const uint64_t mode = control();
+    if ((mode & ROUNDING) != rounding) set_control((mode & ~ROUNDING) | rounding);
+}
+
 #if defined(__linux__)
 /* Where the rank runs. Written only when it changes: others read the line. */
 static int note_cpu(fl_rank *me) {
@@ -103,29 +154,64 @@ static int note_cpu(fl_rank *me) {
     return cpu;
 }
 
+static int shares_cpu(fl_rank *me) {
+    const int cpu = note_cpu(me);
+    for (fl_rank *lower = me->team->rank; lower < me; ++lower)
+        if (atomic_load_explicit(&lower->cpu, memory_order_relaxed) == cpu) return 1;
+    return 0;
+}
+
 /* Leave the processor of a lower rank, if there is another. A system may wake a worker where its
  * caller runs, which does not stop for it, and let the two take turns for milliseconds. */
 static void step_aside(fl_rank *me) {
-    fl_rank *const all = me->team->rank;
-    cpu_set_t others = me->team->allowed;
-    const int cpu = note_cpu(me);
-    int shared = 0;
-    for (fl_rank *lower = all; lower < me; ++lower) {
+    fl_team *const team = me->team;
+    if (!shares_cpu(me)) return;
+    pthread_mutex_lock(&team->moving);
+    cpu_set_t others = team->allowed;
+    for (fl_rank *lower = team->rank; lower < me; ++lower) {
         const int taken = atomic_load_explicit(&lower->cpu, memory_order_relaxed);
-        shared |= taken == cpu;
-        if (taken >= 0) CPU_CLR((size_t)taken, &others);
+        if (taken >= 0 && taken < CPU_SETSIZE) CPU_CLR((size_t)taken, &others);
     }
-    if (shared && CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
-        note_cpu(me);
+    if (CPU_COUNT(&others)) (void)sched_setaffinity(0, sizeof others, &others);
+    pthread_mutex_unlock(&team->moving);
+    note_cpu(me);
 }
 
-static void note_allowed(fl_team *team) {
-    if (sched_getaffinity(0, sizeof team->allowed, &team->allowed)) CPU_ZERO(&team->allowed);
+/* Have all ranks [1, size) run where this thread may. Returns when none runs elsewhere. */
+static void follow_caller(fl_team *team) {
+    cpu_set_t now;
+    team->caller = pthread_self();
+    team->calls = 0;
+    if (sched_getaffinity(0, sizeof now, &now)) CPU_ZERO(&now);
+    if (CPU_EQUAL(&now, &team->allowed)) return;
+    pthread_mutex_lock(&team->moving);
+    team->allowed = now;
+    for (size_t r = 1; r < team->size && team->threads == STARTED && CPU_COUNT(&now); ++r)
+        (void)pthread_setaffinity_np(team->rank[r].thread, sizeof now, &now);
+    pthread_mutex_unlock(&team->moving);
+    team->processors = CPU_COUNT(&now);
+    if (team->processors > team->most) team->most = team->processors;
+}
+
+/* The same where its processors may be others than they were. */
+static void follow_if_due(fl_team *team, int is_due) {
+    const int cpu = note_cpu(team->rank);
+    is_due |= ++team->calls >= FL_TEAM_SHORT_CALLS || !pthread_equal(team->caller, pthread_self());
+    is_due |= team->processors && cpu >= 0 && cpu < CPU_SETSIZE &&
+              !CPU_ISSET((size_t)cpu, &team->allowed);
+    if (is_due) follow_caller(team);
+}
+
+/* Whether the caller once had processors for so many ranks, and has no longer. */
+static int is_confined(const fl_team *team, size_t ranks) {
+    return team->processors < team->most && (size_t)team->processors < ranks;
 }
 #else
 static void note_cpu(fl_rank *me) { (void)me; }
 static void step_aside(fl_rank *me) { (void)me; }
-static void note_allowed(fl_team *team) { (void)team; }
+static void follow_caller(fl_team *team) { (void)team; }
+static void follow_if_due(fl_team *team, int is_due) { (void)team, (void)is_due; }
+static int is_confined(const fl_team *team, size_t ranks) { return (void)team, (void)ranks, 0; }
 #endif
 
 static int sleeps(const fl_rank *rank) {
@@ -209,9 +295,10 @@ static void *worker(void *given) {
         if (!me->work) return NULL;
         begin_at(me, me->base);
         note_cpu(me);
+        round_as(me->rounding);
         me->work(me->job, (size_t)(me - all), me->ranks);
-        publish(&me->arrived, arrivals(me) + 1);
-        wake_if_awaits(all, &me->arrived);
+        publish(&me->ended, call);
+        wake_if_awaits(all, &me->ended);
     }
 }
 
@@ -225,9 +312,17 @@ void fl_team_barrier(fl_team *team, size_t rank, size_t ranks) {
         if (r != rank) wait_until(me, &all[r].arrived, value);
 }
 
+void fl_team_leave(fl_team *team, size_t rank) {
+    fl_rank *const all = team->rank, *const me = all + rank;
+    publish(&me->arrived, me->base + MOST_BARRIERS);
+    for (size_t r = 0; r < me->ranks; ++r)
+        if (r != rank) wake_if_awaits(all + r, &me->arrived);
+}
+
 /* Give ranks [1, ranks) a job. The workers' lines are written one after the other, then waited for
  * at once: one fence serves them all. */
 static void call(fl_team *team, size_t ranks, fl_work work, void *job, uint64_t base) {
+    const uint64_t rounding = rounding_mode();
     for (size_t r = 1; r < ranks; ++r) {
         fl_rank *to = team->rank + r;
         const uint64_t calls = atomic_load_explicit(&to->called, memory_order_relaxed);
@@ -235,6 +330,7 @@ static void call(fl_team *team, size_t ranks, fl_work work, void *job, uint64_t 
         to->job = job;
         to->ranks = ranks;
         to->base = base;
+        to->rounding = rounding;
         atomic_store_explicit(&to->called, calls + 1, memory_order_release);
     }
     atomic_thread_fence(memory_order_seq_cst);
@@ -247,14 +343,16 @@ static void give_back(fl_team *team) {
 
 void fl_team_run(fl_team *team, size_t ranks, fl_work work, void *job) {
     fl_rank *const me = team->rank;
-    /* Rank 0 does not count its own end of the last run, which nobody awaits: hence the 1. */
-    const uint64_t base = arrivals(me) + 1;
-    note_cpu(me);
+    /* No rank has arrived at more: rank 0 is in every run, and leaves it if any other does. */
+    const uint64_t base = arrivals(me);
+    me->base = base;
+    me->ranks = ranks;
     call(team, ranks, work, job, base);
-    begin_at(me, base);
     work(job, 0, ranks);
-    const uint64_t end = arrivals(me) + 1;
-    for (size_t r = 1; r < ranks; ++r) wait_until(me, &team->rank[r].arrived, end);
+    for (size_t r = 1; r < ranks; ++r) {
+        fl_rank *const other = team->rank + r;
+        wait_until(me, &other->ended, atomic_load_explicit(&other->called, memory_order_relaxed));
+    }
     give_back(team);
 }
 
@@ -263,6 +361,7 @@ static void begin(fl_team *team, uint64_t in) {
     for (size_t r = 0; r < team->size; ++r) {
         fl_rank *rank = team->rank + r;
         atomic_store(&rank->arrived, 0);
+        atomic_store(&rank->ended, 0);
         atomic_store(&rank->called, 0);
         atomic_store(&rank->cpu, -1);
         atomic_store(&rank->awaits, r ? &rank->called : NULL); /* asleep until it has started */
@@ -271,6 +370,13 @@ static void begin(fl_team *team, uint64_t in) {
         rank->woken = 0;
         rank->team = team;
     }
+#if defined(__linux__)
+    pthread_mutex_init(&team->moving, NULL);
+    CPU_ZERO(&team->allowed);
+    team->caller = pthread_self();
+    team->processors = team->most = 0;
+    team->calls = FL_TEAM_SHORT_CALLS;
+#endif
     team->threads = IDLE;
     team->asked_ns = 0;
     team->generation = in;
@@ -316,7 +422,7 @@ static void start(fl_team *team) {
     size_t started;
     team->threads = FAILED;
     if (!watched) return;
-    note_allowed(team);
+    follow_caller(team);
     sigfillset(&blocked);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) sigdelset(&blocked, faults[i]);
     if (pthread_sigmask(SIG_SETMASK, &blocked, &before)) return;
@@ -332,8 +438,11 @@ static void start(fl_team *team) {
  * is decided here too. */
 static int ready(fl_team *team, size_t ranks, int is_long) {
     int asleep = 0;
-    if (team->threads == STARTED)
+    if (team->threads == STARTED) {
         for (size_t r = 1; r < ranks; ++r) asleep |= sleeps(team->rank + r);
+        follow_if_due(team, is_long || asleep);
+        if (is_confined(team, ranks)) return 0;
+    }
     if (team->threads == STARTED && (!asleep || is_long)) return 1;
     if (team->threads == FAILED) return 0;
     note_cpu(team->rank);
@@ -355,7 +464,7 @@ static int ready(fl_team *team, size_t ranks, int is_long) {
 size_t fl_team_take(fl_team *team, size_t wanted, int is_long) {
     const size_t ranks = wanted < team->size ? wanted : team->size;
     if (ranks < 2) return 1;
-    const uint64_t in = atomic_load_explicit(&generation, memory_order_relaxed);
+    const uint64_t in = fl_generation();
     uint64_t taken = atomic_load_explicit(&team->taken, memory_order_relaxed);
     if (taken == 2 * in + 1) return 1;
     if (!atomic_compare_exchange_strong_explicit(&team->taken, &taken, 2 * in + 1,
@@ -372,21 +481,24 @@ fl_team *fl_team_new(size_t size) {
     if (size < 2 || size > (SIZE_MAX - sizeof *team) / sizeof *team->rank) return NULL;
     team = aligned_alloc(LINE, sizeof *team + size * sizeof *team->rank);
     if (!team) return NULL;
-    pthread_once(&watching, watch_forks);
+    (void)fl_watch_forks();
     team->size = size;
-    begin(team, atomic_load_explicit(&generation, memory_order_relaxed));
+    begin(team, fl_generation());
     give_back(team);
     return team;
 }
 
 void fl_team_free(fl_team *team) {
     if (!team) return;
-    if (team->generation == atomic_load_explicit(&generation, memory_order_relaxed)) {
+    if (team->generation == fl_generation()) {
         if (team->threads == STARTED) stop(team, team->size);
         for (size_t r = 0; r < team->size; ++r) {
             pthread_mutex_destroy(&team->rank[r].mutex);
             pthread_cond_destroy(&team->rank[r].cond);
         }
+#if defined(__linux__)
+        pthread_mutex_destroy(&team->moving);
+#endif
     }
     free(team);
 }

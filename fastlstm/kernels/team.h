@@ -11,6 +11,7 @@
 #define FL_TEAM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,6 +19,9 @@ extern "C" {
 
 /* How long a rank with nothing to do spins before it sleeps. */
 enum { FL_TEAM_SPIN_US = 50 };
+
+/* Short calls in a row, of one thread, of which one looks up where that thread may run. */
+enum { FL_TEAM_SHORT_CALLS = 1024 };
 
 typedef struct fl_team fl_team;
 
@@ -37,9 +41,15 @@ typedef void (*fl_work)(void *job, size_t rank, size_t ranks);
  * sleeps and `is_long` is 0: waking it would take longer than the work, which therefore should
  * last less than FL_TEAM_SPIN_US alone. The second such call within FL_TEAM_SPIN_US wakes the
  * workers, without waiting for them, so that those after it find them spinning. Threads not yet
- * started count as asleep. They run on the processors of the caller that starts them, each on
- * another one as far as there are enough, and have all signals blocked but those of a thread's own
- * faults, so that a crash is reported as anywhere.
+ * started count as asleep. They have all signals blocked but those of a thread's own faults, so
+ * that a crash is reported as anywhere.
+ *
+ * They run on the processors that the caller may run on, each on another one as far as there are
+ * enough, and round as the caller does. The caller's processors are looked up, and the workers
+ * moved if they are others, before the team runs for a long call, for one of another thread than
+ * the last, for one that finds a rank asleep or its own thread on another's processor, and else
+ * for one in FL_TEAM_SHORT_CALLS: the others make no system call for it. A caller that no longer
+ * has a processor for each rank, as it had before, works alone.
  *
  * A child of fork() has threads of its own, started when it first needs them, whatever the
  * parent's did at that moment. Work must not fork. */
@@ -53,6 +63,17 @@ void fl_team_run(fl_team *team, size_t ranks, fl_work work, void *job);
 /* Within work, by all its ranks equally often: wait until all are here. What any of them wrote
  * before, all see after. */
 void fl_team_barrier(fl_team *team, size_t rank, size_t ranks);
+
+/* Within work, by a rank that will come to no other barrier of this run: from now on no barrier
+ * waits for it. What it wrote before, a rank sees that passes one without it. If any rank leaves,
+ * rank 0 must, sooner or later. */
+void fl_team_leave(fl_team *team, size_t rank);
+
+/* How many fork() lie between this process and the one that first called fl_watch_forks. */
+uint64_t fl_generation(void);
+
+/* Count forks from now on; not 0 if that cannot be. */
+int fl_watch_forks(void);
 
 #ifdef __cplusplus
 }

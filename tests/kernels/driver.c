@@ -94,6 +94,11 @@ static part whole_case(const test_case *a, size_t threads) {
     return made;
 }
 
+/* What asks a run whether it goes on, and where that keeps its states. NULL: nothing. */
+static fl_watch *watch;
+static char *kept;
+static size_t done; /* steps of the last run */
+
 /* Run a part, on a team where there is one of that size, into the rows of `to` from row `out` on;
  * how many those are. */
 static size_t run(const fl_kernel *kernel, const test_case *a, result *to, size_t out, part p) {
@@ -129,7 +134,11 @@ static size_t run(const fl_kernel *kernel, const test_case *a, result *to, size_
     call.scratch = scratch;
     call.gemm = p.gemm;
     call.turn = p.t;
+    call.watch = watch;
+    call.kept = kept;
     fl_run(kernel, &a->model, &call, teams[p.threads]);
+    done = call.done;
+    demand(watch || done == p.steps, "a run that nothing stops was cut short");
     demand(call.ran && !strcmp(call.ran, kernel->name), "another kernel ran");
     demand(call.turn == p.t + p.steps, "the steps were not counted");
     demand(all_canaries(scratch - CANARIES, CANARIES), "bytes before the scratch memory changed");
@@ -427,6 +436,64 @@ static void check_counters(const fl_kernel *kernel, const test_case *a) {
     }
 }
 
+/* `fl_watch.ask`: stop when asked for the last time that is left. */
+static int count_down(void *given) {
+    size_t *left = given;
+    return *left && !--*left;
+}
+
+/* A run that stops at every so many questions, alone and on teams: a whole sequence just ends, and
+ * the rows of a stream are as after as many steps as the call says. */
+static void check_stops(const fl_kernel *kernel, const test_case *a) {
+    const size_t size = a->model.state_size * a->real_size, B = a->B;
+    const int whole = a->model.looks_ahead;
+    const size_t outputs = whole ? a->whole.steps : a->streamed.steps;
+    kept = fenced(B * size);
+    for (size_t threads = 1; threads <= most_threads; ++threads) {
+        int goes_on = 1;
+        for (size_t asks = 1; goes_on; asks = 7 * asks + 1) {
+            size_t left = asks;
+            fl_watch asked;
+            memset(&asked, 0, sizeof asked);
+            asked.ask = count_down;
+            asked.who = &left;
+            result stopped = new_result(a, outputs);
+            part p = {0, a->T, 0, B, whole, NULL, threads, NULL};
+            watch = &asked;
+            run(kernel, a, &stopped, 0, p);
+            watch = NULL;
+            goes_on = !left;
+            demand(done <= a->T && goes_on == (asked.stop != 0), "a run did not stop when told");
+            demand(goes_on || done == a->T, "a run stopped that was not told to");
+            demand(all_canaries(kept - CANARIES, CANARIES), "bytes before the kept states changed");
+            if (!whole) {
+                result begun = new_result(a, outputs);
+                p.steps = done;
+                p.threads = 1;
+                const size_t out = done ? run(kernel, a, &begun, 0, p) : 0;
+                for (size_t b = 0; b < B; ++b) {
+                    demand(same(stopped.state[b], begun.state[b], a->model.state_size,
+                                a->real_size),
+                           "a run that stopped is not in the state after its steps");
+                    for (size_t t = 0; t < out; ++t)
+                        demand(same(row_of(a, &stopped, t, b), row_of(a, &begun, t, b), a->O,
+                                    a->real_size),
+                               "a run that stopped gave other rows");
+                }
+                p.t = done;
+                p.steps = a->T - done;
+                p.threads = threads;
+                if (p.steps) run(kernel, a, &stopped, out, p);
+                check_canaries(a, &stopped);
+                free_result(a, &begun);
+            }
+            free_result(a, &stopped);
+        }
+    }
+    free_fenced(kept, B * size);
+    kept = NULL;
+}
+
 static double check_case(const fl_kernel *kernel, const test_case *a) {
     result whole = new_result(a, a->whole.steps);
     double error;
@@ -459,6 +526,7 @@ static double check_case(const fl_kernel *kernel, const test_case *a) {
     }
     if (a->lengths) error = fmax(error, check_lengths(kernel, a));
     if (a->n_counters) check_counters(kernel, a);
+    check_stops(kernel, a);
     check_plans(kernel, a);
     return error;
 }

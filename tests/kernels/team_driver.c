@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include <dirent.h>
+#include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -559,6 +560,133 @@ static void latency(void) {
     fl_team_free(job.team);
 }
 
+/* Ranks of which one leaves at some step, and the others at the next barrier that shows it. */
+typedef struct {
+    fl_team *team;
+    size_t leaver, at;
+    atomic_size_t left;
+} leaving;
+
+static void do_leave(void *given, size_t rank, size_t ranks) {
+    leaving *job = given;
+    for (size_t step = 0; !atomic_load(&job->left); ++step) {
+        if (rank == job->leaver && step == job->at) atomic_store(&job->left, 1);
+        else fl_team_barrier(job->team, rank, ranks);
+    }
+    fl_team_leave(job->team, rank);
+}
+
+/* No barrier waits for who has left, and the next run is as if nobody had. */
+static void leave(void) {
+    fl_team *team = new_team(3);
+    for (size_t i = 0; i < 600; ++i) {
+        leaving job = {team, i % 3, i / 3 % 7, 0};
+        if (i % 50 == 0) sleep_ns(MS);
+        const size_t ranks = i % 5 ? 3 : 2;
+        demand(fl_team_take(team, ranks, 1) == ranks, "a long call did not get the team");
+        job.leaver %= ranks;
+        fl_team_run(team, ranks, do_leave, &job);
+        run_with_all(team, 2 + i % 2, 20);
+    }
+    fl_team_free(team);
+}
+
+/* How a rank rounds 1 / 3 and -1 / 3: the four modes give four pairs. */
+typedef struct {
+    float third[3][2];
+} quotients;
+
+static void divide(void *given, size_t rank, size_t ranks) {
+    volatile float one = 1, three = 3;
+    (void)ranks;
+    ((quotients *)given)->third[rank][0] = one / three;
+    ((quotients *)given)->third[rank][1] = -one / three;
+}
+
+/* Every rank rounds as its caller does in each call, whatever it did in the one before. */
+static void rounding(void) {
+    const int modes[] = {FE_UPWARD, FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_DOWNWARD};
+    fl_team *team = new_team(3);
+    quotients found[5];
+    for (size_t i = 0; i < 500; ++i) {
+        quotients *here = found + i % 5;
+        demand(!fesetround(modes[i % 5]), "no such rounding");
+        demand(fl_team_take(team, 3, 1) == 3, "a long call did not get the team");
+        fl_team_run(team, 3, divide, here);
+        for (size_t r = 1; r < 3; ++r)
+            demand(!memcmp(here->third[r], here->third[0], sizeof here->third[0]),
+                   "a rank rounds otherwise than its caller");
+    }
+    demand(!fesetround(FE_TONEAREST), "no such rounding");
+    for (size_t i = 0; i < 4; ++i)
+        for (size_t j = 0; j < i; ++j)
+            demand(memcmp(found[i].third[0], found[j].third[0], sizeof found[i].third[0]),
+                   "two modes round alike");
+    fl_team_free(team);
+}
+
+typedef struct {
+    cpu_set_t may[2];
+} affinities;
+
+static void note_affinities(void *given, size_t rank, size_t ranks) {
+    (void)ranks;
+    demand(!sched_getaffinity(0, sizeof(cpu_set_t), &((affinities *)given)->may[rank]),
+           "no affinity mask");
+}
+
+/* Whether a worker was allowed to run only where its caller is; -1: the caller ran alone. */
+static int ran_within(fl_team *team, int is_long) {
+    affinities found;
+    cpu_set_t both;
+    if (fl_team_take(team, 2, is_long) < 2) return -1;
+    fl_team_run(team, 2, note_affinities, &found);
+    CPU_AND(&both, &found.may[0], &found.may[1]);
+    return CPU_EQUAL(&both, &found.may[1]);
+}
+
+static void *run_confined(void *given) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    demand(!sched_setaffinity(0, sizeof one, &one), "the affinity cannot be set");
+    for (int i = 0; i < 3000; ++i)
+        demand(ran_within(given, i % 3 == 0) != 0, "a worker ran outside this thread's affinity");
+    return NULL;
+}
+
+/* Workers run where the caller may, as its affinity changes and as callers change; a short call in
+ * a row of such looks that up now and then only. */
+static void affinity(void) {
+    cpu_set_t all;
+    demand(!sched_getaffinity(0, sizeof all, &all), "no affinity mask");
+    fl_team *team = new_team(2);
+    demand(ran_within(team, 1) == 1, "a long call did not get the team");
+    if (CPU_COUNT(&all) > 1) {
+        for (int round = 0; round < 20; ++round) {
+            cpu_set_t one;
+            size_t cpu = 0, nth = (size_t)round % (size_t)CPU_COUNT(&all);
+            for (; !CPU_ISSET(cpu, &all) || nth; ++cpu) nth -= CPU_ISSET(cpu, &all) != 0;
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            demand(!sched_setaffinity(0, sizeof one, &one), "the affinity cannot be set");
+            int within = 1;
+            for (int i = 0; i < FL_TEAM_SHORT_CALLS; ++i) within = ran_within(team, 0);
+            demand(within != 0, "workers did not follow after many short calls");
+            demand(ran_within(team, 1) == -1, "two ranks share the only processor left");
+            demand(!sched_setaffinity(0, sizeof all, &all), "the affinity cannot be set");
+            demand(ran_within(team, 1) == 1, "a team is not had again with its processors");
+        }
+    }
+    for (int i = 0; i < 3; ++i) {
+        pthread_t other;
+        demand(!pthread_create(&other, NULL, run_confined, team), "no thread");
+        demand(!pthread_join(other, NULL), "no join");
+        demand(ran_within(team, 1) == 1, "a team is not had again by the first caller");
+    }
+    fl_team_free(team);
+}
+
 static const struct {
     const char *name;
     void (*check)(void);
@@ -566,7 +694,8 @@ static const struct {
     {"barriers", barriers}, {"parking", parking},   {"bursts", bursts},
     {"callers", callers},   {"forks", forks},       {"idle", idle},
     {"lifetimes", lifetimes}, {"signals", signals}, {"starting", starting},
-    {"apart", apart},       {"latency", latency},
+    {"apart", apart},       {"leave", leave},       {"rounding", rounding},
+    {"affinity", affinity}, {"latency", latency},
 };
 
 int main(int argc, char **argv) {
