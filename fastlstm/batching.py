@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,19 @@ Request = tuple[int, Any, int | None, Answer, float]
 # Event loops round their waits up to whole milliseconds, as epoll does (seconds).
 LOOP_TICK = 1e-3
 
+# Held while a queue is given to another loop. All batchers share it, for it is rarely wanted. A
+# forked child must have another: a thread that held it as the process was forked is not there.
+_claiming = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _claiming
+    _claiming = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 
 class Batcher:
     """Gathers the requests that arrive within a window into one ``pool.step`` or ``pool.run``.
@@ -49,7 +63,8 @@ class Batcher:
     A slot that is closed while it has requests gives them the ValueError of ``pool.step``; the
     others of the batch run. Any other error goes to every request of the batch.
 
-    A Batcher serves one event loop at a time. Requests of a loop that was closed are dropped.
+    A Batcher serves one event loop at a time. Requests of a loop that was closed are dropped, and
+    so are, in a forked child, those of its parent's loop, which answers them.
 
     Parameters
     ----------
@@ -68,7 +83,7 @@ class Batcher:
 
     __slots__ = (
         *("_pool", "_max_batch", "_max_wait", "_max_pending"),
-        *("_dtype", "_known_tokens", "_step_shape", "_lock", "_queue"),
+        *("_dtype", "_known_tokens", "_step_shape", "_queue"),
     )
 
     def __init__(
@@ -82,7 +97,6 @@ class Batcher:
         self._dtype = model.dtype
         self._known_tokens = model.input_size if model.takes_tokens else 0
         self._step_shape = () if model.takes_tokens else (model.input_size,)
-        self._lock = threading.Lock()
         self._queue: _Queue | None = None
 
     @property
@@ -207,7 +221,7 @@ class Batcher:
 
     def _queue_of(self, loop: asyncio.AbstractEventLoop) -> _Queue:
         """The queue, from now on of this loop."""
-        with self._lock:
+        with _claiming:
             queue = self._queue
             if queue is None or queue.loop is not loop:
                 if queue is not None and queue.is_awaited():
@@ -227,7 +241,7 @@ class _Queue:
     """
 
     __slots__ = (
-        *("loop", "requests", "handle", "_pool", "_max_batch", "_max_wait"),
+        *("loop", "requests", "handle", "_process", "_pool", "_max_batch", "_max_wait"),
         *("_takes_tokens", "_step_shape", "_keeps_steps", "_x", "_y"),
     )
 
@@ -235,6 +249,7 @@ class _Queue:
         self.loop = loop
         self.requests: deque[Request] = deque()
         self.handle: asyncio.Handle | None = None
+        self._process = os.getpid()
         self._pool = batcher._pool
         self._max_batch = batcher._max_batch
         self._max_wait = batcher._max_wait
@@ -247,7 +262,9 @@ class _Queue:
         self._y = np.empty((self._max_batch, model.output_size), model.dtype)
 
     def is_awaited(self) -> bool:
-        """Whether there is a request that can still be answered."""
+        """Whether there is a request that can still be answered, in this process."""
+        if self._process != os.getpid():
+            return False
         requests = self.requests.copy()  # at once: this may be asked by another thread
         return not self.loop.is_closed() and any(not answer.done() for *_, answer, _ in requests)
 
