@@ -11,9 +11,15 @@ faces.
 import numpy as np
 cimport numpy as cnp
 
+from fastlstm.kernels cimport fl_watch_forks
+
 cnp.import_array()
+if fl_watch_forks():
+    raise MemoryError("forks of this process cannot be noticed")
 
 include "engine/memory.pxi"
+include "engine/numbers.pxi"
+include "engine/signals.pxi"
 include "engine/blas.pxi"
 include "engine/network.pxi"
 include "engine/arrays.pxi"

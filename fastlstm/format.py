@@ -331,6 +331,8 @@ def _check_notes(what: str, notes: object) -> None:
 
 
 def _plain(name: str, array: Array) -> Array:
+    if isinstance(array, np.ndarray):
+        array = np.asarray(array)  # of no subclass, whose dtype may say anything
     if not isinstance(array, np.ndarray) or array.dtype.name not in CODES:
         kind = getattr(array, "dtype", type(array).__name__)
         raise ValueError(f"tensor {name!r} is {kind}; expected an array of {', '.join(CODES)}")

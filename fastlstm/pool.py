@@ -103,27 +103,15 @@ class Pool(_engine.Pool):
                 f"{why}, so there is no output before the whole sequence is known; call "
                 f"model(x) with whole sequences instead"
             )
-        for name, value, least in (
-            ("capacity", capacity, 1),
-            ("growth", growth, 0),
-            ("max_batch", max_batch, 1),
-            ("max_pending", max_pending, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{name} is {value!r}; expected an integer")
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
-        real = int | float | np.integer | np.floating
-        if isinstance(max_wait, bool) or not isinstance(max_wait, real):
-            raise TypeError(f"max_wait is {max_wait!r}; expected a number of microseconds")
-        if not 0 <= max_wait <= MOST_WAIT:
-            raise ValueError(
-                f"max_wait is {max_wait!r:.40}; expected microseconds, 0 to {MOST_WAIT}"
-            )
+        batching = (
+            _engine.as_count("max_batch", max_batch, 1),
+            _engine.as_duration("max_wait", max_wait, "microseconds", MOST_WAIT),
+            _engine.as_count("max_pending", max_pending, 1),
+        )
         self: Pool = super().__new__(cls, model._network, capacity, growth)
         self._model = model
         self._batcher = None
-        self._batching = (int(max_batch), float(max_wait), int(max_pending))
+        self._batching = batching
         return self
 
     @property

@@ -95,7 +95,9 @@ def arrange(model: Model, x: Any, lengths: Any, reset: Any, batch_first: bool) -
     if isinstance(x, list | tuple) and (not x or any(isinstance(one, np.ndarray) for one in x)):
         _check_of_list(lengths, reset, batch_first)
         return _of_list(model, x)
-    batched = getattr(x, "ndim", None) == (2 if model.takes_tokens else 3)
+    # An array of a subclass may say anything of itself; its base class tells its real shape.
+    real = np.asarray(x) if isinstance(x, np.ndarray) else x
+    batched = getattr(real, "ndim", None) == (2 if model.takes_tokens else 3)
     array = _checked(model, x, batched, lengths is None)
     if not batched:
         if lengths is not None:

@@ -60,13 +60,10 @@ def block_from_state(
     B = 1 if batch_size is None else batch_size
     block = np.empty((B, sum(d * s for d, s in expected.values())), model.dtype)
     for name, depth, size, columns in _pieces(model):
-        array = state[name]
+        array = _engine.as_plain(
+            f"state {name!r}", state[name], f"a plain NumPy array of {model.dtype}, without a mask"
+        )
         shape = (depth, size) if batch_size is None else (depth, batch_size, size)
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-            raise TypeError(
-                f"state {name!r} is a {type(array).__qualname__}; expected a plain NumPy array of "
-                f"{model.dtype}, without a mask"
-            )
         if array.dtype != model.dtype:
             raise TypeError(
                 f"state {name!r} is of {array.dtype}; expected a NumPy array of {model.dtype}"
@@ -83,7 +80,7 @@ def _check_counts(model: Model, state: Mapping[str, Array], together: bool) -> N
     in_step = together and (model.delay > 0 or model.step_stride > 1)
     for layer in model.layers:
         for name, bound in layer.counts().items():
-            counts = state[name]
+            counts = np.asarray(state[name])
             if not np.all((counts >= 0) & (counts <= bound - 1) & (counts == np.floor(counts))):
                 raise ValueError(
                     f"state {name!r} counts steps; expected whole numbers from 0 to {bound - 1}"
@@ -114,8 +111,15 @@ class Stream(_engine.Stream):
 
     Raises
     ------
-    ValueError
-        If the model is bidirectional or `batch_size` is less than 1.
+    TypeError, ValueError
+        If the model is bidirectional, or `batch_size` not an integer of at least 1.
+
+    Attributes
+    ----------
+    steps : int
+        Steps made since the stream was, or since all its rows were reset; a clone counts on from
+        what it was made of, and a state that is assigned or loaded changes no count. After a call
+        that a signal interrupted, it tells how many of its steps were made.
 
     Examples
     --------
@@ -133,10 +137,6 @@ class Stream(_engine.Stream):
                 f"{why}, so there is no output before the whole sequence is known; call "
                 f"model(x) with whole sequences instead"
             )
-        if batch_size is not None and (
-            not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool)
-        ):
-            raise TypeError(f"batch_size is {batch_size!r}; expected an integer or None")
         self: Stream = super().__new__(cls, model._network, batch_size)
         self._model = model
         return self
@@ -166,7 +166,7 @@ class Stream(_engine.Stream):
     def clone(self) -> Stream:
         """A new stream of the same model, in the same state."""
         twin = Stream(self._model, self.batch_size)
-        twin.write_block(self.read_block())
+        twin.write_block(self.read_block(), self.steps)
         return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -198,14 +198,14 @@ class Stream(_engine.Stream):
         self.state = state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._model, self.batch_size, self.read_block())
+        return _restore, (self._model, self.batch_size, self.read_block(), self.steps)
 
     def __repr__(self) -> str:
         batch = "" if self.batch_size is None else f", batch_size={self.batch_size}"
         return f"<fastlstm.Stream of {self._model!r}{batch}>"
 
 
-def _restore(model: Model, batch_size: int | None, block: Array) -> Stream:
+def _restore(model: Model, batch_size: int | None, block: Array, steps: int) -> Stream:
     stream = Stream(model, batch_size)
-    stream.write_block(block)
+    stream.write_block(block, steps)
     return stream

@@ -35,6 +35,31 @@ cdef str type_text(object x):
     return name if type(x).__module__ == "builtins" else f"{type(x).__module__}.{name}"
 
 
+cdef inline cnp.ndarray base_of(cnp.ndarray array):
+    """The array itself of one of a subclass, whose attributes may say anything."""
+    return array if cnp.PyArray_CheckExact(array) else np.asarray(array)
+
+
+cdef inline bint is_of(cnp.ndarray array, int type_num):
+    """Whether its numbers are of a type, in the byte order of this machine."""
+    return cnp.PyArray_TYPE(array) == type_num and not cnp.PyArray_ISBYTESWAPPED(array)
+
+
+def as_plain(str name, x, str expected):
+    """`x` as an array that is of no subclass, and of the same memory.
+
+    What an array of a subclass says of itself may be anything: nothing is read by it.
+
+    Raises
+    ------
+    TypeError
+        If it is no array, or has a mask.
+    """
+    if not cnp.PyArray_Check(x) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a {type_text(x)}; expected {expected}")
+    return base_of(x)
+
+
 def as_features(x, dtype, tuple shape, bint contiguous=True):
     """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
 
@@ -47,11 +72,9 @@ def as_features(x, dtype, tuple shape, bint contiguous=True):
     ValueError
         If its shape is another.
     """
-    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"x is a {type_text(x)}; expected a NumPy array of {dtype} and shape "
-            f"{shape_text(shape)}; pass np.asarray(x, dtype=np.{dtype})"
-        )
+    if not cnp.PyArray_CheckExact(x):
+        x = as_plain("x", x, f"a NumPy array of {dtype} and shape {shape_text(shape)}; "
+                             f"pass np.asarray(x, dtype=np.{dtype})")
     if x.dtype != dtype or not x.dtype.isnative:
         given = x.dtype if x.dtype.isnative else f"{x.dtype.str} of another byte order"
         raise TypeError(
@@ -128,9 +151,7 @@ def as_mask(str name, mask, tuple shape):
     ValueError
         If its shape is another.
     """
-    if not isinstance(mask, np.ndarray) or isinstance(mask, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a {type_text(mask)}; expected a boolean array of shape {shape_text(shape)}")
+    mask = as_plain(name, mask, f"a boolean array of shape {shape_text(shape)}")
     if mask.dtype != np.bool_:
         raise TypeError(
             f"{name} has dtype {mask.dtype}; expected a boolean array of shape "
@@ -201,16 +222,16 @@ cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape, in
 
 cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x,
                            bint by_row=False):
-    """`out` if it can be written in place of a new array, else an error that helps.
+    """`out` as an array to write in place of a new one, or an error that helps.
 
     With `by_row`, an output (T, N, O) may also lie by row (N, T, O), with room between rows.
     """
     cdef cnp.ndarray array
-    if not cnp.PyArray_CheckExact(out) and (
-            not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
-        raise TypeError(f"out is a {type_text(out)}; expected a NumPy array without a mask")
-    array = <cnp.ndarray>out
-    if cnp.PyArray_TYPE(array) != network.type_num or cnp.PyArray_ISBYTESWAPPED(array):
+    if cnp.PyArray_CheckExact(out):
+        array = <cnp.ndarray>out
+    else:
+        array = as_plain("out", out, "a NumPy array without a mask")
+    if not is_of(array, network.type_num):
         raise TypeError(f"out has dtype {array.dtype.str}; expected {network.dtype}")
     if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
         raise ValueError(

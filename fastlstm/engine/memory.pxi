@@ -1,5 +1,6 @@
 # Memory for the kernels, and the flag that keeps a second thread out of an object.
 
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from posix.mman cimport (
@@ -8,15 +9,37 @@ from posix.mman cimport (
 
 cdef extern from *:
     """
-    /* 1 if the caller now holds the flag, 0 if someone else does. Atomic, because a free-threaded
-       interpreter has no GIL to make a test-and-set one step. */
-    static inline int fl_enter(int *flag) {
-        return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE);
+    #include "kernels/fastlstm.h"
+
+    /* The flag is 0, or tells which process entered: 1 + its generation. Atomic, because a
+       free-threaded interpreter has no GIL to make a test-and-set one step. */
+    typedef enum { FL_ENTERED, FL_BUSY, FL_TORN } fl_entry;
+    static inline fl_entry fl_enter(uint64_t *flag) {
+        uint64_t found = 0, mine = fl_generation() + 1;
+        if (__atomic_compare_exchange_n(flag, &found, mine, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return FL_ENTERED;
+        return found == mine ? FL_BUSY : FL_TORN;
     }
-    static inline void fl_leave(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+    static inline void fl_leave(uint64_t *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
     """
-    int fl_enter(int *flag) nogil
-    void fl_leave(int *flag) nogil
+    ctypedef enum fl_entry:
+        FL_ENTERED, FL_BUSY, FL_TORN
+    fl_entry fl_enter(uint64_t *flag) nogil
+    void fl_leave(uint64_t *flag) nogil
+
+
+cdef object not_entered(fl_entry why, str name, str busy, str instead):
+    """The error of an object that a call cannot have.
+
+    In a child process, a flag that was set as it was forked stays so: the thread that would clear
+    it is not there, and what it was writing is half written.
+    """
+    if why == FL_BUSY:
+        return RuntimeError(busy)
+    return RuntimeError(
+        f"another thread was using this {name} as this process was forked, so that its state here "
+        f"may be half written; it cannot be used in this process: {instead}"
+    )
 
 
 cdef extern from "stdlib.h":

@@ -13,7 +13,7 @@ from fastlstm.kernels cimport (
     FL_SILU, FL_SOFTMAX, FL_SOFTPLUS, FL_SOFTSIGN, FL_SUM, FL_TANH, FL_THRESHOLDED_RELU,
     FL_TIME_CONV, FL_TRANSPOSE, FL_ZEROS, fl_activation, fl_call, fl_cell, fl_convolution,
     fl_find, fl_gemm, fl_kernel, fl_kernels, fl_layer, fl_model, fl_output_steps, fl_panels,
-    fl_plan, fl_plan_run, fl_run, fl_team, fl_team_free, fl_team_new, fl_variant,
+    fl_plan, fl_plan_run, fl_run, fl_team, fl_team_free, fl_team_new, fl_variant, fl_watch,
 )
 
 
@@ -102,7 +102,7 @@ cdef class Network:
     cdef list variants              # Buffers that hold an fl_variant each
     cdef const fl_kernel *kernel
     cdef int type_num               # NumPy's number of the real type
-    cdef size_t step_bytes          # of weights that one step of one row reads
+    cdef size_t step_bytes          # that one step of one row reads of weights, and writes
     cdef bint wants_gemm            # whether to look for a BLAS before the first long run
     cdef fl_gemm gemm               # NULL until then, or if there is none
     cdef fl_team *team              # NULL: calls run on one thread
@@ -120,7 +120,7 @@ cdef class Network:
         self.type_num = packed.dtype.num
         self.spare = []
         self.variants = []
-        self.initial = packed.initial
+        self.initial = np.asarray(packed.initial)
         self.kernel = fl_find(isa.encode(), packed.dtype.itemsize)
         if self.kernel == NULL or self.kernel.lanes != <size_t>packed.lanes:
             raise ValueError(f"no kernel {isa!r} with {packed.lanes} lanes of {packed.dtype} here")
@@ -146,8 +146,9 @@ cdef class Network:
                 layer.convolution.first == layer.convolution.stride == 1
                 and not layer.convolution.padding_right)
             for layer in packed.layers])
-        if not (packed.initial.shape == (packed.state_size,)
-                and packed.initial.dtype == self.dtype):
+        if not (fits(self.initial, (packed.state_size,))
+                and is_of(self.initial, self.type_num)
+                and cnp.PyArray_ISCARRAY_RO(self.initial)):
             raise ValueError("the initial state does not fit the network")
         self.wants_gemm = self.kernel.gemm_rows > 0 and not reproducible
         self.input_size = packed.layers[0].input_size
@@ -164,8 +165,8 @@ cdef class Network:
     cdef int point(self, const void **to, array) except -1:
         if array is None:
             return 0
-        if not (isinstance(array, np.ndarray) and array.flags.c_contiguous
-                and array.flags.aligned and array.dtype == self.dtype):
+        if not (cnp.PyArray_Check(array) and is_of(<cnp.ndarray>array, self.type_num)
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)):
             raise ValueError("packed arrays must be contiguous, aligned and of the model's dtype")
         to[0] = cnp.PyArray_DATA(<cnp.ndarray>array)
         return 0
@@ -194,6 +195,7 @@ cdef class Network:
         if max(layer.source, layer.beside, layer.to) >= FL_MOST_BUFFERS:
             raise ValueError("the layer reads or writes a buffer that is not there")
         to.input_size, to.output_size = layer.input_size, layer.output_size
+        self.step_bytes += layer.output_size * self.kernel.real_size
         self.point(&to.table, layer.table)
         self.point(&to.weight, layer.weight)
         self.point(&to.bias, layer.bias)
@@ -249,7 +251,12 @@ cdef class Network:
 
     def output_steps(self, size_t T, bint whole, cnp.ndarray state=None):
         """Rows that T steps give: of a whole sequence, or of a stream in a state (state_size,)."""
-        cdef const void *at = NULL if state is None else cnp.PyArray_DATA(state)
+        cdef const void *at = NULL
+        if state is not None:
+            if not (fits(state, (self.model.state_size,)) and is_of(state, self.type_num)
+                    and cnp.PyArray_ISCARRAY_RO(state)):
+                raise ValueError("the state does not fit the network")
+            at = cnp.PyArray_DATA(state)
         return fl_output_steps(&self.model, self.kernel, T, whole, at)
 
     cdef int make_plan(self, size_t T, size_t B, fl_plan *plan) except -1:
@@ -261,12 +268,30 @@ cdef class Network:
         """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
-    cdef void run_planned(self, fl_call *call) noexcept:
-        if self.releases_gil(call.T, call.B):
-            with nogil:
-                fl_run(self.kernel, &self.model, call, self.team)
-        else:
+    cdef int run_planned(self, fl_call *call) except -1:
+        """Run a call whose every field is set, or raise what a signal's handler raised.
+
+        `call.done` tells how many steps were made either way. A single step of a stream is atomic.
+        """
+        cdef fl_watch watch
+        cdef fl_asker asker
+        cdef Buffer kept
+        if not self.releases_gil(call.T, call.B):
             fl_run(self.kernel, &self.model, call, self.team)
+            return 0
+        watch.stop = 0
+        if (call.whole or call.T > 1) and is_main_thread():
+            if not call.whole:
+                kept = Buffer(call.B * self.model.state_size * self.kernel.real_size)
+                call.kept = kept.data
+            watch.ask, watch.who = ask_signals, &asker
+            asker.due = monotonic() + LOOK_SECONDS
+            call.watch = &watch
+        asker.thread = PyEval_SaveThread()
+        fl_run(self.kernel, &self.model, call, self.team)
+        PyEval_RestoreThread(asker.thread)
+        call.watch = NULL
+        return -1 if watch.stop else 0
 
     cdef int execute(self, fl_call *call) except -1:
         """Run a call whose T, B, x or tokens, y, strides and state are set."""
@@ -309,6 +334,7 @@ cdef class Network:
         """
         cdef cnp.npy_intp item = self.dtype.itemsize
         cdef fl_call call
+        x, y, state = base_of(x), base_of(y), base_of(state)
         memset(&call, 0, sizeof(call))
         call.T, call.B = x.shape[0], state.shape[0]
         if not (y.ndim == 3 and state.ndim == 2 and x.ndim == 3 - self.model.takes_tokens
@@ -322,11 +348,13 @@ cdef class Network:
         if call.B and y.shape[0] != self.output_steps(call.T, True, state[0]):
             raise ValueError("y does not have as many steps as the network gives")
         if lengths is not None:
+            lengths = base_of(lengths)
             if not (lengths.ndim == 1 and lengths.shape[0] == state.shape[0]
                     and lengths.dtype == np.intp and lengths.flags.c_contiguous
                     and (lengths.size == 0 or 0 <= lengths.min() <= lengths.max() <= x.shape[0])):
                 raise ValueError("lengths do not fit x")
             call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
+        resets = None if resets is None else base_of(resets)
         if resets is not None and not (
                 resets.ndim == 2 and resets.shape[0] == x.shape[0]
                 and resets.shape[1] == x.shape[1] and resets.dtype == np.uint8
@@ -366,6 +394,8 @@ cdef class Network:
         cdef const void *found
         cdef fl_call part
         while t < T:
+            if t:
+                check_signals()
             for b in range(B):
                 if resets[t * B + b] and (whole.lengths == NULL or t < whole.lengths[b]):
                     memcpy(whole.state[b], cnp.PyArray_DATA(self.initial),

@@ -49,18 +49,19 @@ cdef class Pool(Slots):
         call.state = <void *const *>states
         return 0
 
-    cdef void run_call(self, fl_call *call) noexcept:
+    cdef int run_call(self, fl_call *call) except -1:
         """Run what is ready. Never by a BLAS, whose sums depend on the number of rows."""
         call.turn = self.turn
         self.network.run_planned(call)
         self.turn = call.turn
+        return 0
 
     cdef void count_steps(self, size_t N, size_t T, const size_t *lengths) noexcept:
         cdef double now = monotonic()
         cdef fl_slot **taken = <fl_slot **>self.taken.data
         cdef size_t i
         for i in range(N):
-            taken[i].steps += T if lengths == NULL else lengths[i]
+            taken[i].steps += T if lengths == NULL else min(lengths[i], T)
             taken[i].used = now
 
     cdef inline size_t outputs_of(self, size_t i, size_t T) noexcept:
@@ -131,7 +132,7 @@ cdef class Pool(Slots):
             else:
                 result = output_of(network, out, ndim + 1, y_shape, array)
             if N == 0:
-                return result
+                return result if out is None else out
             call.T, call.B = 1, N
             call.y, call.y_b = cnp.PyArray_DATA(result), network.output_size
             if not network.keeps_steps:
@@ -140,7 +141,7 @@ cdef class Pool(Slots):
             self.ready(&call, <void **>self.rows.data)
             self.run_call(&call)
             self.count_steps(N, 1, NULL)
-            return result
+            return result if out is None else out
         finally:
             fl_leave(&self.busy)
 
@@ -173,6 +174,9 @@ cdef class Pool(Slots):
             or a token is out of range. No stream has made a step then.
         RuntimeError
             If another thread uses this pool.
+        BaseException
+            Whatever a signal's handler raises during the call, as KeyboardInterrupt. Each stream
+            has then made a whole number of its steps, which :meth:`steps` tells.
         """
         cdef int ndim = 0
         cdef Py_ssize_t N
@@ -233,9 +237,11 @@ cdef class Pool(Slots):
             call.y = cnp.PyArray_DATA(result)
             call.y_t, call.y_b = result.strides[0] // item, result.strides[ndim] // item
             self.ready(&call, <void **>self.rows.data)
-            self.run_call(&call)
-            self.count_steps(N, call.T, call.lengths)
-        return result
+            try:
+                self.run_call(&call)
+            finally:
+                self.count_steps(N, call.done, call.lengths)
+        return result if out is None else out
 
     cdef list run_list(self, tuple x, Py_ssize_t N):
         cdef Network network = self.network
@@ -280,6 +286,8 @@ cdef class Pool(Slots):
         while longest > 0:
             self.run_parts(N, min(block, longest), x_bytes, y_bytes)
             longest -= min(block, longest)
+            if longest:
+                check_signals()
         return made
 
     cdef int run_parts(self, size_t N, size_t block, size_t x_bytes, size_t y_bytes) except -1:
@@ -313,13 +321,18 @@ cdef class Pool(Slots):
         if not even:
             call.lengths = lengths
         self.ready(&call, active)
-        self.run_call(&call)
-        n, now = 0, monotonic()
+        try:
+            self.run_call(&call)
+        finally:
+            now = monotonic()
+            for i in range(N):
+                if parts[i].steps:
+                    parts[i].slot.steps += min(parts[i].steps, call.done)
+                    parts[i].slot.used = now
+        n = 0
         for i in range(N):
             if parts[i].steps == 0:
                 continue
-            parts[i].slot.steps += parts[i].steps
-            parts[i].slot.used = now
             memcpy(parts[i].y, self.y.data + n * block * y_bytes, parts[i].outputs * y_bytes)
             parts[i].x += parts[i].steps * x_bytes
             parts[i].y += parts[i].outputs * y_bytes

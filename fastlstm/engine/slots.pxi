@@ -49,7 +49,7 @@ cdef struct fl_slot:
     int32_t next     # the next free one; -1: none
 
 
-cdef double monotonic() noexcept:
+cdef double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return now.tv_sec + 1e-9 * now.tv_nsec
@@ -115,15 +115,13 @@ cdef class Slots:
     cdef Pages states, records      # a state, and a fl_slot, for each index
     cdef uint64_t calls
     cdef Buffer rows, taken         # (N,) pointers to the states and the slots of a call
-    cdef int busy
+    cdef uint64_t busy
+    cdef object __weakref__
 
     def __cinit__(self, Network network, capacity, growth=0, *args, **kwargs):
-        if not 1 <= capacity <= MOST_SLOTS:
-            raise ValueError(f"capacity is {capacity}; expected 1 to {MOST_SLOTS}")
-        if not 0 <= growth <= MOST_SLOTS:
-            raise ValueError(f"growth is {growth}; expected 0 to {MOST_SLOTS}")
+        capacity = as_count("capacity", capacity, 1, MOST_SLOTS)
         self.network = network
-        self.growth = growth
+        self.growth = as_count("growth", growth, 0, MOST_SLOTS)
         self.first_free = -1
         # Whole cache lines, so that threads do not write to the same one.
         self.states = Pages(max((self.state_bytes() + 63) // 64 * 64, <size_t>64))
@@ -144,11 +142,13 @@ cdef class Slots:
             fl_leave(&self.busy)
 
     cdef int enter(self) except -1:
-        if not fl_enter(&self.busy):
-            raise RuntimeError(
+        cdef fl_entry entry = fl_enter(&self.busy)
+        if entry != FL_ENTERED:
+            raise not_entered(
+                entry, "Pool",
                 "this Pool is in use by another thread; one belongs to one thread at a time: give "
-                "each thread a pool of its own with model.pool(), or hold a lock around its calls"
-            )
+                "each thread a pool of its own with model.pool(), or hold a lock around its calls",
+                "make another with model.pool(), and load what was saved")
         return 0
 
     cdef int add_slots(self, Py_ssize_t n) except -1:
@@ -403,7 +403,7 @@ cdef class Slots:
         int64 array (N,)
             Their slots, the one that has waited longest first.
         """
-        cdef double limit = seconds
+        cdef double limit = as_duration("seconds", seconds, "seconds")
         self.enter()
         try:
             return self.idle_numbers(limit)
@@ -428,7 +428,7 @@ cdef class Slots:
         RuntimeError
             If another thread uses this pool.
         """
-        cdef double limit = seconds
+        cdef double limit = as_duration("seconds", seconds, "seconds")
         cdef int ndim = 0
         self.enter()
         try:
@@ -468,9 +468,9 @@ cdef class Slots:
                 n += 1
         return numbers
 
-    cdef int check_rows(self, block, Py_ssize_t N) except -1:
-        if not (isinstance(block, np.ndarray) and block.dtype == self.network.dtype
-                and block.size == N * self.network.model.state_size and block.flags.c_contiguous):
+    cdef int check_rows(self, cnp.ndarray block, Py_ssize_t N) except -1:
+        if not (is_of(block, self.network.type_num) and cnp.PyArray_ISCARRAY_RO(block)
+                and block.size == N * <Py_ssize_t>self.network.model.state_size):
             raise ValueError("the states do not fit the network")
         return 0
 

@@ -1,6 +1,6 @@
 # Stream: a network and the state of rows that step together.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastlstm.kernels cimport fl_call, fl_output_steps, fl_plan, fl_run
@@ -27,7 +27,9 @@ cdef class Stream:
     cdef Buffer scratch
     cdef fl_plan plan
     cdef fl_call call                   # of a step: all set but x, tokens and y
-    cdef int busy
+    cdef uint64_t busy
+    cdef object __weakref__
+    cdef readonly int64_t steps         # made since it was made, or all rows were reset
     cdef bint release                   # whether a step releases the GIL
     cdef bint keeps_steps
     cdef int x_ndim, y_ndim
@@ -38,10 +40,10 @@ cdef class Stream:
     def __cinit__(self, Network network, batch_size=None, *args, **kwargs):
         cdef size_t row = network.model.state_size * network.kernel.real_size
         cdef Py_ssize_t b, B
-        if batch_size is not None and not 1 <= batch_size <= MOST_ROWS:
-            if 0 < batch_size < 2**63:
+        if batch_size is not None:
+            batch_size = as_count("batch_size", batch_size, 1)
+            if batch_size > MOST_ROWS:
                 raise MemoryError(f"a stream of {batch_size} rows")
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         B = 1 if batch_size is None else batch_size
         self.network = network
         self.batch_size = batch_size
@@ -88,11 +90,13 @@ cdef class Stream:
                                self.state_block.data)
 
     cdef int enter(self) except -1:
-        if not fl_enter(&self.busy):
-            raise RuntimeError(
+        cdef fl_entry entry = fl_enter(&self.busy)
+        if entry != FL_ENTERED:
+            raise not_entered(
+                entry, "Stream",
                 "this Stream is in use by another thread; one belongs to one thread at a time: "
-                "give each thread its own with model.stream() or stream.clone()"
-            )
+                "give each thread its own with model.stream() or stream.clone()",
+                "make another with model.stream(), and load what was saved")
         return 0
 
     def step(self, x, *, out=None):
@@ -143,7 +147,10 @@ cdef class Stream:
                            self.network.team)
             else:
                 fl_run(self.network.kernel, &self.network.model, &self.call, self.network.team)
-            return result if gives else None
+            self.steps += 1
+            if result is None or not gives:
+                return None
+            return result if out is None else out
         finally:
             fl_leave(&self.busy)
 
@@ -168,6 +175,9 @@ cdef class Stream:
             If an array is of another dtype or shape, or a token is out of range.
         RuntimeError
             If another thread uses this stream.
+        BaseException
+            Whatever a signal's handler raises during the call, as KeyboardInterrupt. The stream has
+            then made a whole number of the steps, which `steps` tells; their rows are in `out`.
         """
         cdef cnp.ndarray array, result
         cdef fl_call call
@@ -197,9 +207,12 @@ cdef class Stream:
             call.y = cnp.PyArray_DATA(result)
             call.state = self.call.state
             if call.T:
-                self.network.execute(&call)
+                try:
+                    self.network.execute(&call)
+                finally:
+                    self.steps += call.done
                 self.call.ran = call.ran
-            return result
+            return result if out is None else out
         finally:
             fl_leave(&self.busy)
 
@@ -227,6 +240,7 @@ cdef class Stream:
         try:
             if rows is None:
                 self.start()
+                self.steps = 0
                 return
             if self.batch_size is None:
                 raise ValueError("rows are those of a batch; this stream has none: call reset()")
@@ -261,10 +275,15 @@ cdef class Stream:
         finally:
             fl_leave(&self.busy)
 
-    def write_block(self, block):
-        """Replace the state of all rows by a (B, state_size) array of the model's dtype."""
+    def write_block(self, block, steps=None):
+        """Replace the state of all rows by a (B, state_size) array of the model's dtype.
+
+        With `steps`, so many are then counted as made.
+        """
         self.enter()
         try:
             (<object>self.state_view())[...] = block
+            if steps is not None:
+                self.steps = steps
         finally:
             fl_leave(&self.busy)
