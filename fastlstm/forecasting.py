@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import _engine
 from fastlstm.model import Model
 
 __all__ = ["check_forecasts", "forecast"]
@@ -65,14 +66,14 @@ def forecast(model: Model, history: Array, steps: int) -> Array:
         predict its own input, step for step, or it is bidirectional.
     """
     check_forecasts(model)
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; expected an integer of at least 1")
-    stream = model.stream(history.shape[1] if getattr(history, "ndim", 2) == 3 else None)
+    steps = _engine.as_count("steps", steps, 1)
+    shape = np.asarray(history).shape if isinstance(history, np.ndarray) else ()
+    stream = model.stream(shape[1] if len(shape) == 3 else None)
     fitted = stream.run(history)
-    if not len(history):
+    if not shape[0]:
         raise ValueError("the history has no steps; expected at least one to continue from")
-    row = fitted[-1] if fitted.shape == history.shape else None
-    predictions = np.empty((steps, *history.shape[1:]), model.dtype)
+    row = fitted[-1] if fitted.shape == shape else None
+    predictions = np.empty((steps, *shape[1:]), model.dtype)
     for n in range(steps):
         if row is None:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import _engine
 from fastlstm.model import Model
 from fastlstm.tokens import NOT_A_ROW_A_STEP, log_probabilities, outputs, read_texts
 
@@ -127,17 +128,12 @@ def generate_steps(
 
 
 def _length(length: int) -> int:
-    if not _is_integer(length) or length < 1:
-        raise ValueError(f"length is {length!r}; expected an integer of at least 1")
-    return operator.index(length)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return _engine.as_count("length", length, 1)
 
 
 def _is_number(value: object) -> bool:
-    return _is_integer(value) or isinstance(value, float | np.floating)
+    real = int | float | np.integer | np.floating
+    return isinstance(value, real) and not isinstance(value, bool)
 
 
 def _stop(model: Model, stop: int | str | None) -> int | None:
@@ -152,9 +148,10 @@ def _stop(model: Model, stop: int | str | None) -> int | None:
                 f"{', which it does not have' if model.vocabulary is None else ''}"
             )
         return model.vocabulary.index(stop)
-    if not _is_integer(stop) or not 0 <= stop < model.input_size:
+    token = _engine.as_count("stop", stop, -1)
+    if not 0 <= token < model.input_size:
         raise ValueError(f"stop is {stop!r}; expected a token from 0 to {model.input_size - 1}")
-    return operator.index(stop)
+    return token
 
 
 @dataclass(frozen=True)
@@ -171,12 +168,12 @@ class _Sampling:
             raise ValueError(
                 f"temperature is {self.temperature!r}; expected a finite number of at least 0"
             )
-        if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
-            raise ValueError(f"top_k is {self.top_k!r}; expected an integer of at least 1")
+        if self.top_k is not None:
+            _engine.as_count("top_k", self.top_k, 1)
         if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; expected a number above 0, at most 1")
-        if self.seed is not None and (not _is_integer(self.seed) or self.seed < 0):
-            raise ValueError(f"seed is {self.seed!r}; expected an integer of at least 0")
+        if self.seed is not None:
+            _engine.as_count("seed", self.seed)
 
     def generators(self, rows: int) -> list[np.random.Generator]:
         """One for each row, so that no row's numbers depend on how many there are."""

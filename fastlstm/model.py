@@ -74,8 +74,7 @@ class Model:
         isa: str | None = None,
         reproducible: bool = False,
     ) -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"threads is {threads!r}; expected a positive integer")
+        threads = _engine.as_count("threads", threads, 1)
         dtypes = {array.dtype for array in file.tensors.values()} or {np.dtype(np.float32)}
         (self.dtype,) = dtypes
         self.layers = file.layers
@@ -183,8 +182,8 @@ class Model:
 
     def initial_state(self, batch_size: int | None = None) -> dict[str, Array]:
         """The state every sequence starts from: name -> (depth, B, size), or without B."""
-        block = self._start_block(1 if batch_size is None else batch_size)
-        return state_from_block(self, block, batch_size is not None)
+        rows = 1 if batch_size is None else _engine.as_count("batch_size", batch_size)
+        return state_from_block(self, self._start_block(rows), batch_size is not None)
 
     def _start_block(self, batch_size: int) -> Array:
         block = np.empty((batch_size, self._packed.state_size), self.dtype)
@@ -253,6 +252,9 @@ class Model:
         ValueError
             If a shape does not fit, a token or a length is out of range, a model that pools is
             given no step, or a row of this model cannot start anew within a sequence.
+        BaseException
+            Whatever a signal's handler raises during the call, as KeyboardInterrupt. There is then
+            no result, and `state` is as it was.
         """
         given = sequences.arrange(self, x, lengths, reset, batch_first)
         if state is None:
@@ -455,7 +457,7 @@ def load(
         self-check.
     OSError
         If it cannot be read or mapped.
-    ValueError
+    TypeError, ValueError
         If `threads` or `isa` cannot be had here.
     """
     file = format.read_model(path, mapped=mmap, check=check)

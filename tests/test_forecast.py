@@ -68,9 +68,9 @@ class TestForecast:
                 "this model takes 3 features a step and gives 5; to feed its predictions back, it "
                 "must give as many as it takes: is its last layer missing?",
             ),
-            (model, history, 0, ValueError, "steps is 0; expected an integer of at least 1"),
-            (model, history, 1.0, ValueError, "steps is 1.0; expected an integer of at least 1"),
-            (model, history, True, ValueError, "steps is True; expected an integer of at least 1"),
+            (model, history, 0, ValueError, "steps is 0; expected at least 1"),
+            (model, history, 1.0, TypeError, "steps is 1.0; expected an integer"),
+            (model, history, True, TypeError, "steps is True; expected an integer"),
             (
                 model, history[:0], 2, ValueError,
                 "the history has no steps; expected at least one to continue from",

@@ -464,10 +464,27 @@ class TestOptions:
         x = input_for(model, rng, 5)
         np.testing.assert_array_equal(made(x)[0], Model(file)(x)[0])
 
-    @pytest.mark.parametrize("threads", [0, -1, 1.0, "1", None, True])
-    def test_not_a_number_of_threads(self, threads, rng):
-        with pytest.raises(ValueError, match=r"threads is .*; expected a positive integer"):
+    @pytest.mark.parametrize("threads", [0, -1, np.int64(-1), -(2**70)])
+    def test_too_few_threads(self, threads, rng):
+        with pytest.raises(ValueError, match=rf"^threads is {threads}; expected at least 1$"):
             Model(model_file(recurrent("gru", 3, 4), rng), threads=threads)
+
+    @pytest.mark.parametrize("threads", [1.0, "1", None, True, np.True_, np.array([1]), 1j])
+    def test_not_a_number_of_threads(self, threads, rng):
+        with pytest.raises(TypeError, match=r"^threads is .*; expected an integer$"):
+            Model(model_file(recurrent("gru", 3, 4), rng), threads=threads)
+
+    @pytest.mark.parametrize("threads", [np.int64(2), np.uint8(2), np.array(2)])
+    def test_numpy_integers_are_integers(self, threads, rng):
+        model = Model(model_file(recurrent("gru", 3, 4), rng), threads=threads)
+        assert type(model.threads) is int
+        assert model.threads == 2
+        assert [a.shape for a in model.initial_state(threads).values()] == [(1, 2, 4)]
+        for wrong in (True, 1.0, "1"):
+            with pytest.raises(TypeError, match=r"^batch_size is .*; expected an integer$"):
+                model.initial_state(wrong)
+        with pytest.raises(ValueError, match=r"^batch_size is -1; expected at least 0$"):
+            model.initial_state(np.int8(-1))
 
     def test_unknown_options(self, rng, tmp_path):
         build(recurrent("gru", 3, 4), rng).save(tmp_path / "m")

@@ -359,7 +359,7 @@ class TestGenerate:
         assert all(any(piece is not None for piece in step) for step in steps)
 
     def test_steps_check_at_once_and_run_as_they_are_asked(self, model, monkeypatch):
-        with pytest.raises(ValueError, match=r"^length is 0; expected an integer of at least 1$"):
+        with pytest.raises(ValueError, match=r"^length is 0; expected at least 1$"):
             fastlstm.generate_steps(model, "a", length=0)
         steps = fastlstm.generate_steps(model, "a", length=10**12, seed=0)
         assert "".join(next(steps) for _ in range(9)) == fastlstm.generate(
@@ -416,9 +416,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"length": 0}, "length is 0; expected an integer of at least 1"),
-            ({"length": 2.0}, "length is 2.0; expected an integer of at least 1"),
-            ({"length": True}, "length is True; expected an integer of at least 1"),
+            ({"length": 0}, "length is 0; expected at least 1"),
+            ({"length": 2.0}, "length is 2.0; expected an integer"),
+            ({"length": True}, "length is True; expected an integer"),
             ({"temperature": -0.1}, "temperature is -0.1; expected a finite number of at least 0"),
             (
                 {"temperature": math.nan},
@@ -429,13 +429,13 @@ class TestRefusals:
                 "temperature is inf; expected a finite number of at least 0",
             ),
             ({"temperature": "1"}, "temperature is '1'; expected a finite number of at least 0"),
-            ({"top_k": 0}, "top_k is 0; expected an integer of at least 1"),
-            ({"top_k": 1.5}, "top_k is 1.5; expected an integer of at least 1"),
+            ({"top_k": 0}, "top_k is 0; expected at least 1"),
+            ({"top_k": 1.5}, "top_k is 1.5; expected an integer"),
             ({"top_p": 0}, "top_p is 0; expected a number above 0, at most 1"),
             ({"top_p": 1.01}, "top_p is 1.01; expected a number above 0, at most 1"),
             ({"top_p": math.nan}, "top_p is nan; expected a number above 0, at most 1"),
-            ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
-            ({"seed": 0.0}, "seed is 0.0; expected an integer of at least 0"),
+            ({"seed": -1}, "seed is -1; expected at least 0"),
+            ({"seed": 0.0}, "seed is 0.0; expected an integer"),
             ({"stop": V}, f"stop is {V}; expected a token from 0 to {V - 1}"),
             ({"stop": -1}, f"stop is -1; expected a token from 0 to {V - 1}"),
             (
@@ -449,7 +449,8 @@ class TestRefusals:
     def test_options(
         self, model: Model, function: Callable[..., Any], options: Any, message: str
     ) -> None:
-        with pytest.raises(ValueError) as caught:  # noqa: PT011
+        error = TypeError if message.endswith("expected an integer") else ValueError
+        with pytest.raises(error) as caught:
             function(model, "a", **({"length": 3} | options))
         assert str(caught.value) == message
 
