@@ -28,7 +28,9 @@ def available() -> int:
 def _quotas() -> Iterator[float]:
     """Processors' worth of time that each group around this process allows, where it is limited."""
     try:
-        groups = [line.split(":", 2)[1:] for line in OWN_GROUPS.read_text().splitlines()]
+        groups = [
+            line.split(":", 2)[1:] for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+        ]
     except (OSError, ValueError):
         return
     for controllers, path in (group for group in groups if len(group) == 2):
@@ -47,10 +49,10 @@ def _quotas() -> Iterator[float]:
 def _quota(folder: Path) -> Iterator[float]:
     try:
         if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
         if quota != "max" and int(quota) > 0 and int(period) > 0:
             yield int(quota) / int(period)
     except (OSError, ValueError, OverflowError):

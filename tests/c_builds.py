@@ -119,7 +119,7 @@ class Programs:
 def _runner(build: Build, folder: Path) -> tuple[str, ...] | str:
     """What programs of this build must be run by, or why they cannot be built or run."""
     source, program = folder / "trial.c", folder / "trial"
-    source.write_text(TRIAL)
+    source.write_text(TRIAL, encoding="utf-8")
     tried = call([build.compiler, "-pthread", *build.flags, source, "-o", program])
     why = tried.stderr[-200:]
     for runner in build.runners if tried.returncode == 0 else ():

@@ -10,11 +10,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import signal
 import subprocess
 import sys
 import textwrap
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
         again = f"FASTLSTM_TEST_SEED={SEED} python -m pytest '{item.nodeid}'"
         report.sections.append(("random numbers", f"run this again with {again}"))
     return report
+
+
+# What a process does with these it has from its parent: a job in the background ignores SIGINT, a
+# process under some supervisors SIGCHLD, and then no exit status of a child is ever told.
+SIGNALS = {
+    "SIGINT": signal.default_int_handler,
+    "SIGTERM": signal.SIG_DFL,
+    "SIGCHLD": signal.SIG_DFL,
+    "SIGALRM": signal.SIG_DFL,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> Iterator[None]:
+    """What the tests, and the processes they start, do with a signal, whoever started them."""
+    wanted = {getattr(signal, n): handler for n, handler in SIGNALS.items() if hasattr(signal, n)}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    blocks = hasattr(signal, "pthread_sigmask")
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted) if blocks else set()
+    yield
+    if blocks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def counter(tmp_path_factory) -> Path:
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler and LD_PRELOAD")
     folder = tmp_path_factory.mktemp("counter")
-    (folder / "counter.c").write_text(COUNTER)
+    (folder / "counter.c").write_text(COUNTER, encoding="utf-8")
     command = [compiler, "-shared", "-fPIC", "-O1", "-fno-builtin", "-o", "counter.so", "counter.c"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or shutil.which("true") is None:

@@ -477,7 +477,7 @@ class Restores:
         self.path = path
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        Path(state["path"]).write_text("restored")
+        Path(state["path"]).write_text("restored", encoding="utf-8")
 
 
 class Reduces:

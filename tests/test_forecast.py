@@ -166,7 +166,7 @@ class TestCsv:
     )
     def test_refuses(self, tmp_path, text, message):
         path = tmp_path / "a.csv"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             read_series(str(path), 2, FLOAT32)
         assert str(caught.value) == f"{str(path)!r}{message}"

@@ -27,7 +27,7 @@ STATUS = """
     import numpy as np
 
     def status(name):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         (line,) = [line for line in lines if line.startswith(name + ":")]
         return int(line.split()[1]) * 1024
 
@@ -36,7 +36,7 @@ STATUS = """
 
     def forget_peak():
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
             pass
         return peak()

@@ -225,7 +225,7 @@ class TestMemory:
             from models import build, recurrent
 
             def own():  # bytes that are this process's alone, as if there were no file
-                text = Path("/proc/self/smaps_rollup").read_text()
+                text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
                 return int(re.search(r"Private_Dirty: *([0-9]+)", text)[1]) * 1024
 
             build(recurrent("gru", 3, 4), np.random.default_rng(1)).save("small")
@@ -252,7 +252,7 @@ def sharing(model: Model, path: Path) -> dict[str, int]:
     table.sum()
     found: dict[str, int] = {}
     inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         key, *values = line.split()
         if not key.endswith(":"):
             inside = line.endswith(f" {path}")

@@ -335,7 +335,7 @@ class TestInstructionSets:
         path = Path("/proc/cpuinfo")
         if not path.exists():
             pytest.skip("no /proc/cpuinfo to compare with")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
         flags = set(lines[0].split(":")[1].split()) if lines else set()
         needs = {

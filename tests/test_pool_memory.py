@@ -190,7 +190,7 @@ class TestMemory:
 
             def resident():
                 gc.collect()
-                lines = Path("/proc/self/status").read_text().splitlines()
+                lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
                 (line,) = [line for line in lines if line.startswith("VmRSS:")]
                 return int(line.split()[1]) * 1024
 
@@ -230,7 +230,7 @@ class TestMemory:
 
             def taken():
                 gc.collect()
-                return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+                return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * PAGE
 
             model = build(recurrent("lstm", 128, 1024), np.random.default_rng(1))
             room = 200 * 2**20

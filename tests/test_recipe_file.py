@@ -194,7 +194,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         read_recipe(tmp_path)
     large = tmp_path / "large.toml"
-    large.write_text(LSTM + "#" * 2**16)
+    large.write_text(LSTM + "#" * 2**16, encoding="utf-8")
     with pytest.raises(ConvertError, match="is no regular file of at most 65536 bytes; expected a"):
         read_recipe(large)
     with pytest.raises(ConvertError, match="is no regular file of at most"):

@@ -128,7 +128,7 @@ class TestPythonImports:
         allowed = rule(MAY_IMPORT, name)
         assert allowed is not None, f"{name} is not in DESIGN.md's table, nor in this test's"
         folder = name.partition("/")[0] if "/" in name else None
-        for module, names, _, typing in imports(ast.parse(path.read_text())):
+        for module, names, _, typing in imports(ast.parse(path.read_text(encoding="utf-8"))):
             if module.partition(".")[0] != "fastlstm":
                 continue
             extra = FOR_TYPES_ONLY.get(name, set()) if typing else set()
@@ -141,30 +141,30 @@ class TestPythonImports:
         own |= set() if name in NO_NUMPY else {"numpy"}
         top = own | (rule(THIRD_PARTY, name) or set())
         inside = top | (rule(WITHIN_FUNCTIONS, name) or set())
-        for module, _, within, typing in imports(ast.parse(path.read_text())):
+        for module, _, within, typing in imports(ast.parse(path.read_text(encoding="utf-8"))):
             allowed = inside if within or typing else top
             where = "within a function" if within else "at its top"
             assert module.partition(".")[0] in allowed, f"{name} imports {module} {where}"
 
     def test_has_a_docstring_and_annotations(self, path):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), "what the file is for, in a sentence"
 
 
 class TestCythonImports:
     def test_engine_imports_no_module_of_ours(self):
-        text = "".join(path.read_text() for path in CYTHON)
+        text = "".join(path.read_text(encoding="utf-8") for path in CYTHON)
         found = re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE)
         # kernels.pxd is no module: it declares, for Cython, what the one header declares for C.
         tops = {module.partition(".")[0] for module in found if module != "fastlstm.kernels"}
         assert tops <= {"libc", "posix", "numpy", "cpython", "cython", "scipy", "os", "threading"}
         for path in PACKAGE.glob("*.pxd"):
-            text += path.read_text()
+            text += path.read_text(encoding="utf-8")
         included = set(re.findall(r'cdef extern from "([^"]+)"', text))
         assert {name for name in included if "kernels" in name} == {"kernels/fastlstm.h"}
 
     def test_scipy_is_imported_within_a_function(self):
-        lines = [line for path in CYTHON for line in path.read_text().splitlines()]
+        lines = [line for path in CYTHON for line in path.read_text(encoding="utf-8").splitlines()]
         for line in lines:
             if re.search(r"\b(from|import)\s+scipy", line):
                 assert line.startswith("    "), line
@@ -174,7 +174,7 @@ class TestCythonImports:
 def test_tools_and_benchmarks_use_public_names(folder):
     public = {*fastlstm.__all__, "__version__"}
     for path in sorted((ROOT / folder).glob("*.py")):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         for module, names, _, _ in imports(tree):
             if module.partition(".")[0] == "fastlstm":
                 assert module == "fastlstm", f"{path.name} imports {module}"
@@ -223,7 +223,7 @@ def without_comments(text: str) -> str:
 @pytest.mark.parametrize("path", C_FILES, ids=lambda p: p.name)
 class TestC:
     def test_includes(self, path):
-        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text()))
+        found = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(encoding="utf-8")))
         if path.name in PER_INSTRUCTION_SET:
             assert found == {"cells_template.h"}
         else:
@@ -231,15 +231,17 @@ class TestC:
             assert found <= INCLUDES[path.name]
 
     def test_only_vec_names_an_intrinsic(self, path):
-        found = {m[0] for m in INTRINSIC.finditer(without_comments(path.read_text()))}
+        found = {
+            m[0] for m in INTRINSIC.finditer(without_comments(path.read_text(encoding="utf-8")))
+        }
         assert bool(found) == (path.name == "vec.h"), found
 
     def test_an_instruction_set_is_about_ten_lines(self, path):
         if path.name in PER_INSTRUCTION_SET:
-            assert len(path.read_text().splitlines()) <= 20
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 20
 
     def test_says_what_it_is(self, path):
-        assert path.read_text().startswith(f"/* {path.name} - ")
+        assert path.read_text(encoding="utf-8").startswith(f"/* {path.name} - ")
 
 
 def test_intrinsics_would_be_seen():
@@ -252,7 +254,7 @@ def test_intrinsics_would_be_seen():
 
 def test_every_pointer_declares_its_shape():
     """In the structs of the header, but for text and functions."""
-    text = (KERNELS / "fastlstm.h").read_text()
+    text = (KERNELS / "fastlstm.h").read_text(encoding="utf-8")
     structs = re.findall(r"typedef struct \{(.*?)\n\} (\w+);", text, re.DOTALL)
     assert len(structs) >= 6
     for body, name in structs:
@@ -381,7 +383,7 @@ def test_no_file_is_called_by_what_it_does_not_say():
 
 
 def test_project_metadata():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == fastlstm.__version__
     names = [re.match(r"[\w-]+", text)[0] for text in project["dependencies"]]
     assert names == ["numpy", "scipy"]
@@ -390,7 +392,7 @@ def test_project_metadata():
 
 
 def test_setup_has_no_instruction_set_flags():
-    text = (ROOT / "setup.py").read_text()
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert not re.search(r"-m(arch|tune|avx|fma|cpu)|ffast-math|/arch", text)
     assert "-ffp-contract=off" in text  # or results would depend on which loop computed them
 
@@ -403,7 +405,9 @@ README = ROOT / "README.md"
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md yet")
 class TestReadme:
     def blocks(self) -> list[str]:
-        return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+        return re.findall(
+            r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
 
     def test_python_runs(self, tmp_path, monkeypatch):
         """All blocks in order, as one program, in an empty folder."""
@@ -425,6 +429,6 @@ class TestReadme:
         """Every ``fastlstm <command>`` that it names is one."""
         from fastlstm import cli
 
-        text = README.read_text()
+        text = README.read_text(encoding="utf-8")
         named = set(re.findall(r"\bfastlstm (\w[\w-]*)", " ".join(re.findall(r"`[^`]+`", text))))
         assert named <= {*cli.COMMANDS, "import"}, named

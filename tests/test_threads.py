@@ -84,7 +84,7 @@ def workers() -> int:
     names = []
     for task in TASKS.iterdir():
         try:
-            names.append((task / "comm").read_text().strip())
+            names.append((task / "comm").read_text(encoding="utf-8").strip())
         except OSError:  # it has just ended
             continue
     return names.count("fastlstm")

@@ -80,7 +80,9 @@ class _RichPage(Page):
         self._console.print(self._text(printable(text)))
 
     def verdict(self, passed: bool, text: str) -> None:
-        mark = ("✓ ", "bold green") if passed else ("✗ ", "bold red")
+        # Where the terminal has neither mark, both would be "?".
+        marks = ("ok: ", "FAILED: ") if self._console.options.ascii_only else ("✓ ", "✗ ")
+        mark = (marks[0], "bold green") if passed else (marks[1], "bold red")
         self._console.print(self._text.assemble(mark, printable(text)))
 
     def pairs(self, values: Mapping[str, str]) -> None:
