@@ -199,7 +199,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 def others_seconds(pid: int) -> float:
     """Processor time of everybody but the server and its clients, other machines included."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
     user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
     everybody = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     return everybody - cpu_seconds(pid) - cpu_seconds(os.getpid())
@@ -207,7 +207,7 @@ def others_seconds(pid: int) -> float:
 
 def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used, of its own and of the system for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

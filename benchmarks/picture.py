@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("results", type=Path, help="what compare.py --json wrote")
     parser.add_argument("picture", type=Path, help="the file to draw")
     arguments = parser.parse_args()
-    draw(json.loads(arguments.results.read_text()), arguments.picture)
+    draw(json.loads(arguments.results.read_text(encoding="utf-8")), arguments.picture)
     return 0
 
 

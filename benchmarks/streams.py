@@ -288,7 +288,7 @@ def measured(case: Case, floor: Floor | None, threads: int, **budget: Any) -> di
 
 def resident() -> int:
     """Bytes of this process that are in memory, as Linux tells it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

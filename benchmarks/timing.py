@@ -113,9 +113,10 @@ def caches() -> dict[str, int]:
     found = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         if all((index / name).exists() for name in ("type", "level", "size")):
-            size = (index / "size").read_text().strip().removesuffix("K")
-            if (index / "type").read_text().strip() != "Instruction":
-                found[f"L{(index / 'level').read_text().strip()}"] = int(size) * 1024
+            size = (index / "size").read_text(encoding="utf-8").strip().removesuffix("K")
+            if (index / "type").read_text(encoding="utf-8").strip() != "Instruction":
+                level = (index / "level").read_text(encoding="utf-8").strip()
+                found[f"L{level}"] = int(size) * 1024
     return dict(sorted(found.items()))
 
 
@@ -123,7 +124,7 @@ def processor() -> str:
     """The processor's name, as Linux or the platform module tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -163,5 +164,5 @@ def write_json(path: Path, found: Any) -> None:
     """Write figures, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(found, indent=1) + "\n")
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -31,7 +31,7 @@ from fastlstm.sources.pytorch import checkpoint
 from fastlstm.sources.pytorch.checkpoint import Opaque, StoredModule, StoredTensor
 from fastlstm.spec import ConvertError
 
-SECONDS = 5.0  # the promise is one; the machine that runs the tests may be busy
+SECONDS = 5.0  # of the processor; the promise is one, and the machine may be slow
 LIMIT = 16 * 10**6
 
 
@@ -127,12 +127,12 @@ def legacy(
 
 def read(path: Path) -> Any:
     """What the reader makes of a file, or the error it raises, in time."""
-    start = time.perf_counter()
+    start = time.thread_time()
     try:
         outcome: Any = checkpoint.read_checkpoint(path)
     except ConvertError as error:
         outcome = error
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     assert not isinstance(outcome, ConvertError) or str(outcome).startswith(f"{path}: ")
     return outcome
 

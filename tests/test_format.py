@@ -998,10 +998,10 @@ def test_a_bomb_is_refused_within_a_second(read: Callable[..., Any], name: str) 
     for reader in (format.read_model, map_model, format.read_state, format.read_tensors):
         if name.startswith(("entry", "names asked")) and reader is format.read_tensors:
             continue  # a foreign file may hold any text
-        start = time.perf_counter()
+        start = time.thread_time()  # the processor's: others may be busy with this one
         with pytest.raises(format.FormatError):
             read(BOMBS[name], reader)
-        assert time.perf_counter() - start < 1
+        assert time.thread_time() - start < 1
 
 
 def test_a_deep_recursion_limit_does_not_help_a_bomb(tmp_path: Path) -> None:
