@@ -8,6 +8,7 @@ lives. Within Python, tracemalloc and the interpreter's own count say the same a
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,7 +110,7 @@ MEASURE = """
 
 
 @pytest.fixture(scope="module")
-def counter(tmp_path_factory) -> Path:
+def counting_library(tmp_path_factory) -> Path:
     """The library that counts, or a skip where it cannot be."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
@@ -120,13 +121,23 @@ def counter(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or shutil.which("true") is None:
         pytest.skip(f"the counter does not compile: {done.stderr[-300:]}")
-    library = folder / "counter.so"
     trial = subprocess.run(
-        ["true"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=False
+        ["true"],
+        cwd=folder,
+        env={"LD_PRELOAD": "./counter.so"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if trial.returncode or trial.stderr:
         pytest.skip(f"the C library is not glibc: {trial.stderr[-300:]}")
-    return library
+    return folder / "counter.so"
+
+
+@pytest.fixture
+def counter(counting_library: Path, tmp_path: Path) -> str:
+    """What LD_PRELOAD calls it where `python` runs: the loader splits names at spaces."""
+    return os.path.relpath(counting_library, tmp_path)
 
 
 def check(printed: str, *controls: str) -> None:
@@ -142,11 +153,11 @@ def check(printed: str, *controls: str) -> None:
 class TestStep:
     def test_in_c(self, python, counter, isa):
         """Allocations of the C library, Python's arenas among them."""
-        check(python(MEASURE, isa, "malloc", LD_PRELOAD=str(counter)), "keep an array")
+        check(python(MEASURE, isa, "malloc", LD_PRELOAD=counter), "keep an array")
 
     def test_in_c_and_python(self, python, counter, isa):
         """With every object that Python makes counted, also one that lives for a moment."""
-        environment = {"LD_PRELOAD": str(counter), "PYTHONMALLOC": "malloc"}
+        environment = {"LD_PRELOAD": counter, "PYTHONMALLOC": "malloc"}
         check(python(MEASURE, isa, "malloc", **environment), "keep an array", "keep a list")
 
     def test_blocks_kept(self, python, isa):

@@ -6,7 +6,6 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import test_allocations
@@ -325,19 +324,19 @@ MEASURE = """
     print(json.dumps(found))
 """
 
-counter = test_allocations.counter
+counter, counting_library = test_allocations.counter, test_allocations.counting_library
 
 
 class TestAllocations:
     """Once a pool has made such a step, another into `out` allocates nothing."""
 
     @pytest.mark.parametrize("isa", ISAS)
-    def test_in_c(self, python: Callable[..., str], counter: Path, isa: str) -> None:
-        printed = python(MEASURE, isa, "malloc", LD_PRELOAD=str(counter))
+    def test_in_c(self, python: Callable[..., str], counter: str, isa: str) -> None:
+        printed = python(MEASURE, isa, "malloc", LD_PRELOAD=counter)
         test_allocations.check(printed, "keep an array")
 
-    def test_in_c_and_python(self, python: Callable[..., str], counter: Path) -> None:
-        environment = {"LD_PRELOAD": str(counter), "PYTHONMALLOC": "malloc"}
+    def test_in_c_and_python(self, python: Callable[..., str], counter: str) -> None:
+        environment = {"LD_PRELOAD": counter, "PYTHONMALLOC": "malloc"}
         printed = python(MEASURE, ISAS[0], "malloc", **environment)
         test_allocations.check(printed, "keep an array", "keep a list")
 
