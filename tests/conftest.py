@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -81,6 +82,20 @@ def usual_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     for number, handler in before.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@pytest.fixture
+def obeys_permissions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A skip where permission bits stop nobody: for root, and for others who may do anything."""
+    folder = tmp_path_factory.mktemp("closed")
+    (folder / "file").touch(mode=0)
+    folder.chmod(0o555)
+    try:
+        for mode, path in (("rb", folder / "file"), ("wb", folder / "new")):
+            with contextlib.suppress(PermissionError), path.open(mode):
+                pytest.skip("this user may read or write anything")
+    finally:
+        folder.chmod(0o700)
 
 
 @pytest.fixture

@@ -26,9 +26,6 @@ from sealing import BEGIN, END, ZEROS, seal
 from fastlstm import format, spec
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-UNPRIVILEGED = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anything"
-)
 
 
 def phrase_only(value: object) -> str:
@@ -507,7 +504,7 @@ def test_destinations_that_cannot_be_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@UNPRIVILEGED
+@pytest.mark.usefixtures("obeys_permissions")
 def test_write_protection_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "s"
     format.write_state(path, {}, {})
@@ -586,7 +583,7 @@ def test_what_is_not_a_regular_file_is_not_opened(
         reader("a\0b")
 
 
-@UNPRIVILEGED
+@pytest.mark.usefixtures("obeys_permissions")
 def test_an_unreadable_file_is_an_oserror(tmp_path: Path) -> None:
     path = tmp_path / "s"
     format.write_state(path, {}, {})

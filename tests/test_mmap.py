@@ -443,9 +443,7 @@ class TestPickle:
         with pytest.raises(FormatError, match=f"expected size {before}, found {before + 4}; mod"):
             pickle.loads(data)
 
-    @pytest.mark.skipif(
-        not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read anything"
-    )
+    @pytest.mark.usefixtures("obeys_permissions")
     def test_of_a_file_that_may_not_be_read_any_more(self, path):
         data = pickle.dumps(fastlstm.load(path, mmap=True))
         path.parent.chmod(0)

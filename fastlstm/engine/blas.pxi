@@ -32,7 +32,7 @@ cdef size_t BLAS_INPUTS = 64
 
 cdef void gemm(int which, size_t rows, size_t outputs, size_t inputs, const char *x,
                size_t x_stride, const char *w, char *y, size_t y_stride) noexcept nogil:
-    """`fl_gemm` in Fortran's column-major terms: y^T += w^T x^T, for a block of inputs at a time."""
+    """`fl_gemm` in Fortran's column-major terms: y^T += w^T x^T, a block of inputs at a time."""
     cdef char n = b"N"
     cdef float one = 1
     cdef double one64 = 1
