@@ -98,7 +98,10 @@ def apply(function: spec.Function, x: Array) -> Array:
 
 def normalise(x: Array, eps: float) -> Array:
     """To mean 0 and variance 1 along the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
+    mean = x.mean(axis=-1, keepdims=True)
+    # What rounding left the mean off by would be all there is of numbers that are equal.
+    mean += (x - mean).mean(axis=-1, keepdims=True)
+    centred = x - mean
     y: Array = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
     return y
 

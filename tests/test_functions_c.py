@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -95,6 +96,32 @@ def test_every_float_kernel_is_as_near_as_was_measured(
     # In another lane, and in a vector that is not full.
     np.testing.assert_array_equal(TOOL.run(command(build), function, x[-7:]), y[-7:])
     np.testing.assert_array_equal(TOOL.run(command(build), function, x[5:]), y[5:])
+
+
+# Where an exponential leaves the normal numbers, every float of a few thousand.
+ENDS = [np.float32(end) for end in (-88.72284, -88.37626, -87.33654, 88.37626, 88.02969, 13.28)]
+
+
+@pytest.mark.parametrize("other", ["avx512", "neon"])
+@pytest.mark.parametrize("function", [*FUNCTIONS, "relu"])
+def test_every_instruction_set_gives_the_same_bits(
+    function: str, other: str, command: Callable[[str], list[str]]
+) -> None:
+    """Promise 0: as AVX2 does; of a NaN only that it is one."""
+    near = [(end.view(np.int32) + np.arange(-2000, 2000, dtype=np.int32)) for end in ENDS]
+    x = np.concatenate([sample(np.float32, 1_000_003), np.concatenate(near).view(np.float32)])
+    y, expected = (run_function(command(isa), function, x) for isa in (other, "avx2"))
+    differ = y.view(np.uint32) != expected.view(np.uint32)
+    differ &= ~(np.isnan(y) & np.isnan(expected))
+    first = [a[differ][:3].tolist() for a in (x, y, expected)]
+    assert not differ.any(), f"{other}, {differ.sum()} numbers: {first}"
+
+
+def run_function(command: list[str], function: str, x: np.ndarray) -> np.ndarray:
+    if function in FUNCTIONS:
+        return np.asarray(TOOL.run(command, function, x))
+    done = subprocess.run([*command, function, "0", "0"], input=x.tobytes(), stdout=-1, check=True)
+    return np.frombuffer(done.stdout, x.dtype)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

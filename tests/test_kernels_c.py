@@ -70,6 +70,9 @@ BOUNDS = {"float32": 1e-6, "float64": 3e-15}
 # Numbers that are nearly the same are normalised to what rounding left of them.
 NORMALISED = 100
 
+# Of every row of such numbers the squares overflow, of some the sum.
+LARGE = (2e19, 3e25, 1e30, 3e38, -3e38)
+
 # A row as wide as this makes a chunk short, for little work.
 WIDE = (spec.Linear("a", 35, 3), spec.Linear("b", 3, 700), spec.Linear("c", 700, 2))
 
@@ -362,6 +365,30 @@ def cases_of(dtype: str) -> list[Case]:
         x, state = inputs(layers, tensors, 4, 7, rng)
         x[2, 1], x[1, 2, 1], x[0, 5, 0] = np.nan, np.inf, -np.inf
         found.append(case(f"{cell}_odd", layers, tensors, x, state, dtype))
+    # Gates that are as good as closed before a huge c: where the divisor of a sigmoid overflows.
+    layers = (spec.LSTM("r", 1, 67),)
+    tensors = {name: np.zeros_like(a) for name, a in random_tensors(layers, rng, dtype).items()}
+    tensors["r.bias_ih_l0"][:] = np.tile(np.linspace(-88.9, -88.2, 67, dtype=dtype), 4)
+    x, state = inputs(layers, tensors, 1, 2, rng)
+    state["r.c"][...] = 1e30
+    found.append(case("lstm_closed", layers, tensors, x, state, dtype))
+    # Normalised, but for large numbers to what rounding left: 3e38 and all the same, or so large
+    # that only a scale keeps their squares from overflowing.
+    for size in (1, 5, 16, 35, 130):
+        layers = (spec.LayerNorm("n", size),)
+        tensors = random_tensors(layers, rng, dtype)
+        x = np.empty((len(LARGE), 2, size), dtype)
+        x[:, 0] = np.array(LARGE, dtype)[:, None]
+        x[:, 1] = x[:, 0] * rng.uniform(-1, 1, size).astype(dtype)
+        found.append(case(f"large_{size}", layers, tensors, x, {}, dtype))
+    for norm in ("product", "gate"):
+        layers = (spec.LSTM("r", 3, 35, layer_norm=norm),)
+        tensors = random_tensors(layers, rng, dtype)
+        for name in tensors:
+            if name.startswith(("r.weight_ih", "r.weight_hh")):
+                tensors[name] *= np.dtype(dtype).type(1e30)
+        x, state = inputs(layers, tensors, 3, 2, rng)
+        found.append(case(f"norm_{norm}_large", layers, tensors, x, state, dtype, bound=1e-4))
     # A product below the normal numbers is flushed to zero, whatever the caller's mode.
     layers = (spec.Linear("a", 1, 17, bias=False),)
     least = np.full((1, 2, 1), np.finfo(dtype).tiny)
@@ -449,6 +476,29 @@ def test_every_kernel_gives_the_numbers_of_the_reference(
         else:
             assert not check([*command, "--alone"], paths[::2], kernel)
             assert check(command, paths[1::8], kernel) <= WAYS
+
+
+def bits_of(command: Sequence[object], paths: Sequence[Path], kernel: str) -> dict[str, str]:
+    """A digest of the bits that each case gives."""
+    done = call([*command, "--bits", kernel, *paths])
+    assert done.returncode == 0, done.stdout[-400:] + done.stderr[-4000:]
+    found = re.findall(r"([^ /]+): bits ([0-9a-f]{16})$", done.stdout, re.MULTILINE)
+    assert len(found) == len(paths)
+    return dict(found)
+
+
+@pytest.mark.parametrize(("kernel", "build"), [("avx512", "cc"), ("neon", "aarch64")])
+def test_every_instruction_set_gives_the_same_bits(
+    kernel: str, build: str, driver: Programs, cases: Any
+) -> None:
+    """Promise 0, of all cases: as AVX2 does, NEON by emulation."""
+    found = []
+    for name, command in (("avx2", driver.command("cc")), (kernel, driver.command(build))):
+        if (name, 4) not in kernels_of(command):
+            pytest.skip(f"there is no {name} here to compare")
+        found.append(bits_of(command, cases(name, 4), name))
+    differ = [case for case, bits in found[0].items() if found[1][case] != bits]
+    assert not differ, f"avx2 and {kernel} give other bits in {len(differ)} cases: {differ}"
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ static __attribute__((noinline)) vec apply_other(const fl_activation *activation
 INLINE vec apply(const fl_activation *activation, vec a) {
     switch (activation->function) {
     case FL_IDENTITY: return a;
-    case FL_RELU: return v_max(v_set1(0), a);
+    case FL_RELU: return v_relu(a);
     case FL_TANH: return v_tanh(a);
     case FL_SIGMOID: return v_sigmoid(a);
     default: return apply_other(activation, a);

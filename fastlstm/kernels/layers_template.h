@@ -3,16 +3,20 @@
  * A part of cells_template.h, which includes it with its definitions in place.
  */
 
-/* Lanes of a vector added up, halves by halves: the order does not depend on their number. */
-INLINE real sum_of(vec a) {
-    real lane[L];
-    v_store(lane, a);
-    for (size_t n = L / 2; n; n /= 2)
-        for (size_t l = 0; l < n; ++l) lane[l] += lane[l + n];
-    return lane[0];
+/* A sum over a row is SUMS partial sums, number i in that of i % SUMS, which are then added up
+ * halves by halves: the order of it does not depend on L. */
+enum { SUMS = 16, VECTORS = SUMS / L };
+
+INLINE void clear_sums(vec *sums) {
+    UNROLL for (int v = 0; v < VECTORS; ++v) sums[v] = v_set1(0);
+}
+INLINE real total_of(vec *sums /* (VECTORS,) */) {
+    UNROLL for (int n = VECTORS / 2; n; n /= 2)
+        UNROLL for (int v = 0; v < n; ++v) sums[v] = v_add(sums[v], sums[v + n]);
+    return v_total(sums[0]);
 }
 
-/* The largest of x, which is not NaN if any number is not. */
+/* The largest of x, which is not NaN if any number is not; never -0. */
 INLINE real most_of(const real *x, size_t size) {
     real most = x[0], lane[L];
     size_t i = 0;
@@ -23,25 +27,37 @@ INLINE real most_of(const real *x, size_t size) {
         for (size_t l = 0; l < L; ++l) most = lane[l] > most ? lane[l] : most;
     }
     for (; i < size; ++i) most = x[i] > most ? x[i] : most;
-    return most;
+    return most + 0;
+}
+
+/* Numbers that a sum of floats takes before it is added to a double. */
+enum { SOFTMAX_BLOCK = 8 * SUMS };
+
+/* exp(x - most) of up to SOFTMAX_BLOCK numbers, into y; their sum. */
+INLINE real exponentials(const real *x, real *y, size_t size, vec most) {
+    vec sums[VECTORS];
+    clear_sums(sums);
+    for (size_t at = 0; at < size; at += SUMS) {
+        UNROLL for (int v = 0; v < VECTORS; ++v) {
+            const size_t i = at + (size_t)v * L, left = lanes_left(size, i);
+            if (!left) continue;
+            vec e = v_exp(v_sub(load_left(x + i, left), most));
+            store_left(y + i, e, left);
+            if (left < L) e = v_load_n(y + i, left);
+            sums[v] = v_add(sums[v], e);
+        }
+    }
+    return total_of(sums);
 }
 
 static void softmax(fl_function function, const real *x, real *y, size_t size) {
     const vec most = v_set1(most_of(x, size));
-    double total = 0; /* of sums of few numbers, for one lane adds as many as there are */
-    vec sums = v_set1(0);
-    for (size_t i = 0; i < size; i += L) {
-        const size_t left = lanes_left(size, i);
-        real e[L];
-        v_store(e, v_exp(v_sub(load_left(x + i, left), most)));
-        sums = v_add(sums, load_left(e, left));
-        if (function == FL_SOFTMAX) store_left(y + i, load_left(e, left), left);
-        if (i / L % 8 == 7) {
-            total += sum_of(sums);
-            sums = v_set1(0);
-        }
+    double total = 0;
+    for (size_t i = 0; i < size; i += SOFTMAX_BLOCK) {
+        const size_t left = size - i < SOFTMAX_BLOCK ? size - i : SOFTMAX_BLOCK;
+        total += (double)exponentials(x + i, y + i, left, most);
     }
-    const real sum = (real)(total + sum_of(sums));
+    const real sum = (real)total;
     const vec whole = v_set1(sum), log_sum = v_set1(function == FL_SOFTMAX ? 0 : real_log(sum));
     for (size_t i = 0; i < size; i += L) {
         const size_t left = lanes_left(size, i);
@@ -62,57 +78,101 @@ static void activate(const fl_activation *activation, const real *x, real *y, si
     }
 }
 
-/* The sum of x, or of the squares of what lies between x and `mean`. */
-INLINE real sum_row(const real *x, size_t size) {
-    vec sum = v_set1(0);
-    for (size_t i = 0; i < size; i += L) sum = v_add(sum, load_left(x + i, lanes_left(size, i)));
-    return sum_of(sum);
-}
-INLINE real sum_squares(const real *x, size_t size, real mean) {
-    vec sum = v_set1(0);
-    for (size_t i = 0; i < size; i += L) {
-        const size_t left = lanes_left(size, i);
-        vec d = v_sub(load_left(x + i, left), v_set1(mean));
-        if (left < L) { /* lanes without a number */
-            real lane[L] = {0};
-            v_store_n(lane, d, left);
-            d = v_load(lane);
-        }
-        sum = v_fma(d, d, sum);
-    }
-    return sum_of(sum);
-}
-
 INLINE real real_sqrt(real x) {
     real lane[L];
     v_store(lane, v_sqrt(v_set1(x)));
     return lane[0];
 }
 
-/* What brings numbers to mean 0 and variance 1: (x - mean) * factor. */
+/* What brings numbers to mean 0 and variance 1: (scale x - mean) factor. The scale is 1 but for
+ * numbers whose sum or squares are too large for a real. */
 typedef struct {
-    real mean, factor;
+    real scale, mean, factor;
 } moments;
 
-/* Of `parts` rows of `size` numbers, `stride` apart, together. */
-static moments moments_of(const real *x, size_t size, size_t parts, size_t stride, double eps) {
-    const real n = (real)size * (real)parts;
-    moments m = {0, 0};
-    real squares = 0;
-    for (size_t i = 0; i < parts; ++i) m.mean += sum_row(x + i * stride, size);
-    m.mean /= n;
-    for (size_t i = 0; i < parts; ++i) squares += sum_squares(x + i * stride, size, m.mean);
-    m.factor = 1 / real_sqrt(squares / n + (real)eps);
+INLINE vec normalised(const moments *m, vec a) {
+    return v_mul(v_fma(a, v_set1(m->scale), v_set1(-m->mean)), v_set1(m->factor));
+}
+
+/* Numbers that lie as a product (P, G, L) does: `size` of each of the vectors [g, g + gates). A row
+ * is one vector of one. */
+typedef struct {
+    const real *z;
+    size_t size, g, gates, G;
+} numbers;
+
+/* Numbers [at, at + SUMS), `full` if there are as many, times `scale`, one sum each. */
+INLINE void add_numbers(const int full, const numbers *a, size_t at, real scale, vec *sums) {
+    for (size_t i = a->g; i < a->g + a->gates; ++i) {
+        UNROLL for (int v = 0; v < VECTORS; ++v) {
+            const size_t first = at + (size_t)v * L;
+            const size_t left = full ? L : lanes_left(a->size, first);
+            if (!left) continue;
+            const vec x = load_left(a->z + (first / L * a->G + i) * L, left);
+            sums[v] = v_add(sums[v], scale == 1 ? x : v_mul(x, v_set1(scale)));
+        }
+    }
+}
+
+/* What lies between these and a mean, and its squares; minus_mean (L,). */
+INLINE void add_distances(const int full, const numbers *a, size_t at, real scale,
+                          const real *minus_mean, vec *sums, vec *squares) {
+    for (size_t i = a->g; i < a->g + a->gates; ++i) {
+        UNROLL for (int v = 0; v < VECTORS; ++v) {
+            const size_t first = at + (size_t)v * L;
+            const size_t left = full ? L : lanes_left(a->size, first);
+            if (!left) continue;
+            /* 0 in lanes without a number */
+            const vec x = load_left(a->z + (first / L * a->G + i) * L, left);
+            const vec d = v_fma(x, v_set1(scale), load_left(minus_mean, left));
+            sums[v] = v_add(sums[v], d);
+            squares[v] = v_fma(d, d, squares[v]);
+        }
+    }
+}
+
+/* The moments of numbers times `scale`, with `eps` added to the variance; that is returned. What
+ * rounding left the mean off by is the mean of the distances: of equal numbers it is as large as
+ * each of them, and without it they would be normalised to what rounding left. */
+INLINE real scaled_moments(const numbers *a, real scale, real eps, moments *m) {
+    const real n = (real)a->size * (real)a->gates;
+    const size_t full = a->size / SUMS * SUMS;
+    vec sums[VECTORS], squares[VECTORS];
+    real minus_mean[L];
+    clear_sums(sums);
+    for (size_t at = 0; at < full; at += SUMS) add_numbers(1, a, at, scale, sums);
+    if (full < a->size) add_numbers(0, a, full, scale, sums);
+    const real mean = total_of(sums) / n;
+    v_store(minus_mean, v_set1(-mean));
+    clear_sums(sums);
+    clear_sums(squares);
+    for (size_t at = 0; at < full; at += SUMS)
+        add_distances(1, a, at, scale, minus_mean, sums, squares);
+    if (full < a->size) add_distances(0, a, full, scale, minus_mean, sums, squares);
+    const real off = total_of(sums) / n, variance = total_of(squares) / n - off * off;
+    m->scale = scale;
+    m->mean = mean + off;
+    m->factor = 1 / real_sqrt((variance < 0 ? 0 : variance) + eps);
+    return variance;
+}
+
+/* Of numbers that are too large, or not finite. eps is nothing beside any variance that such
+ * numbers have, but keeps equal ones from 0 / 0. */
+static __attribute__((noinline, cold)) moments moments_of_large(const numbers *a, double eps) {
+    moments m;
+    scaled_moments(a, REAL_SMALL, eps > 0 ? REAL_LEAST : 0, &m);
     return m;
 }
 
-INLINE vec normalised(const moments *m, vec a) {
-    return v_mul(v_sub(a, v_set1(m->mean)), v_set1(m->factor));
+INLINE moments moments_of(const numbers *a, double eps) {
+    moments m;
+    return isfinite(scaled_moments(a, 1, (real)eps, &m)) ? m : moments_of_large(a, eps);
 }
 
 static void layer_norm(const fl_layer *layer, const real *x, real *y) {
     const size_t size = layer->input_size;
-    const moments m = moments_of(x, size, 1, 0, layer->eps);
+    const numbers row_numbers = {x, size, 0, 1, 1};
+    const moments m = moments_of(&row_numbers, layer->eps);
     const real *weight = layer->weight, *bias = layer->bias;
     for (size_t i = 0; i < size; i += L) {
         const size_t left = lanes_left(size, i);

@@ -71,23 +71,11 @@ static void multiply_both(const variant_step *s) {
         multiply_variant(s, &cell->gates, cell->input_rows, cell->h_size, s->panels);
 }
 
-/* Of gate g of a product (P, G, L), or of all gates: the lanes behind H, which are zero, count for
- * nothing. */
+/* Of gates [g, g + gates) of a product (P, G, L). */
 static moments moments_of_gates(const variant_step *s, const real *z, size_t g, size_t gates,
                                 size_t G) {
-    const size_t H = s->cell->hidden_size;
-    const real n = (real)H * (real)gates;
-    moments m = {0, 0};
-    real squares = 0;
-    for (size_t at = 0; at < H; at += L)
-        for (size_t i = g; i < g + gates; ++i)
-            m.mean += sum_row(z + (at / L * G + i) * L, lanes_left(H, at));
-    m.mean /= n;
-    for (size_t at = 0; at < H; at += L)
-        for (size_t i = g; i < g + gates; ++i)
-            squares += sum_squares(z + (at / L * G + i) * L, lanes_left(H, at), m.mean);
-    m.factor = 1 / real_sqrt(squares / n + (real)s->cell->variant->eps);
-    return m;
+    const numbers a = {z, s->cell->hidden_size, g, gates, G};
+    return moments_of(&a, s->cell->variant->eps);
 }
 
 /* x += h, with both normalised if that is asked for; then the peepholes to the old c. */
@@ -97,7 +85,7 @@ static void add_products(const variant_step *s) {
     if (v->norm == FL_NORM_PRODUCT) meet(s->call);
     for (size_t b = 0; b < s->n; ++b) {
         const products z = products_of(s, b);
-        moments of_x = {0, 0}, of_h = {0, 0};
+        moments of_x = {1, 0, 0}, of_h = {1, 0, 0};
         if (v->norm == FL_NORM_PRODUCT) {
             of_x = moments_of_gates(s, z.x, 0, G, G);
             of_h = moments_of_gates(s, z.h, 0, G, G);
@@ -145,7 +133,7 @@ static void lstm_variant_c(const variant_step *s, size_t b) {
     const fl_variant *v = s->cell->variant;
     const products z = products_of(s, b);
     const size_t H = s->cell->hidden_size, g = v->coupled ? 1 : 2;
-    moments m[3] = {{0, 0}, {0, 0}, {0, 0}};
+    moments m[3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
     for (size_t i = 0; i < g + 1 && v->norm == FL_NORM_GATE; ++i)
         m[i] = moments_of_gates(s, z.x, i, 1, s->G);
     for (size_t p = s->panels.first; p < s->panels.end; ++p) {
@@ -163,7 +151,7 @@ static void lstm_variant_store_c(const variant_step *s, size_t b) {
     const fl_variant *v = s->cell->variant;
     const products z = products_of(s, b);
     const size_t H = s->cell->hidden_size, o = s->G - 1;
-    moments m = {0, 0};
+    moments m = {1, 0, 0};
     if (v->norm == FL_NORM_PRODUCT) m = moments_of_gates(s, z.reset, 0, 1, 1);
     for (size_t p = s->panels.first; p < s->panels.end; ++p) {
         vec c = v_load(z.reset + p * L);
@@ -183,7 +171,7 @@ static void lstm_variant_h(const variant_step *s, size_t b) {
     const fl_variant *v = s->cell->variant;
     const products z = products_of(s, b);
     const size_t H = s->cell->hidden_size, o = s->G - 1;
-    moments m = {0, 0};
+    moments m = {1, 0, 0};
     if (v->norm == FL_NORM_GATE) m = moments_of_gates(s, z.x, o, 1, s->G);
     for (size_t p = s->panels.first; p < s->panels.end; ++p) {
         const size_t left = lanes_left(H, p * L);
@@ -213,7 +201,7 @@ static void gru_variant(const variant_step *s) {
     const fl_variant *v = cell->variant;
     const int before = v->reset_candidate.weights != NULL;
     const size_t H = cell->hidden_size, of_h = before ? 2 : 3;
-    const moments none = {0, 0};
+    const moments none = {1, 0, 0};
     multiply_both(s);
     for (size_t b = 0; b < s->n; ++b) {
         const products z = products_of(s, b);

@@ -6,8 +6,17 @@
  * NaN passed second propagates. v_if_at_most(x, y, a, b) is a where x <= y, else b, so also where x
  * or y is NaN. v_product_error(a, b, v_mul(a, b)) is what rounding took from the product, exactly.
  * v_keep has the compiler hold a vector in a register that it would rather load again for each use.
- * v_scale(a, n) is a 2^n for integral n in [-127, 128].
+ * v_total(a) adds the lanes up, halves by halves. v_all_finite(a): no lane is infinite or NaN.
+ * v_scale(a, n) is a times 2^n for integral n in [-127, 128], where 2^-127 counts as 0 and 2^128 as
+ * infinity. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway, and so do v_min
+ * and v_max but for those of NEON.
+ *
+ * Every operation of AVX2, AVX-512 and NEON rounds once and to nearest, so that the same operations
+ * give the same bits on each; a NaN may have another sign or payload. NEON also flushes to zero
+ * what would only be rounded up to the smallest normal number (Arm ARM, FPCR.FZ; tininess is
+ * detected before rounding). The one lane of FL_SCALAR has no fused multiply-add.
  */
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +26,10 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+INLINE float v_total_of_4(__m128 a) {
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
 /* MXCSR bits 15 (flush to zero) and 6 (denormals are zero): Intel SDM volume 1, 10.2.3. */
 INLINE unsigned v_flush_denormals(void) {
     unsigned before = _mm_getcsr();
@@ -76,7 +89,17 @@ INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) {
 }
 INLINE vec v_product_error(vec a, vec b, vec product) { return _mm512_fmsub_ps(a, b, product); }
 INLINE vec v_round(vec a) { return _mm512_roundscale_ps(a, 0x08); }
-INLINE vec v_scale(vec a, vec n) { return _mm512_scalef_ps(a, n); }
+INLINE vec v_scale(vec a, vec n) {
+    return _mm512_mul_ps(a, _mm512_scalef_ps(_mm512_set1_ps(1.0f), n));
+}
+INLINE real v_total(vec a) {
+    __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    return v_total_of_4(_mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1)));
+}
+INLINE int v_all_finite(vec a) {
+    return _mm512_cmp_ps_mask(v_abs(a), _mm512_set1_ps(FLT_MAX), _CMP_LE_OQ) == 0xffff;
+}
+INLINE vec v_flush(vec a) { return a; }
 
 #elif defined(FL_AVX2)
 
@@ -116,6 +139,14 @@ INLINE vec v_scale(vec a, vec n) {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
 }
+INLINE real v_total(vec a) {
+    return v_total_of_4(_mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
+}
+INLINE int v_all_finite(vec a) {
+    vec finite = _mm256_cmp_ps(v_abs(a), _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ);
+    return _mm256_movemask_ps(finite) == 0xff;
+}
+INLINE vec v_flush(vec a) { return a; }
 
 #elif defined(FL_NEON)
 
@@ -160,6 +191,15 @@ INLINE vec v_scale(vec a, vec n) {
     int32x4_t e = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
     return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(e, 23)));
 }
+INLINE real v_total(vec a) {
+    float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
+}
+INLINE int v_all_finite(vec a) {
+    return vminvq_u32(vcleq_f32(vabsq_f32(a), vdupq_n_f32(FLT_MAX))) != 0;
+}
+/* A compiler would leave out a product with a one that it knows. */
+INLINE vec v_flush(vec a) { return vmulq_f32(a, v_keep(vdupq_n_f32(1.0f))); }
 
 #elif defined(FL_SCALAR) || defined(FL_SCALAR64)
 
@@ -186,6 +226,9 @@ INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 INLINE vec v_min(vec a, vec b) { return a < b ? a : b; }
 INLINE vec v_max(vec a, vec b) { return a > b ? a : b; }
 INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) { return x <= y ? a : b; }
+INLINE vec v_flush(vec a) { return a; }
+INLINE real v_total(vec a) { return a; }
+INLINE int v_all_finite(vec a) { return isfinite(a); }
 
 #if defined(FL_SCALAR64)
 INLINE vec v_abs(vec a) { return fabs(a); }
@@ -213,6 +256,18 @@ INLINE vec v_scale(vec a, vec n) {
 #endif
 #else
 #error "define the instruction set before including vec.h"
+#endif
+
+/* The largest real, the smallest normal one, and a scale: the sum of 2^31 squares of any reals
+ * times it is finite. */
+#if defined(FL_SCALAR64)
+#define REAL_MOST DBL_MAX
+#define REAL_LEAST DBL_MIN
+#define REAL_SMALL 0x1p-768
+#else
+#define REAL_MOST FLT_MAX
+#define REAL_LEAST FLT_MIN
+#define REAL_SMALL 0x1p-96f
 #endif
 
 /* No function branches on a value. NaN gives NaN, and infinity the limit: silu and gelu of -inf are
@@ -359,9 +414,31 @@ INLINE vec v_gelu(vec x) {
     return v_sub(v_max(v_set1(0.0f), x), v_scale(p, n));
 }
 
-INLINE real real_log(real x) { return logf(x); }
+/* log(2^e m) = e ln 2 + 2 atanh(t) with t = (m - 1) / (m + 1), whose series is cut where it is
+ * below 1e-13; over every 37th float it rounds as the C library's log of double does. A C library's
+ * logf need not round as another one does. */
+INLINE real real_log(real x) { /* 1 <= x, or NaN */
+    uint32_t bits, exponent;
+    if (!(x >= 1)) return x;
+    memcpy(&bits, &x, sizeof bits);
+    exponent = (bits - 0x3f3504f3u) >> 23; /* from m >= sqrt(1/2) on */
+    bits -= exponent << 23;
+    memcpy(&x, &bits, sizeof x);
+    const double t = ((double)x - 1) / ((double)x + 1), square = t * t;
+    double sum = 1.0 / 15;
+    for (int k = 13; k > 0; k -= 2) sum = sum * square + 1.0 / k;
+    return (real)((double)exponent * 0.69314718055994531 + 2 * t * sum);
+}
 
 #endif
+
+/* a + b, and what rounding took from it, exactly: Knuth, The Art of Computer Programming, 4.2.2,
+ * theorem B. */
+INLINE vec v_exact_sum(vec a, vec b, vec *error) {
+    const vec sum = v_add(a, b), b_part = v_sub(sum, a), a_part = v_sub(sum, b_part);
+    *error = v_add(v_sub(a, a_part), v_sub(b, b_part));
+    return sum;
+}
 
 INLINE vec v_sigmoid(vec x) { return v_div(v_set1(1), v_sigmoid_divisor(x)); }
 INLINE vec v_tanh(vec x) {
@@ -402,4 +479,5 @@ INLINE vec v_affine(vec x, vec alpha, vec beta) { return v_fma(alpha, x, beta); 
 INLINE vec v_hard_sigmoid(vec x, vec alpha, vec beta) {
     return v_max(v_set1(0), v_min(v_set1(1), v_affine(x, alpha, beta)));
 }
-INLINE vec v_hardtanh(vec x, vec low, vec high) { return v_min(high, v_max(low, x)); }
+INLINE vec v_hardtanh(vec x, vec low, vec high) { return v_flush(v_min(high, v_max(low, x))); }
+INLINE vec v_relu(vec x) { return v_flush(v_max(v_set1(0), x)); }

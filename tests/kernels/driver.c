@@ -6,6 +6,9 @@
  *                                    run the cases; print the largest error of each and how teams
  *                                    shared its work; exit status 1 if an error is over its bound
  *                                    or anything else is wrong
+ *   driver [--slack] --bits KERNEL CASE...
+ *                                    print only a digest of the bits that each case gives, so that
+ *                                    those of two kernels can be compared
  *
  * --slack lets reads go up to a vector too far: QEMU 7.2 loads also those elements of a vector that
  * a masked load leaves out. --alone starts no threads. FL_LEAST_NS of plan.c should be near 0, so
@@ -16,6 +19,7 @@
 #include "cases.h"
 
 #include <float.h>
+#include <inttypes.h>
 #include <math.h>
 
 enum { MOST_THREADS = 3 };
@@ -531,6 +535,44 @@ static double check_case(const fl_kernel *kernel, const test_case *a) {
     return error;
 }
 
+/* FNV-1a of n reals, of which every NaN counts as the same. */
+static uint64_t digest(uint64_t hash, const char *reals, size_t n, size_t real_size) {
+    for (size_t i = 0; i < n; ++i) {
+        const int is_nan = isnan(at(reals, i, real_size));
+        for (size_t j = 0; j < real_size; ++j) {
+            hash ^= is_nan ? 0xff : (unsigned char)reals[i * real_size + j];
+            hash *= 0x100000001b3u;
+        }
+    }
+    return hash;
+}
+
+static uint64_t digest_of(uint64_t hash, const test_case *a, const result *r) {
+    for (size_t b = 0; b < a->B; ++b) {
+        for (size_t t = 0; t + (size_t)r->unwritten[b] < r->steps; ++t)
+            hash = digest(hash, row_of(a, r, t, b), a->O, a->real_size);
+        hash = digest(hash, r->state[b], a->model.state_size, a->real_size);
+    }
+    return hash;
+}
+
+/* Of the whole batch, of each row alone, and of a stream in blocks of three steps. */
+static uint64_t bits_of_case(const fl_kernel *kernel, const test_case *a) {
+    result whole = new_result(a, a->whole.steps), alone = new_result(a, a->whole.steps);
+    uint64_t hash = 0xcbf29ce484222325u;
+    run(kernel, a, &whole, 0, whole_case(a, 1));
+    hash = digest_of(hash, a, &whole);
+    for (size_t b = 0; b < a->B; ++b) {
+        part p = {0, a->lengths ? a->lengths[b] : a->T, b, 1, 1, NULL, 1, NULL};
+        const size_t out = p.steps ? run(kernel, a, &alone, 0, p) : 0;
+        alone.unwritten[b] = (int)(alone.steps - out);
+    }
+    hash = digest_of(hash, a, &alone);
+    if (a->model.looks_ahead) return hash;
+    const result stream = streamed(kernel, a, 3, 1);
+    return digest_of(hash, a, &stream);
+}
+
 static void nothing(void *job, size_t rank, size_t ranks) { (void)job, (void)rank, (void)ranks; }
 
 /* That teams run at all: a call that could not have one would go on alone. */
@@ -542,15 +584,19 @@ static void check_teams(void) {
 }
 
 int main(int argc, char **argv) {
-    int over = 0, next = 1;
+    int over = 0, next = 1, bits = 0;
     if (argc == 1)
         for (const fl_kernel *const *k = fl_kernels; *k; ++k)
             if (fl_find((*k)->name, (*k)->real_size))
                 printf("%s %zu\n", (*k)->name, (*k)->real_size);
     for (; next < argc && argv[next][0] == '-'; ++next) {
-        demand(!strcmp(argv[next], "--slack") || !strcmp(argv[next], "--alone"), "no such option");
-        if (!strcmp(argv[next], "--slack")) slack = 64;
+        const char *option = argv[next];
+        demand(!strcmp(option, "--slack") || !strcmp(option, "--alone") ||
+                   !strcmp(option, "--bits"),
+               "no such option");
+        if (!strcmp(option, "--slack")) slack = 64;
         else most_threads = 1;
+        bits |= !strcmp(option, "--bits");
     }
     if (next == argc) return 0;
     for (size_t threads = 2; threads <= most_threads; ++threads)
@@ -562,6 +608,10 @@ int main(int argc, char **argv) {
         const test_case a = read_case(argv[i]);
         const fl_kernel *kernel = fl_find(argv[next], a.real_size);
         demand(kernel && kernel->lanes == a.lanes, "no such kernel here for the case's lanes");
+        if (bits) {
+            printf("bits %016" PRIx64 "\n", bits_of_case(kernel, &a));
+            continue;
+        }
         memset(way_seen, 0, sizeof way_seen);
         const double error = check_case(kernel, &a);
         const int good = error <= a.bound;

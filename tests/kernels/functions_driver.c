@@ -29,6 +29,7 @@ typedef vec function(vec x, vec alpha, vec beta);
     F(silu, x)                      \
     F(gelu, x)                      \
     F(gelu_tanh, x)                 \
+    F(relu, x)                      \
     F(sqrt, x)                      \
     F(leaky_relu, x, alpha)         \
     F(thresholded_relu, x, alpha)   \
