@@ -93,7 +93,7 @@ cdef extern from "kernels/fastlstm.h":
         fl_combination combination
         fl_pooling pooling
         size_t state_offset
-        double most_count
+        double count_bound
         int x_first
         fl_convolution convolution
         int directions, reverse

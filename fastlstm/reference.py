@@ -318,12 +318,19 @@ def _combine_halves(layer: spec.CombineHalves, x: Array) -> Array:
 def _pool(layer: spec.Pool, x: Array, state: dict[str, Array], streaming: bool) -> Array:
     """x (T, B, size) -> (1, B, size), or after each step of a stream what it then is."""
     if layer.function == "mean":
-        mean, count = state[f"{layer.name}.mean"][0], state[f"{layer.name}.count"][0]
+        mean, count = state[f"{layer.name}.mean"], state[f"{layer.name}.count"]
+        base = layer.counts()[f"{layer.name}.count"]
         y = np.empty_like(x)
+        before = mean[0] + mean[1]
+        n = count[0].astype(np.float64) + base * count[1].astype(np.float64)
         for t in range(len(x)):
-            count[:] = np.minimum(count + 1, layer.counts()[f"{layer.name}.count"] - 1)
-            mean[:] = mean + (x[t] - mean) / count
-            y[t] = mean
+            n = np.minimum(n + 1, base**2 - 1)
+            # What is infinite stays so, as the sum of all rows would.
+            share = (x[t] - before) / n.astype(x.dtype)
+            y[t] = before = before + np.where(np.isinf(before), x[t], share)
+        if len(x):
+            mean[0], mean[1] = before, 0
+            count[0], count[1] = n % base, n // base
         x = y
     if streaming:
         return x

@@ -194,7 +194,8 @@ def counters(layers: Layers) -> list[int | float]:
     for layer in layers:
         bounds = layer.counts()
         for name, (depth, size) in layer.state().items():
-            found += [at, float(bounds[name])] if name in bounds else []
+            for i in range(depth * size if name in bounds else 0):
+                found += [at + i, float(bounds[name])]
             at += depth * size
     return [len(found) // 2, *found]
 
@@ -268,7 +269,7 @@ class Encoder:
             self.put(layer.table, layer.weight, layer.bias)
             self.panels(layer.linear, lanes)
             self.put(layer.eps, layer.positions, COMBINATIONS.index(layer.combination))
-            self.put(POOLINGS.index(layer.pooling), layer.state_offset, float(layer.most_count))
+            self.put(POOLINGS.index(layer.pooling), layer.state_offset, float(layer.count_bound))
             self.put(layer.x_first)
             self.convolution(layer.convolution)
             self.put(len(layer.cells), layer.reverse, layer.clip)

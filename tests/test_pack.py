@@ -186,7 +186,7 @@ class TestEveryModel:
                 spans.append((made.x_offset, made.reach * made.channels * made.has_count))
                 spans.append((made.count_offset, int(made.has_count)))
             if layer.pooling == "mean":
-                spans.append((layer.state_offset, layer.input_size + 1))
+                spans.append((layer.state_offset, 2 * layer.input_size + 2))
         end = 0
         for first, size in sorted(span for span in spans if span[1]):
             assert first == end

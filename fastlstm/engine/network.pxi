@@ -203,7 +203,7 @@ cdef class Network:
         to.eps, to.positions = layer.eps, layer.positions
         to.combination = COMBINATIONS[layer.combination]
         to.pooling = POOLINGS[layer.pooling]
-        to.state_offset, to.most_count = layer.state_offset, layer.most_count
+        to.state_offset, to.count_bound = layer.state_offset, layer.count_bound
         to.x_first, to.reverse, to.clip = layer.x_first, layer.reverse, layer.clip
         if layer.convolution is not None:
             fill_convolution(&to.convolution, layer.convolution)

@@ -156,8 +156,8 @@ typedef struct {
     size_t positions;       /* FL_HALVES, FL_TRANSPOSE: of input_size / positions channels */
     fl_combination combination;  /* FL_HALVES */
     fl_pooling pooling;     /* FL_POOL */
-    size_t state_offset;    /* FL_POOL, mean: of the mean (I,), then the number of its rows */
-    double most_count;      /* FL_POOL, mean: where that number stays */
+    size_t state_offset;    /* FL_POOL, mean: of mean (I,), what rounding took from it (I,), and */
+    double count_bound;     /* the number of its rows, two digits below this, the lower one first */
     int x_first;            /* FL_CONCAT */
     fl_convolution convolution;
     int directions;         /* recurrent kinds: 1, or 2 with cell[1] running backwards in time */

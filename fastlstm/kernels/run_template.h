@@ -301,15 +301,58 @@ static void convolve_time(const fl_layer *layer, const chunk *in, size_t outputs
     }
 }
 
-/* One row more of a mean (I,), whose number of rows lies behind it. */
+/* Count one row more, in two digits that are both below `bound`; how many rows those are. */
+INLINE real count_row(real *count, double bound) {
+    size_t low = count_of(count[0], bound) + 1, high = count_of(count[1], bound);
+    if ((double)low >= bound && (double)high + 1 < bound) low = 0, ++high;
+    else if ((double)low >= bound) --low; /* the largest count stays */
+    count[0] = (real)low;
+    count[1] = (real)high;
+    return (real)((double)high * bound + (double)low);
+}
+
+/* One number x more of a mean and of what rounding took from it, `part` of the sum being its own:
+ * mean += (x - mean) / n. `odd` is needed where that is not finite, and changes nothing where it
+ * is: an infinite mean stays so, as a sum would, and a huge distance may be infinite where its part
+ * is not. Rounding errors of what is not finite are NaN. */
+INLINE vec next_mean(const int odd, vec x, vec mean, vec *rest, vec part) {
+    const vec zero = v_set1(0), most = v_set1(REAL_MOST);
+    const vec from = odd ? v_if_at_most(v_abs(mean), most, mean, zero) : mean;
+    vec distance_error, more_error;
+    const vec distance = v_exact_sum(x, v_sub(zero, from), &distance_error);
+    vec more = v_mul(distance, part);
+    if (odd)
+        more = v_if_at_most(v_abs(distance), most, more,
+                            v_sub(v_mul(x, part), v_mul(from, part)));
+    const vec sum = v_exact_sum(mean, more, &more_error);
+    const vec low = v_add(v_fma(v_sub(distance_error, *rest), part, *rest), more_error);
+    const vec made = v_add(sum, low), left = v_sub(low, v_sub(made, sum));
+    *rest = odd ? v_if_at_most(v_abs(made), most, left, zero) : left;
+    return odd ? v_if_at_most(v_abs(made), most, made, sum) : made;
+}
+
+static __attribute__((noinline, cold)) vec next_odd_mean(vec x, vec mean, vec *rest, vec part) {
+    return next_mean(1, x, mean, rest, part);
+}
+
+/* One row more of a mean (I,), behind which lie what rounding took from it (I,) and the number of
+ * its rows. With twice the digits of a real it is as precise after any number of rows, and as large
+ * as they are, where a sum would overflow. */
 static void add_to_mean(const fl_layer *layer, const real *x, real *mean) {
     const size_t I = layer->input_size;
-    const real count = (real)count_of(mean[I], layer->most_count + 1);
-    mean[I] = count + 1 < (real)layer->most_count ? count + 1 : (real)layer->most_count;
+    real *rest = mean + I;
+    const vec part = v_set1(1 / count_row(rest + I, layer->count_bound));
     for (size_t i = 0; i < I; i += L) {
         const size_t left = lanes_left(I, i);
-        vec m = load_left(mean + i, left), d = v_sub(load_left(x + i, left), m);
-        store_left(mean + i, v_add(m, v_div(d, v_set1(mean[I]))), left);
+        const vec a = load_left(x + i, left), m = load_left(mean + i, left);
+        const vec before = load_left(rest + i, left);
+        vec low = before, made = next_mean(0, a, m, &low, part);
+        if (!v_all_finite(made)) {
+            low = before;
+            made = next_odd_mean(a, m, &low, part);
+        }
+        store_left(mean + i, made, left);
+        store_left(rest + i, low, left);
     }
 }
 
@@ -326,7 +369,7 @@ static void pool(const fl_layer *layer, const chunk *in) {
             const size_t to = (call->whole ? 0 : t * B) + b;
             if (stopped(call, ROW_WORK * I)) return;
             if (layer->pooling == FL_MEAN) add_to_mean(layer, x, mean);
-            else if (call->whole && t + 1 < steps) continue;
+            if (call->whole && t + 1 < steps) continue;
             memcpy(in->y[to], layer->pooling == FL_MEAN ? mean : x, I * sizeof(real));
         }
         if (layer->pooling == FL_FINAL && steps)

@@ -72,7 +72,7 @@ class PackedLayer(SimpleNamespace):
     combination: str = "sum"
     pooling: str = "last"
     state_offset: int = 0
-    most_count: float = 0.0
+    count_bound: float = 0.0
     x_first: bool = False
     convolution: Convolution | None = None
     reverse: bool = False

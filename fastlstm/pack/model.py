@@ -333,7 +333,7 @@ class _Packer:
             self.plain_frame()
             frame, packed.pooling = None, layer.function
             packed.state_offset = self.model.state_size
-            packed.most_count = max([bound - 1 for bound in layer.counts().values()], default=0)
+            packed.count_bound = max(layer.counts().values(), default=0)
             self.model.state_size += sum(n * m for n, m in layer.state().values())
         self.model.of_layer[layer.name] = [packed]
         self.add(packed, frame)

@@ -8,8 +8,9 @@ from fastlstm.spec.layer import SameSize, layer_kind
 
 __all__ = ["Pool"]
 
-# A mean counts its steps as float32; from there on it forgets what lies further back than that.
-MAX_COUNT = 2**24
+# A mean counts its steps in two digits, which float32 holds exactly; from the largest such number
+# on it forgets what lies further back.
+COUNT_BASE = 2**24
 
 
 @layer_kind
@@ -19,6 +20,9 @@ class Pool(SameSize):
     `function` is ``"last"``, the row of the last step; ``"mean"``, the mean of all rows; or
     ``"final"``, which follows a bidirectional layer and takes the state that each direction ended
     with: the first half of the last row and the second half of the first (``h_n`` of PyTorch).
+
+    A mean keeps twice the digits of its rows: in its state, ``mean[0]`` is the mean, ``mean[1]``
+    what rounding took from it, and ``count[0] + COUNT_BASE * count[1]`` the rows it is made of.
     """
 
     function: str
@@ -41,7 +45,7 @@ class Pool(SameSize):
     def state(self) -> dict[str, tuple[int, int]]:
         if self.function != "mean":
             return {}
-        return {f"{self.name}.mean": (1, self.size), f"{self.name}.count": (1, 1)}
+        return {f"{self.name}.mean": (2, self.size), f"{self.name}.count": (2, 1)}
 
     def counts(self) -> dict[str, int]:
-        return {name: MAX_COUNT + 1 for name in self.state() if name.endswith(".count")}
+        return {name: COUNT_BASE for name in self.state() if name.endswith(".count")}

@@ -249,12 +249,17 @@ class _TorchLayers:
         if layer.function == "last":
             return x[-1:]
         of_mean, of_count = f"{layer.name}.mean", f"{layer.name}.count"
-        before = int(state[of_count].flat[0]) if state else 0
-        mean = torch.tensor(state[of_mean]) if state else torch.zeros_like(x[:1])
-        count = min(before + len(x), layer.counts()[of_count] - 1)
-        y = mean * (1 - len(x) / count) + x.mean(dim=0, keepdim=True) * (len(x) / count)
-        after[of_mean] = y.numpy()
-        after[of_count] = np.full((1, x.shape[1], 1), count, y.numpy().dtype)
+        y, before, base = x.mean(dim=0, keepdim=True), 0, layer.counts()[of_count]
+        if state:
+            low, high = (int(digit) for digit in state[of_count][:, 0, 0])
+            before = low + base * high
+        count = min(before + len(x), base**2 - 1)
+        if before:
+            mean = torch.tensor(state[of_mean]).sum(dim=0, keepdim=True)
+            y = mean * (1 - len(x) / count) + y * (len(x) / count)
+        after[of_mean] = np.concatenate([y.numpy(), np.zeros_like(y.numpy())])
+        digits = np.array([count % base, count // base], y.numpy().dtype)
+        after[of_count] = np.broadcast_to(digits[:, None, None], (2, x.shape[1], 1)).copy()
         return y
 
 

@@ -220,7 +220,7 @@ static fl_layer take_layer(FILE *file, size_t real_size) {
     made.combination = (fl_combination)take(file);
     made.pooling = (fl_pooling)take(file);
     made.state_offset = take(file);
-    made.most_count = take_double(file);
+    made.count_bound = take_double(file);
     made.x_first = (int)take(file);
     if (take(file)) made.convolution = take_convolution(file);
     made.directions = (int)take(file);
