@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.container import (
     CODES,
     CONVERT,

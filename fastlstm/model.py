@@ -10,7 +10,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, processors, sequences, spec
+from fastlstm import _engine, format, pack, processors, sequences
+from fastlstm import chain as spec
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream, block_from_state, state_from_block
 
@@ -363,7 +364,7 @@ def _choose_kernel(
 def _make_self_check(
     layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: np.dtype[Any]
 ) -> tuple[Array, Array]:
-    from fastlstm import reference  # what running a model does not need
+    from fastlstm.chain import reference  # what running a model does not need
 
     rng = np.random.default_rng(SELF_CHECK_SEED)
     x: Array

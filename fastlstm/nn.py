@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import sequences, spec
+from fastlstm import chain as spec
+from fastlstm import sequences
 from fastlstm.model import Model, from_torch
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]

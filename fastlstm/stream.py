@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, spec
+from fastlstm import _engine, format
+from fastlstm import chain as spec
 
 if TYPE_CHECKING:
     from fastlstm.model import Model

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import Model, _engine, reference, spec
+from fastlstm import Model, _engine
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 LANES = dict(_engine.kernels(4))
@@ -291,7 +293,7 @@ def by_torch(file: ModelFile, x: np.ndarray) -> np.ndarray:
 
 
 def torch_function(text: str) -> Callable[[Any], Any]:
-    """A function of :mod:`fastlstm.spec.functions`."""
+    """A function of :mod:`fastlstm.chain.functions`."""
     import torch
 
     functional = torch.nn.functional

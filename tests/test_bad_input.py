@@ -32,7 +32,9 @@ from models import (
 )
 
 import fastlstm
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 
 I, H = 5, 19  # noqa: E741
 

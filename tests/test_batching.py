@@ -19,7 +19,7 @@ from models import build, every_kind, input_for, recurrent
 from ways import assert_same_bits
 
 import fastlstm
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.batching import Batcher
 from fastlstm.pool import Pool
 

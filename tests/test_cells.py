@@ -29,7 +29,9 @@ from models import (
     torch_forward,
 )
 
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 HERE = Path(__file__).resolve().parent

@@ -19,7 +19,8 @@ import pytest
 from models import build, model_file, random_tensors, recurrent
 
 import fastlstm
-from fastlstm import Model, cli, spec
+from fastlstm import Model, cli
+from fastlstm import chain as spec
 from fastlstm.commands import (
     cells,
     demonstration,

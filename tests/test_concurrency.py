@@ -36,7 +36,8 @@ from models import LANES, build, input_for, model_file, recurrent, state_for
 from ways import assert_same_bits, assert_same_state
 
 import fastlstm
-from fastlstm import Model, Stream, spec
+from fastlstm import Model, Stream
+from fastlstm import chain as spec
 
 THREADS = 6
 STEPS = 40

@@ -23,7 +23,9 @@ from models import (
 )
 from ways import assert_every_way_agrees, assert_same_bits, assert_same_state, row_of
 
-from fastlstm import Model, format, reference, spec
+from fastlstm import Model, format
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 
 ENGINES = [*ISAS, "float64"]
 

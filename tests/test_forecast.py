@@ -10,7 +10,8 @@ import pytest
 from models import CELLS, build, recurrent
 
 import fastlstm
-from fastlstm import Model, Stream, spec
+from fastlstm import Model, Stream
+from fastlstm import chain as spec
 from fastlstm.commands.series import read_series, write_series
 
 FLOAT32 = np.dtype(np.float32)

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from sealing import BEGIN, END, ZEROS, seal
 
-from fastlstm import format, spec
+from fastlstm import chain as spec
+from fastlstm import format
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

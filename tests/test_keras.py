@@ -20,7 +20,9 @@ import pytest
 from keras_files import Layer, bidirectional, config_of, gru, layer, lstm, make_h5, make_keras
 
 import fastlstm
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 from fastlstm.sources.keras import KerasModel, is_keras, read
 from fastlstm.spec import ConvertError

@@ -37,9 +37,11 @@ from c_builds import (
 )
 from models import CELLS, KINDS, every_kind, random_tensors, recurrent
 
-from fastlstm import _engine, reference, spec
+from fastlstm import _engine
+from fastlstm import chain as spec
+from fastlstm.chain import reference
+from fastlstm.chain.functions import PARAMETERS
 from fastlstm.pack import PackedModel, pack
-from fastlstm.spec.functions import PARAMETERS
 
 BUILDS = {
     "cc": OPTIMIZED,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.sources.line import Line, Made, Value
 from fastlstm.spec import ConvertError
 

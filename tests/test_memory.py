@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from models import build, recurrent
 
-from fastlstm import spec
+from fastlstm import chain as spec
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 

@@ -24,7 +24,8 @@ from models import CELLS, build, every_kind, input_for, random_tensors, recurren
 from sealing import seal
 
 import fastlstm
-from fastlstm import FormatError, Model, _engine, format, pack, spec
+from fastlstm import FormatError, Model, _engine, format, pack
+from fastlstm import chain as spec
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="replaces or cuts a mapped file")
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

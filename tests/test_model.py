@@ -28,7 +28,9 @@ from models import (
 from sealing import seal
 
 import fastlstm
-from fastlstm import Model, _engine, reference, spec
+from fastlstm import Model, _engine
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 CLASSIFIER = (

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredModule
 from fastlstm.spec import ConvertError

@@ -13,7 +13,7 @@ import pytest
 from models import random_tensors, recurrent
 
 import fastlstm
-from fastlstm import reference
+from fastlstm.chain import reference
 
 STACKS = ("LSTM", "GRU", "RNN")
 MODULES = (*STACKS, *(f"{name}Cell" for name in STACKS))

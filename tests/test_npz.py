@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources import read
 from fastlstm.sources.pytorch.npz import read_npz
 from fastlstm.spec import ConvertError

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 from onnx_zoo import NEWEST, floats, graph  # noqa: E402
 
 import fastlstm  # noqa: E402
-from fastlstm import reference  # noqa: E402
+from fastlstm.chain import reference  # noqa: E402
 from fastlstm.sources.onnx import read  # noqa: E402
 from fastlstm.spec import ConvertError  # noqa: E402
 

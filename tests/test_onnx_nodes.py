@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper  # noqa: E402
 from onnx_zoo import DEFAULT, GATES, Operator, draw  # noqa: E402
 
 import fastlstm  # noqa: E402
-from fastlstm import reference, spec  # noqa: E402
+from fastlstm import chain as spec  # noqa: E402
+from fastlstm.chain import reference  # noqa: E402
 from fastlstm.sources.onnx import read  # noqa: E402
 from fastlstm.spec import ConvertError  # noqa: E402
 

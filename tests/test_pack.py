@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import CELLS, every_kind, random_tensors, recurrent
 
-from fastlstm import pack, spec
+from fastlstm import chain as spec
+from fastlstm import pack
 from fastlstm.pack import PackedLayer, PackedModel, cells, panels
 from fastlstm.pack import model as pack_model
 from fastlstm.pack.layers import touched_taps

@@ -34,7 +34,8 @@ from models import (
 from ways import assert_same_bits, assert_same_state
 
 import fastlstm
-from fastlstm import Model, Pool, Stream, processors, spec
+from fastlstm import Model, Pool, Stream, processors
+from fastlstm import chain as spec
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MOST = 2**24  # slots of a pool

@@ -22,7 +22,8 @@ from models import (
 from ways import assert_same_bits, assert_same_state, row_of, rows_of
 
 import fastlstm
-from fastlstm import Model, processors, spec
+from fastlstm import Model, processors
+from fastlstm import chain as spec
 
 I, H = 5, 9  # noqa: E741
 
@@ -310,7 +311,8 @@ class TestPadding:
         import ctypes, mmap, sys
         import numpy as np
         from models import model_file, recurrent
-        from fastlstm import Model, spec
+        from fastlstm import Model
+        from fastlstm import chain as spec
 
         isa, kind = sys.argv[1:]
         PAGE, SIZE = mmap.PAGESIZE, 64

@@ -13,7 +13,9 @@ import pytest
 from conftest import SEED
 from ways import assert_same_bits, assert_same_state
 
-from fastlstm import Model, _engine, reference, spec
+from fastlstm import Model, _engine
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 ISAS = [name for name, _ in _engine.kernels(4)]

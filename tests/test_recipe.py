@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from models import random_tensors
 
 import fastlstm
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredTensor
 from fastlstm.sources.recipe import built_in_recipes, read_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources import read
 from fastlstm.sources.recipe import read_recipe
 from fastlstm.spec import ConvertError

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from models import CELLS, model_file, recurrent, torch_forward
 
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 
 OPTIONS = [
     {},

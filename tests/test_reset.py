@@ -23,7 +23,9 @@ from models import (
 )
 from ways import assert_same_bits, assert_same_state, row_of, rows_of
 
-from fastlstm import Model, processors, reference, spec
+from fastlstm import Model, processors
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 State = dict[str, np.ndarray]

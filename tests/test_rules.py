@@ -27,29 +27,31 @@ C_FILES = sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")])
 # own. "public" are the names in fastlstm.__all__.
 MAY_IMPORT = {
     "spec": set(),
+    "reference": {"spec"},
+    # The chain of layers, which converters make and the engine runs, until both speak of graphs.
+    "chain": {"spec", "reference"},
     "durable": set(),
     "identity": set(),
     "document": set(),
     "container": {"spec", "document", "durable", "identity"},
-    "format": {"spec", "container", "document", "identity"},
-    "pack": {"spec"},
-    "reference": {"spec"},
-    "sources": {"spec"},
-    "sources/pytorch/reader": {"spec", "format"},
-    "stream": {"spec", "format", "_engine"},
-    "pool": {"spec", "format", "stream", "batching", "_engine"},
+    "format": {"spec", "chain", "container", "document", "identity"},
+    "pack": {"chain"},
+    "sources": {"spec", "chain"},
+    "sources/pytorch/reader": {"spec", "chain", "format"},
+    "stream": {"chain", "format", "_engine"},
+    "pool": {"chain", "format", "stream", "batching", "_engine"},
     "batching": {"_engine"},
     "processors": set(),
     "model": {
-        *("spec", "format", "pack", "processors", "sources", "_engine", "stream", "reference"),
+        *("chain", "format", "pack", "processors", "sources", "_engine", "stream"),
         *("pool", "sequences"),
     },
     "sequences": {"_engine"},
-    "nn": {"spec", "model", "sequences"},
+    "nn": {"chain", "model", "sequences"},
     "tokens": {"model", "stream"},
     "generation": {"model", "tokens", "_engine"},
     "forecasting": {"model", "_engine"},
-    "verification": {"spec", "model", "reference"},
+    "verification": {"chain", "model"},
     "__init__": {
         *("spec", "format", "model", "nn", "stream", "tokens", "generation", "forecasting"),
         *("pool", "verification"),
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "cli": {"commands", "public"},
     "__main__": {"cli"},
     "commands": {
-        *("public", "reference", "processors", "tokens", "forecasting", "verification", "_engine"),
+        *("public", "chain", "processors", "tokens", "forecasting", "verification", "_engine"),
     },
     "gpu": {"spec", "pack"},
 }
@@ -138,7 +140,7 @@ class TestPythonImports:
     def test_of_others(self, path):
         name = module_name(path)
         own = set(sys.stdlib_module_names) | {"fastlstm", "__future__"}
-        own |= set() if name in NO_NUMPY else {"numpy"}
+        own |= set() if name.partition("/")[0] in NO_NUMPY else {"numpy"}
         top = own | (rule(THIRD_PARTY, name) or set())
         inside = top | (rule(WITHIN_FUNCTIONS, name) or set())
         for module, _, within, typing in imports(ast.parse(path.read_text(encoding="utf-8"))):

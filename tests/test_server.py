@@ -28,7 +28,8 @@ import pytest
 from models import build, input_for, recurrent
 
 import fastlstm
-from fastlstm import Model, spec
+from fastlstm import Model
+from fastlstm import chain as spec
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "serve.py"
 NEW = bytes(16)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from models import KINDS, every_kind, random_tensors
 
-from fastlstm import spec
-from fastlstm.spec.functions import PARAMETERS
+from fastlstm import chain as spec
+from fastlstm.chain.functions import PARAMETERS
 
 FUNCTION_NAMES = ", ".join(PARAMETERS)
 A = spec.Activation("act", "relu", 4)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredTensor
 from fastlstm.spec import ConvertError

@@ -31,7 +31,7 @@ from models import (
 from ways import assert_same_bits, assert_same_state
 
 import fastlstm
-from fastlstm import spec
+from fastlstm import chain as spec
 
 TOKEN_DTYPES = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 

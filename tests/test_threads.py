@@ -21,7 +21,8 @@ import pytest
 from models import ISAS, build, input_for, model_file, recurrent, state_for
 from ways import assert_same_bits, assert_same_state
 
-from fastlstm import Model, processors, spec
+from fastlstm import Model, processors
+from fastlstm import chain as spec
 
 TASKS = Path("/proc/self/task")
 

@@ -11,7 +11,8 @@ import pytest
 from models import build, model_file, random_tensors, recurrent
 
 import fastlstm
-from fastlstm import Model, Stream, generation, spec, tokens
+from fastlstm import Model, Stream, generation, tokens
+from fastlstm import chain as spec
 from fastlstm.format import ModelFile
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")

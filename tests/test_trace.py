@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.sources import Conversion, read
 from fastlstm.spec import ConvertError
 

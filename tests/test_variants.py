@@ -26,7 +26,9 @@ from models import (
 )
 from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 ENGINES = [*ISAS, "float64"]

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from models import KINDS, build, every_kind, model_file, recurrent
 
 import fastlstm
-from fastlstm import Model, cli, reference, spec
+from fastlstm import Model, cli
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 from fastlstm.verification import Verification, deviation, random_input, trial, verify
 from fastlstm.verification.comparison import RESTART_STEPS, compare, cut
@@ -885,7 +887,7 @@ def test_refused_onnx_files(
 
 
 def test_the_reference_is_the_truth(rng: np.random.Generator) -> None:
-    """What everything is compared with is :mod:`fastlstm.reference`, in float64."""
+    """What everything is compared with is :mod:`fastlstm.chain.reference`, in float64."""
     model = build(recurrent("gru", 3, 5), rng)
     x = random_input(model, (9, 2), 0)
     y, _ = equations(model.layers, model.tensors, np.float64)(x, None)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from models import input_for, state_for
 
-from fastlstm import Model, spec
+from fastlstm import Model
+from fastlstm import chain as spec
 
 State = Mapping[str, np.ndarray]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import Model, _engine, from_torch, load, reference
+from fastlstm import Model, _engine, from_torch, load
+from fastlstm.chain import reference
 
 __all__ = [
     "SelfTest",

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.pack.panels import (
     Array,
     Panels,

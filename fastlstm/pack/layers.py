@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.pack.cells import Cell
 from fastlstm.pack.panels import Array, Panels, aligned_zeros, pack_matrix, padded, read_matrices
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.pytorch.state_dict import Tensor
 from fastlstm.spec import ConvertError
 

@@ -1,185 +1,298 @@
-"""Convolutions: over the time of a stream, and within the frame that is one step's features."""
+"""Kernels that slide over the positions of a step, over time, or over both."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from typing import TYPE_CHECKING, ClassVar
 
-from fastlstm.spec.layer import Layer, extra, layer_kind
+from fastlstm.spec.layer import OneRow, extra, layer_kind
+from fastlstm.spec.row import Row, Shape
+from fastlstm.spec.timing import SAME, Term
 
-__all__ = ["Conv1d", "FrameConv1d"]
+__all__ = ["Convolution", "Pooling", "Sliding"]
 
-# Counts of steps are kept as float32, which is exact to 2**24.
-MAX_COUNT = 2**23
-
-# Numbers of past input that a convolution over time may ask for: a file of a few bytes can name any
+# Numbers of past input that a kernel over time may ask for: a file of a few bytes can name any
 # dilation, and whoever runs it pads by as much.
 MAX_REACH = 2**20
 
+Pair = tuple[int, int]
+
 
 @layer_kind
-class _Convolution(Layer):
-    """What both share. A kernel touches ``reach + 1`` positions, from first to last."""
+class Sliding(OneRow):
+    """What convolutions and poolings share: a kernel, and how it moves over rows (C, ...).
+
+    Parameters
+    ----------
+    kernel_size : tuple of int
+        One size for each axis that the kernel moves over; an integer stands for one axis. With
+        `over_time`, the first of them is time, and a row has one axis fewer.
+    stride, dilation : tuple of int
+        One for each axis; left out where all are 1.
+    padding : tuple of (int, int)
+        Before and behind each axis; left out where all are 0. Over time, what is padded behind
+        stands at the end of a sequence: a stream gives the rows that need it late.
+    over_time : bool
+        Whether the kernel moves over time.
+    """
+
+    if TYPE_CHECKING:  # a field here would stand before those of each kind
+
+        @property
+        def kernel_size(self) -> tuple[int, ...]: ...
+
+    _: KW_ONLY
+    stride: tuple[int, ...] = extra(default=())
+    dilation: tuple[int, ...] = extra(default=())
+    padding: tuple[tuple[int, int], ...] = extra(default=(), least=0)
+    over_time: bool = extra(default=False)
+
+    def __post_init__(self) -> None:
+        for field in ("kernel_size", "stride", "dilation"):
+            if type(value := getattr(self, field)) is int:
+                object.__setattr__(self, field, (value,))
+        super().__post_init__()
+        n = len(self.kernel_size)
+        if not 1 <= n <= 3:
+            raise self._refused("kernel_size", "one to three axes")
+        for field, plain in (("stride", (1,) * n), ("dilation", (1,) * n), ("padding", _NONE * n)):
+            value = getattr(self, field)
+            if value and len(value) != n:
+                raise self._refused(field, f"{n} of them, as many as kernel_size has")
+            if value == plain:
+                object.__setattr__(self, field, ())
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.stride or (1,) * len(self.kernel_size)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.dilation or (1,) * len(self.kernel_size)
+
+    @property
+    def paddings(self) -> tuple[Pair, ...]:
+        return self.padding or _NONE * len(self.kernel_size)
+
+    @property
+    def reaches(self) -> tuple[int, ...]:
+        """Positions from the first that a kernel touches to the last, in each axis."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilations, self.kernel_size, strict=True))
+
+    def _axes(self, shape: Shape) -> Shape:
+        """The axes of a row that the kernel moves over."""
+        n = len(self.kernel_size) - self.over_time
+        if len(shape) != 1 + n:
+            axes = ", ".join(["channels", *["positions"] * n])
+            raise ValueError(f"it takes rows ({axes}), and is given {Row(shape)}")
+        return shape[1:]
+
+    def moved(self, shape: Shape) -> Shape:
+        """The axes of a row that the kernel moved over, as the output has them."""
+        sizes = []
+        axes = list(zip(self.reaches, self.strides, self.paddings, strict=True))
+        for size, (reach, stride, padding) in zip(
+            self._axes(shape), axes[self.over_time :], strict=True
+        ):
+            if (left := size + sum(padding) - reach) < 1:
+                raise ValueError(f"its kernel does not fit into {Row(shape)} with its padding")
+            sizes.append((left - 1) // stride + 1)
+        return tuple(sizes)
+
+    def _check_time(self, numbers: int) -> None:
+        """Check what a kernel over time asks for, each step of so many numbers."""
+        if not self.over_time:
+            return
+        reach, padding = self.reaches[0], self.paddings[0]
+        if max(padding) > reach:
+            raise self._refused("padding", f"at most {reach} before and behind each sequence")
+        if reach * numbers > MAX_REACH:
+            raise ValueError(
+                f"it reaches back over {reach} steps of {numbers} numbers; at most {MAX_REACH} "
+                f"numbers are supported"
+            )
+
+    @property
+    def terms(self) -> tuple[Term, Term]:
+        if not self.over_time:
+            return SAME, SAME
+        reach, stride, (before, behind) = self.reaches[0], self.strides[0], self.paddings[0]
+        offset = before - reach - 1 + stride
+        return Term(1, offset + behind, stride), Term(1, offset, stride)
+
+    @property
+    def kept(self) -> int:
+        """Rows that a stream of a kernel over time keeps."""
+        return self.reaches[0]
+
+    def state(self, reads: Sequence[Row]) -> dict[str, Shape]:
+        """The last inputs, in order, and how many there were, where the output depends on it."""
+        if not self.over_time:
+            return {}
+        kept = {"x": (self.kept, *reads[0].shape)} if self.kept else {}
+        return kept | ({"count": (1,)} if self.counts else {})
+
+    @property
+    def counts(self) -> bool:
+        """Whether what a kernel over time gives depends on how many steps there were.
+
+        It does not where every step gives as many rows as the last one, from the first on.
+        """
+        whole, stream = self.terms
+        return (whole.offset, stream.offset) != (0, 0) or stream.divisor > 1
+
+
+_NONE: tuple[Pair, ...] = ((0, 0),)
+
+
+@layer_kind
+class Convolution(Sliding):
+    """``torch.nn.Conv1d``, ``Conv2d``, and their transposed kin.
+
+    Over time, one row of ``nn.Conv1d``'s input (channels, time) is a step (channels,), and of
+    ``nn.Conv2d``'s (channels, time, positions) a step (channels, positions).
+
+    Parameters
+    ----------
+    in_channels, out_channels, groups : int
+    bias : bool
+    transposed : bool
+        ``torch.nn.ConvTranspose1d``, ``2d``: `padding` is then what is cut off before and behind
+        the output, and `output_padding` what is added behind it.
+    output_padding : tuple of int
+        One for each axis, each less than the stride; left out where all are 0.
+    """
 
     in_channels: int
     out_channels: int
-    kernel_size: int
-    stride: int = 1
-    dilation: int = 1
+    kernel_size: tuple[int, ...]
     groups: int = 1
     bias: bool = True
+    _: KW_ONLY
+    transposed: bool = extra(default=False)
+    output_padding: tuple[int, ...] = extra(default=(), least=0)
+    kind: ClassVar[str] = "convolution"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in ("in_channels", "out_channels"):
             if getattr(self, field) % self.groups:
                 raise self._refused(field, f"a multiple of groups, which is {self.groups}")
-
-    def describe(self) -> str:
-        plain = {field.name: field.default for field in fields(self)} | {"kind": self.kind}
-        shown = [f"{k}={v}" for k, v in self.to_dict().items() if k != "name" and v != plain[k]]
-        return f"{self.kind}({', '.join(shown)})"
+        if not self.output_padding:
+            return
+        if not self.transposed or len(self.output_padding) != len(self.kernel_size):
+            raise self._refused("output_padding", "none, or of a transposed kernel one an axis")
+        if any(p >= s for p, s in zip(self.output_padding, self.strides, strict=True)):
+            raise self._refused("output_padding", f"less than the stride, {list(self.strides)}")
+        if not any(self.output_padding):
+            object.__setattr__(self, "output_padding", ())
 
     @property
-    def reach(self) -> int:
-        """Positions from the first that a kernel touches to the last."""
-        return self.dilation * (self.kernel_size - 1)
+    def input_shape(self) -> Shape | None:
+        """The axes of a row that it takes, where the layer tells."""
+        return (self.in_channels,) if len(self.kernel_size) == self.over_time else None
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {
-            f"{self.name}.weight": (
-                self.out_channels,
-                self.in_channels // self.groups,
-                self.kernel_size,
+    @property
+    def output_paddings(self) -> tuple[int, ...]:
+        return self.output_padding or (0,) * len(self.kernel_size)
+
+    def of_row(self, shape: Shape) -> Shape:
+        if shape[:1] != (self.in_channels,):
+            axes = ", ".join(
+                ["channels"] + ["positions"] * (len(self.kernel_size) - self.over_time)
             )
-        }
-        if self.bias:
-            shapes[f"{self.name}.bias"] = (self.out_channels,)
-        return shapes
+            raise ValueError(
+                f"it takes rows ({axes}) of {self.in_channels} channels, and is given {Row(shape)}"
+            )
+        self._check_time(math.prod(shape))
+        return (self.out_channels, *self.moved(shape))
+
+    def tail(self, axis: int) -> int:
+        """What a transposed kernel's output has beyond ``stride`` numbers for each input."""
+        (before, behind), stride = self.paddings[axis], self.strides[axis]
+        return self.reaches[axis] + 1 - stride + self.output_paddings[axis] - before - behind
+
+    def moved(self, shape: Shape) -> Shape:
+        if not self.transposed:
+            return super().moved(shape)
+        sizes = tuple(
+            size * self.strides[axis] + self.tail(axis)
+            for axis, size in enumerate(self._axes(shape), self.over_time)
+        )
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"its padding cuts off all of what it makes of {Row(shape)}")
+        return sizes
+
+    @property
+    def terms(self) -> tuple[Term, Term]:
+        if not (self.over_time and self.transposed):
+            return super().terms
+        before, stride, tail = self.paddings[0][0], self.strides[0], self.tail(0)
+        return Term(stride, tail), Term(stride, self._late - before)
+
+    @property
+    def _late(self) -> int:
+        """Minus the rows that a stream of a transposed kernel cannot give before the end.
+
+        What is cut off behind a sequence may be more than what the last input alone makes.
+        """
+        return min(self.tail(0) + self.paddings[0][0], 0)
+
+    @property
+    def kept(self) -> int:
+        if not self.transposed:
+            return super().kept
+        return -((self._late - self.reaches[0]) // self.strides[0])
+
+    def tensors(self) -> dict[str, Shape]:
+        rows, columns = self.out_channels, self.in_channels // self.groups
+        if self.transposed:
+            rows, columns = self.in_channels, self.out_channels // self.groups
+        shapes: dict[str, Shape] = {"weight": (rows, columns, *self.kernel_size)}
+        return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
+
+    def work(self, reads: Sequence[Row]) -> int:
+        positions = math.prod(self.moved(reads[0].shape))
+        return (
+            (self.out_channels * self.in_channels // self.groups)
+            * positions
+            * math.prod(self.kernel_size)
+        )
 
 
 @layer_kind
-class Conv1d(_Convolution):
-    """``torch.nn.Conv1d`` over time: a step is a column of `in_channels` numbers.
+class Pooling(Sliding):
+    """``torch.nn.MaxPool1d``, ``AvgPool2d`` and their kin.
 
-    `padding_left` zeros stand before the first step and `padding_right` behind the last. A
-    convolution is causal with ``padding_left = dilation * (kernel_size - 1)`` and no padding on the
-    right; with less on the left its first output needs more steps than one, with padding on the
-    right it looks ahead.
-
-    Its state is the last ``reach`` inputs, step t in row ``t % reach``, and the number of steps
-    read, which starts again from ``first`` where nothing tells the difference.
+    `function` is ``"max"`` or ``"average"``. An average counts the padding too, unless
+    `count_include_pad` is false. A maximum never does.
     """
 
-    padding_left: int = extra(default=0, least=0)
-    padding_right: int = extra(default=0, least=0)
-    kind: ClassVar[str] = "conv1d"
+    function: str
+    kernel_size: tuple[int, ...]
+    _: KW_ONLY
+    count_include_pad: bool = extra(default=True)
+    kind: ClassVar[str] = "pooling"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("padding_left", "padding_right"):
-            if getattr(self, field) > self.reach:
-                raise self._refused(
-                    field, f"at most dilation * (kernel_size - 1), which is {self.reach}"
-                )
-        if self.reach * self.in_channels > MAX_REACH:
-            raise ValueError(
-                f"layer {self.name!r} reaches back over {self.reach} steps of {self.in_channels} "
-                f"features; at most {MAX_REACH} numbers are supported"
-            )
-        if not self.looks_ahead and self.first + self.period > MAX_COUNT:
-            raise ValueError(
-                f"layer {self.name!r} repeats itself only after {self.period} steps; at most "
-                f"{MAX_COUNT} are supported"
-            )
+        if self.function not in ("max", "average"):
+            raise self._refused("function", "'max' or 'average'")
+        if self.function == "max" and not self.count_include_pad:
+            raise self._refused("count_include_pad", "true where function is 'max'")
+        for k, padding in zip(self.kernel_size, self.paddings, strict=True):
+            if max(padding) >= k:
+                raise self._refused("padding", "less than kernel_size: a kernel sees some input")
 
     @property
-    def input_size(self) -> int:
-        return self.in_channels
+    def counts(self) -> bool:
+        return super().counts or self.reaches[0] > 0  # what is padding is not seen as a number
 
-    @property
-    def output_size(self) -> int:
-        return self.out_channels
+    def of_row(self, shape: Shape) -> Shape:
+        self._check_time(math.prod(shape))
+        return (shape[0], *self.moved(shape))
 
-    @property
-    def first(self) -> int:
-        """Steps read when the first output is made."""
-        return self.reach + 1 - self.padding_left
-
-    @property
-    def period(self) -> int:
-        """Steps after which both the output and the row of the state come around."""
-        return math.lcm(max(self.reach, 1), self.stride)
-
-    @property
-    def looks_ahead(self) -> str:
-        if not self.padding_right:
-            return ""
-        return f"is a convolution padded by {self.padding_right} on the right"
-
-    @property
-    def delay(self) -> int:
-        return self.first - 1
-
-    @property
-    def step_stride(self) -> int:
-        return self.stride
-
-    def steps(self, T: int) -> int:
-        last = T + self.padding_right - self.first
-        return last // self.stride + 1 if T and last >= 0 else 0
-
-    def state(self) -> dict[str, tuple[int, int]]:
-        if self.looks_ahead or (self.reach == 0 and self.stride == 1):
-            return {}
-        kept = {f"{self.name}.x": (self.reach, self.in_channels)} if self.reach else {}
-        return kept | {f"{self.name}.count": (1, 1)}
-
-    def counts(self) -> dict[str, int]:
-        return {name: self.first + self.period for name in self.state() if name.endswith(".count")}
-
-
-@layer_kind
-class FrameConv1d(_Convolution):
-    """``torch.nn.Conv1d`` within a frame: a step is `in_channels` rows of `width` numbers.
-
-    The frame is padded on both sides before, in the way of `padding_mode`: ``"zeros"``,
-    ``"reflect"`` or ``"replicate"`` (``torch.nn.functional.pad``). The output is again a frame, of
-    `out_channels` rows of :attr:`out_width` numbers.
-    """
-
-    width: int = 1
-    padding_left: int = extra(default=0, least=0)
-    padding_right: int = extra(default=0, least=0)
-    padding_mode: str = extra(default="zeros")
-    kind: ClassVar[str] = "frame_conv1d"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.padding_mode not in ("zeros", "reflect", "replicate"):
-            raise self._refused("padding_mode", "'zeros', 'reflect' or 'replicate'")
-        if self.padding_mode == "reflect":
-            for field in ("padding_left", "padding_right"):
-                if getattr(self, field) >= self.width:
-                    raise self._refused(field, f"less than width, which is {self.width}")
-        if self.width + self.padding_left + self.padding_right <= self.reach:
-            raise self._refused("width", f"more than {self.reach} with its padding")
-
-    @property
-    def out_width(self) -> int:
-        padded = self.width + self.padding_left + self.padding_right
-        return (padded - self.reach - 1) // self.stride + 1
-
-    @property
-    def input_size(self) -> int:
-        return self.in_channels * self.width
-
-    @property
-    def output_size(self) -> int:
-        return self.out_channels * self.out_width
-
-    @property
-    def work(self) -> int:
-        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel_size
-        return weights * self.out_width + 8 * self.output_size
+    def work(self, reads: Sequence[Row]) -> int:
+        return reads[0].shape[0] * math.prod((*self.moved(reads[0].shape), *self.kernel_size))

@@ -1,4 +1,4 @@
-"""Functions of one number, and the softmaxes: their names, parameters and text.
+"""Functions of one number: their names, parameters and text.
 
 A function is written as its name, with the values of its parameters if it has any:
 ``"tanh"``, ``"leaky_relu(0.01)"``, ``"hard_sigmoid(0.2, 0.5)"``. Parameters are never left out:
@@ -11,10 +11,11 @@ import math
 import re
 from typing import NamedTuple
 
-__all__ = ["ACTIVATIONS", "PARAMETERS", "ROWWISE", "Function", "canonical", "parse"]
+__all__ = ["PARAMETERS", "Function", "canonical", "parse"]
 
-# Name -> parameters. hardtanh takes its bounds; the others are the ONNX operators of these names,
-# whose alpha and beta they take, and torch.nn.functional's gelu (exact, and approximate="tanh").
+# Name -> parameters. Those with an alpha are the ONNX operators of these names; gelu is exact, and
+# gelu_tanh what torch.nn.functional calls approximate="tanh"; clip takes its bounds; affine is
+# alpha * x + beta.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "relu": (),
     "tanh": (),
@@ -30,15 +31,18 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "thresholded_relu": ("alpha",),
     "hard_sigmoid": ("alpha", "beta"),
     "scaled_tanh": ("alpha", "beta"),
-    "hardtanh": ("min_val", "max_val"),
-    "softmax": (),
-    "log_softmax": (),
+    "clip": ("min", "max"),
+    "abs": (),
+    "sign": (),
+    "floor": (),
+    "sqrt": (),
+    "square": (),
+    "reciprocal": (),
+    "exp": (),
+    "log": (),
+    "sin": (),
+    "cos": (),
 }
-
-# Functions of a whole row of features.
-ROWWISE = ("softmax", "log_softmax")
-
-ACTIVATIONS = tuple(name for name, parameters in PARAMETERS.items() if not parameters)
 
 _TEXT = re.compile(r"\s*([a-z_]{1,40})\s*(?:\(([^()]{0,200})\)\s*)?")
 

@@ -7,27 +7,51 @@ import math
 import operator
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, FrozenInstanceError, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-__all__ = ["MAX_SIZE", "ConvertError", "Layer", "SameSize", "extra", "layer_kind"]
+from fastlstm.spec.row import Row, Shape
+from fastlstm.spec.timing import SAME, Term
+
+__all__ = [
+    "MAX_SIZE",
+    "ConvertError",
+    "Layer",
+    "Node",
+    "OneRow",
+    "check_name",
+    "extra",
+    "layer_kind",
+]
 
 Kind = TypeVar("Kind")
 
-# Sizes are stored as 32-bit integers by some readers of the file; a product of three stays in 96
-# bits, and every product here is a Python integer, so nothing can wrap.
+# Sizes are stored as 32-bit integers by some readers of the file; every product here is a Python
+# integer, so nothing can wrap.
 MAX_SIZE = 2**31 - 1
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+# Names are those of the source, whatever characters it uses. Control characters would reach a
+# terminal, and no encoding has surrogates.
+_NAME = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]{1,255}")
 
 
 class ConvertError(ValueError):
     """A checkpoint, module or mapping cannot be turned into a model; the message says why."""
 
 
-def extra(*, default: Any, least: int = 1) -> Any:
+def check_name(what: str, name: object) -> None:
+    """Raise ValueError unless a name can stand in a file and before a tensor's."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} name {name!a:.80} is not usable; expected 1 to 255 characters, none of them a "
+            f"control character"
+        )
+
+
+def extra(*, default: Any, least: float | None = None) -> Any:
     """A field that a file holds only where it is not `default`: most layers do without it."""
-    metadata = {"extra": True, "least": least}
+    metadata = {"extra": True} | ({} if least is None else {"least": least})
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
@@ -42,19 +66,29 @@ def layer_kind(cls: type[Kind]) -> type[Kind]:
 
 @layer_kind
 class Layer:
-    """One layer of a model: its options, the tensors it needs and the state it keeps.
+    """One layer: its options, the tensors it needs and the state it keeps.
+
+    A layer maps rows to one row. It does not know where they come from: a
+    :class:`~fastlstm.spec.Node` does.
 
     Parameters
     ----------
     name : str
-        Unique within the model; tensors are called ``<name>.<suffix>``, and so are state arrays,
-        such as ``<name>.h``.
+        Unique within the graph. The row that the layer gives is called so.
+    weights : str, optional
+        Tensors are called ``<weights>.<suffix>``; by default `weights` is the name. Layers that
+        name the same ones share them.
+    tensor_names : tuple of (suffix, name), optional
+        Tensors that are called otherwise, as their source calls them.
     """
 
     name: str
+    _: dataclasses.KW_ONLY
+    weights: str = extra(default="")
+    tensor_names: tuple[tuple[str, str], ...] = extra(default=())
     kind: ClassVar[str]
     takes_tokens: ClassVar[bool] = False
-    pools: ClassVar[bool] = False
+    keeps_tokens: ClassVar[bool] = False  # whether it gives tokens where it is given some
 
     if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
 
@@ -94,85 +128,90 @@ class Layer:
         return f"{type(self).__name__}({inside})"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"layer name {self.name!r:.80} is not usable; expected 1 to 200 letters, digits, "
-                f"'_', '.' or '-', not starting with '.' or '-'"
-            )
+        check_name("layer", self.name)
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                least = field.metadata.get("least", 1)
-                if hasattr(value, "__index__") and not isinstance(value, bool):
-                    # A size that was read from an array is NumPy's integer.
-                    object.__setattr__(self, field.name, value := operator.index(value))
-                if type(value) is not int or not least <= value <= MAX_SIZE:
-                    raise self._refused(field.name, f"an integer from {least} to {MAX_SIZE}")
-            elif field.type == "bool" and type(value) is not bool:
-                raise self._refused(field.name, "true or false")
-            elif field.type == "float":
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                if number and value <= sys.float_info.max:  # an integer may be larger
-                    object.__setattr__(self, field.name, value := float(value))
-                if type(value) is not float or not 0 <= value < math.inf:
-                    raise self._refused(field.name, "a finite number of at least 0")
-            elif field.type == "tuple[str, ...]" and isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+            value, expected = _plain(str(field.type), getattr(self, field.name), field.metadata)
+            if expected:
+                raise self._refused(field.name, expected)
+            object.__setattr__(self, field.name, value)
+        for name in [self.weights] * bool(self.weights) + [name for _, name in self.tensor_names]:
+            check_name("tensor", name)
+        if len(dict(self.tensor_names)) < len(self.tensor_names):
+            raise self._refused("tensor_names", "one name for each suffix")
+
+    def __call__(self, *reads: str) -> Node:
+        """The node of this layer that reads the values of these names."""
+        return Node(self, reads)
 
     def _refused(self, field: str, expected: str) -> ValueError:
         return ValueError(
             f"layer {self.name!r}: {field} is {getattr(self, field)!r:.80}; expected {expected}"
         )
 
-    if TYPE_CHECKING:  # a property here would become the default of a field of the same name
+    @property
+    def over_time(self) -> bool:
+        """Whether it looks at more than one step, or makes another number of them."""
+        return False
 
-        @property
-        def input_size(self) -> int:
-            """Features a step of this layer reads (for a token layer, the tokens it knows)."""
-
-        @property
-        def output_size(self) -> int:
-            """Features a step of this layer writes."""
+    @property
+    def folds(self) -> bool:
+        """Whether it makes one row of a whole sequence."""
+        return False
 
     @property
     def looks_ahead(self) -> str:
-        """Why an output needs later steps, so that the layer cannot be streamed; "" if it can."""
+        """Why a row needs the end of the sequence, so that it cannot be streamed; "" if not."""
         return ""
 
     @property
-    def delay(self) -> int:
-        """Steps to read before the first output, beyond the first."""
+    def starts(self) -> int:
+        """How many of the values it reads, the last ones, are held: what a sequence starts from."""
         return 0
 
+    def output(self, reads: Sequence[Row]) -> Shape:
+        """The axes of a row that it gives.
+
+        Raises
+        ------
+        ValueError
+            If it does not take rows of these shapes, saying what was given and what it takes.
+        """
+        raise NotImplementedError(self.kind)
+
     @property
-    def step_stride(self) -> int:
-        """Steps to read for each further output."""
-        return 1
+    def terms(self) -> tuple[Term, Term]:
+        """Rows that it makes of so many: of a whole sequence, and of so many of a stream."""
+        return SAME, SAME
 
-    def steps(self, T: int) -> int:
-        """Outputs of a whole sequence of `T` steps."""
-        return T
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Full tensor name -> shape, in PyTorch's order."""
+    def tensors(self) -> dict[str, Shape]:
+        """Suffix -> shape, in PyTorch's order and under PyTorch's names."""
         return {}
 
-    def state(self) -> dict[str, tuple[int, int]]:
-        """Full state name -> (depth, size) for one stream; empty for a layer without state."""
+    def state(self, reads: Sequence[Row]) -> dict[str, Shape]:
+        """Suffix -> shape of what one stream keeps; the first axis stands before the batch."""
         return {}
 
     def initial(self) -> dict[str, str]:
-        """Full state name -> name of the tensor it starts from, where that is not zero."""
+        """Suffix of a state -> suffix of the tensor it starts from, where that is not zero."""
         return {}
 
-    @property
-    def work(self) -> int:
-        """Multiply-adds of a step, at most; a function of one number counts as eight."""
-        return sum(math.prod(shape) for shape in self.tensors().values()) + 8 * self.output_size
+    def work(self, reads: Sequence[Row]) -> int:
+        """Multiply-adds for each row that it gives."""
+        return 0
 
-    def counts(self) -> dict[str, int]:
-        """Full state name -> bound, of state that is an integer from 0 to below the bound."""
-        return {}
+    def names(self) -> dict[str, str]:
+        """Suffix -> full name of each tensor, in the order of :meth:`tensors`."""
+        return self._named({s: f"{self.weights or self.name}.{s}" for s in self.tensors()})
+
+    def _named(self, names: dict[str, str]) -> dict[str, str]:
+        """Names of tensors, those of :attr:`tensor_names` put in their places."""
+        others = dict(self.tensor_names)
+        if unknown := others.keys() - names.keys():
+            raise ValueError(
+                f"layer {self.name!r}: tensor_names has {min(unknown)!r:.80}; expected some of "
+                f"{', '.join(names) or 'none: it has no tensors'}"
+            )
+        return names | others
 
     def to_dict(self) -> dict[str, Any]:
         """The layer as JSON values, ``kind`` first."""
@@ -180,7 +219,7 @@ class Layer:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (field.metadata.get("extra") and value == field.default):
-                values[field.name] = list(value) if isinstance(value, tuple) else value
+                values[field.name] = _lists(value)
         return values
 
     @classmethod
@@ -192,42 +231,103 @@ class Layer:
             raise ValueError(
                 f"layer kind {cls.kind!r}: missing or unknown fields {', '.join(wrong)[:200]}"
             )
+        made = cls(**options)
         for name, value in options.items():
-            field = known[name]
-            if field.type == "tuple[str, ...]" and (
-                not isinstance(value, list) or not all(isinstance(text, str) for text in value)
-            ):
-                raise ValueError(f"layer kind {cls.kind!r}: {name} is not a list of strings")
-            if field.default is not MISSING and field.metadata.get("extra"):
-                given = tuple(value) if isinstance(value, list) else value
-                if given == field.default and type(given) is type(field.default):
-                    raise ValueError(
-                        f"layer kind {cls.kind!r}: {name} is {value!r:.80}, which is left out"
-                    )
-        return cls(**options)
+            field, kept = known[name], getattr(made, name)
+            if type(value) is not type(_lists(kept)):
+                raise ValueError(f"layer kind {cls.kind!r}: {name} is {value!r:.80}")
+            if field.metadata.get("extra") and kept == field.default:
+                raise ValueError(
+                    f"layer kind {cls.kind!r}: {name} is {value!r:.80}, which is left out"
+                )
+        return made
 
     def describe(self) -> str:
         """Options in the style of ``repr`` of a torch module, without the name."""
         inside = ", ".join(f"{k}={v}" for k, v in self.to_dict().items() if k not in _SILENT)
         return f"{self.kind}({inside})"
 
+    def _reads(self, reads: Sequence[Row], *names: str) -> None:
+        """Check how many values are read, for the message by what they are."""
+        if len(reads) != len(names):
+            raise ValueError(f"it reads {len(reads)} values; expected {', '.join(names)}")
 
-class SameSize(Layer):
-    """A layer of as many features out as in, in a field ``size`` of each kind's own."""
+    def _takes(self, row: Row, shape: Shape) -> None:
+        """Check the axes of a row of which nothing is free."""
+        if row.shape != shape:
+            raise ValueError(f"it takes rows of {Row(shape)}, and is given {row}")
 
-    if TYPE_CHECKING:
 
-        @property
-        def size(self) -> int:
-            """Features of a step."""
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A layer, and the names of the values it reads: inputs, or other layers."""
+
+    layer: Layer
+    reads: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", tuple(self.reads))
 
     @property
-    def input_size(self) -> int:
-        return self.size
+    def name(self) -> str:
+        return self.layer.name
 
-    @property
-    def output_size(self) -> int:
-        return self.size
+
+@layer_kind
+class OneRow(Layer):
+    """A layer that reads one value and looks at one step of it."""
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads, "one value")
+        return self.of_row(reads[0].shape)
+
+    def of_row(self, shape: Shape) -> Shape:
+        """The axes of a row that it gives for one of `shape`; as they are, if it is not said."""
+        return shape
 
 
 _SILENT = ("kind", "name")
+
+
+def _lists(value: Any) -> Any:
+    return list(map(_lists, value)) if isinstance(value, tuple) else value
+
+
+def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
+    """A field's value as it is kept, and "" or what was expected instead."""
+    if kind == "int":
+        least = metadata.get("least", 1)
+        if hasattr(value, "__index__") and not isinstance(value, bool):
+            value = operator.index(value)  # a size that was read from an array is NumPy's integer
+        good = type(value) is int and least <= value <= MAX_SIZE
+        return value, "" if good else f"an integer from {least} to {MAX_SIZE}"
+    if kind == "float":
+        least = metadata.get("least", 0)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and abs(value) <= sys.float_info.max:  # an integer may be larger
+            value = float(value)
+        good = type(value) is float and least <= value and math.isfinite(value)
+        return value, "" if good else f"a finite number of at least {least}"
+    if kind == "bool":
+        return value, "" if type(value) is bool else "true or false"
+    if kind == "str":
+        return value, "" if type(value) is str else "a text"
+    if kind == "tuple[int, ...]":
+        inner, expected = "int", "a list of integers"
+    elif kind == "tuple[str, ...]":
+        inner, expected = "str", "a list of texts"
+    elif kind.startswith("tuple[tuple["):
+        one = "str" if "str" in kind else "int"
+        n, inner = kind.count(one), f"tuple[{one}, ...]"
+        expected = f"a list of lists of {n} {'texts' if one == 'str' else 'integers'}"
+    else:
+        raise TypeError(f"no check for a field of type {kind}")
+    if not isinstance(value, list | tuple):
+        return value, expected
+    values = []
+    for part in value:
+        plain, wrong = _plain(inner, part, metadata)
+        if wrong or (inner.startswith("tuple") and len(part) != n):
+            return value, f"{expected}, each {wrong}" if wrong else expected
+        values.append(plain)
+    return tuple(values), ""

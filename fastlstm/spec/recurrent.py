@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, field
 from typing import ClassVar
 
 from fastlstm.spec import functions
 from fastlstm.spec.layer import Layer, extra, layer_kind
+from fastlstm.spec.row import Row, Shape
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
@@ -18,11 +21,27 @@ GRU_ACTIVATIONS = ("sigmoid", "tanh")
 class Recurrent(Layer):
     """What LSTM, GRU and RNN share: a stack of ``num_layers`` layers in one or two directions.
 
-    Gate blocks are stacked along the first axis of every weight and bias in PyTorch's order, given
-    by ``gates``. With `reverse`, the one direction there is runs from the last step to the first.
-    With `initial_state`, a sequence starts from the tensors ``h_0`` (N * D, O) and, of an LSTM,
-    ``c_0`` (N * D, H), instead of from zero. `clip`, if not 0, bounds the input of every activation
-    within the cell (ONNX).
+    It reads rows of `input_size` features; axes before the features are positions, which share the
+    weights. Gate blocks are stacked along the first axis of every weight and bias in PyTorch's
+    order, given by ``gates``.
+
+    Parameters
+    ----------
+    along : {"time", "positions"}
+        Along time, from step to step, with a state for each position; or along the last axis
+        before the features, starting anew in each step.
+    reverse : bool
+        Whether the one direction there is runs from the last step or position to the first.
+    initial_state : {"", "learned", "given"}
+        What it starts from: zero; the tensors ``h_0`` (N * D, O) and, of an LSTM, ``c_0``
+        (N * D, H), for every position; or the last values that it reads, one for each state, of
+        the shape of that state. Those of a recurrence along time are held.
+    hold : bool
+        Whether it reads, after its input, a mask of one number for each row or for each position:
+        where that is 0, the states stay, and the output is that of the step or position before,
+        zero before the first (Keras's Masking).
+    clip : float
+        If not 0, a bound of the input of every activation within the cell (ONNX).
     """
 
     input_size: int
@@ -31,8 +50,10 @@ class Recurrent(Layer):
     bias: bool = True
     bidirectional: bool = False
     _: KW_ONLY
+    along: str = extra(default="time")
     reverse: bool = extra(default=False)
-    initial_state: bool = extra(default=False)
+    initial_state: str = extra(default="")
+    hold: bool = extra(default=False)
     clip: float = extra(default=0.0)
     gates: ClassVar[str]
     has_cell_state: ClassVar[bool] = False
@@ -41,6 +62,10 @@ class Recurrent(Layer):
         super().__post_init__()
         if self.reverse and self.bidirectional:
             raise self._refused("reverse", "false where bidirectional is true")
+        if self.along not in ("time", "positions"):
+            raise self._refused("along", "'time' or 'positions'")
+        if self.initial_state not in ("", "learned", "given"):
+            raise self._refused("initial_state", "'', 'learned' or 'given'")
 
     def _canonical(self, field: str, names: tuple[str, ...]) -> None:
         """Check a tuple of functions: one for each name, or for each direction one for each."""
@@ -51,11 +76,6 @@ class Recurrent(Layer):
             texts = tuple(map(functions.canonical, given))
         except ValueError as error:
             raise ValueError(f"layer {self.name!r}: {field}: {error}") from None
-        if rowwise := [text for text in texts if text in functions.ROWWISE]:
-            raise ValueError(
-                f"layer {self.name!r}: {field} holds {rowwise[0]!r}; expected functions of a "
-                f"single number"
-            )
         object.__setattr__(self, field, texts[:n] if texts[n:] == texts[:n] else texts)
 
     def _of_direction(self, texts: tuple[str, ...], n: int, d: int) -> list[functions.Function]:
@@ -77,14 +97,66 @@ class Recurrent(Layer):
         return self.projection or self.hidden_size
 
     @property
+    def depth(self) -> int:
+        """``N * D``: states of each kind."""
+        return self.num_layers * self.directions
+
+    @property
+    def input_sizes(self) -> list[int]:
+        """Features that each layer of the stack reads."""
+        return [self.input_size] + [self.h_size * self.directions] * (self.num_layers - 1)
+
+    @property
     def output_size(self) -> int:
+        """Features of a row that it gives."""
         return self.h_size * self.directions
 
     @property
+    def input_shape(self) -> Shape:
+        """The axes of a row that it takes where there are no positions."""
+        return (self.input_size,)
+
+    @property
+    def over_time(self) -> bool:
+        return self.along == "time"
+
+    @property
     def looks_ahead(self) -> str:
-        if self.bidirectional:
+        if self.bidirectional and self.over_time:
             return "is bidirectional: its backward direction starts at the last step"
-        return "runs backwards: it starts at the last step" if self.reverse else ""
+        if self.reverse and self.over_time:
+            return "runs backwards: it starts at the last step"
+        return ""
+
+    @property
+    def starts(self) -> int:
+        given = self.over_time and self.initial_state == "given"
+        return (1 + self.has_cell_state) * given
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        names = ["rows", *["a mask"] * self.hold]
+        if self.initial_state == "given":
+            names += ["the initial h", *["the initial c"] * self.has_cell_state]
+        self._reads(reads, *names)
+        shape = reads[0].shape
+        if len(shape) < 1 + (self.along == "positions") or shape[-1] != self.input_size:
+            axes = "(..., positions, " if self.along == "positions" else "(..., "
+            raise ValueError(f"it takes rows {axes}{self.input_size}), and is given {reads[0]}")
+        if self.hold and reads[1].shape not in ((1,), (*shape[:-1], 1)):
+            raise ValueError(f"its mask has rows of {reads[1]}; expected one number, or one each")
+        given = reads[1 + self.hold :]
+        for row, size in zip(given, self._state_sizes().values(), strict=bool(given)):
+            each = (*self._positions(shape), size)
+            if self.depth > 1 or row.shape != each:
+                self._takes(row, (self.depth, *each))
+        return (*shape[:-1], self.output_size)
+
+    def _positions(self, shape: Shape) -> Shape:
+        """The axes of positions that each have a state of their own, of rows of a shape."""
+        return shape[:-1] if self.over_time else shape[:-2]
+
+    def _state_sizes(self) -> dict[str, int]:
+        return {"h": self.h_size} | ({"c": self.hidden_size} if self.has_cell_state else {})
 
     @property
     def is_plain(self) -> bool:
@@ -103,8 +175,8 @@ class Recurrent(Layer):
     def sizes(self) -> list[tuple[str, int]]:
         """(tensor suffix such as ``_l1_reverse``, input size) per layer and direction, in order."""
         return [
-            (f"_l{n}{reverse}", self.input_size if n == 0 else self.output_size)
-            for n in range(self.num_layers)
+            (f"_l{n}{reverse}", size)
+            for n, size in enumerate(self.input_sizes)
             for reverse in ("", "_reverse")[: self.directions]
         ]
 
@@ -112,33 +184,38 @@ class Recurrent(Layer):
         """Beginning of the name -> size, of the vectors that a variant adds to each direction."""
         return {}
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
+    def tensors(self) -> dict[str, Shape]:
         rows = self.gate_count * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, Shape] = {}
         for suffix, input_size in self.sizes():
-            shapes[f"{self.name}.weight_ih{suffix}"] = (rows, input_size)
-            shapes[f"{self.name}.weight_hh{suffix}"] = (rows, self.h_size)
+            shapes[f"weight_ih{suffix}"] = (rows, input_size)
+            shapes[f"weight_hh{suffix}"] = (rows, self.h_size)
             if self.bias:
-                shapes[f"{self.name}.bias_ih{suffix}"] = (rows,)
-                shapes[f"{self.name}.bias_hh{suffix}"] = (rows,)
+                shapes[f"bias_ih{suffix}"] = (rows,)
+                shapes[f"bias_hh{suffix}"] = (rows,)
             if self.projection:
-                shapes[f"{self.name}.weight_hr{suffix}"] = (self.projection, self.hidden_size)
+                shapes[f"weight_hr{suffix}"] = (self.projection, self.hidden_size)
             for vector, size in self._variant_tensors().items():
-                shapes[f"{self.name}.{vector}{suffix}"] = (size,)
-        if self.initial_state:
-            for name, shape in self.state().items():
-                shapes[f"{name}_0"] = shape
+                shapes[f"{vector}{suffix}"] = (size,)
+        if self.initial_state == "learned":
+            shapes |= {f"{s}_0": (self.depth, size) for s, size in self._state_sizes().items()}
         return shapes
 
-    def state(self) -> dict[str, tuple[int, int]]:
-        depth = self.num_layers * self.directions
-        shapes = {f"{self.name}.h": (depth, self.h_size)}
-        if self.has_cell_state:
-            shapes[f"{self.name}.c"] = (depth, self.hidden_size)
-        return shapes
+    def state(self, reads: Sequence[Row]) -> dict[str, Shape]:
+        if not self.over_time:
+            return {}
+        positions = self._positions(reads[0].shape)
+        sizes = self._state_sizes() | ({"y": self.h_size} if self.hold else {})
+        return {suffix: (self.depth, *positions, size) for suffix, size in sizes.items()}
 
     def initial(self) -> dict[str, str]:
-        return {name: f"{name}_0" for name in self.state()} if self.initial_state else {}
+        learned = self.initial_state == "learned" and self.over_time
+        return {suffix: f"{suffix}_0" for suffix in self._state_sizes()} if learned else {}
+
+    def work(self, reads: Sequence[Row]) -> int:
+        rows, H = self.gate_count * self.hidden_size, self.hidden_size
+        each = sum(rows * (size + self.h_size) + self.projection * H for _, size in self.sizes())
+        return each * math.prod(reads[0].shape[:-1])
 
 
 @layer_kind
@@ -157,6 +234,8 @@ class LSTM(Recurrent):
     * `activations`: of the gates, of the candidate, of c on its way to h.
     * `coupled`: f = 1 - i, and there is no gate f in any tensor.
     * `cell_clip`, if not 0, bounds the new c.
+
+    With `cell_output` a row that it gives is h of each direction and then c of each.
     """
 
     proj_size: int = field(default=0, metadata={"least": 0})
@@ -164,6 +243,7 @@ class LSTM(Recurrent):
     peepholes: bool = extra(default=False)
     coupled: bool = extra(default=False)
     cell_clip: float = extra(default=0.0)
+    cell_output: bool = extra(default=False)
     layer_norm: str = extra(default="")
     layer_norm_eps: float = extra(default=1e-5)
     kind: ClassVar[str] = "lstm"
@@ -181,6 +261,11 @@ class LSTM(Recurrent):
     @property
     def projection(self) -> int:
         return self.proj_size
+
+    @property
+    def output_size(self) -> int:
+        """Features of a row that it gives."""
+        return self.directions * (self.h_size + self.hidden_size * self.cell_output)
 
     @property
     def gate_count(self) -> int:
@@ -256,10 +341,8 @@ class RNN(Recurrent):
                 continue
             try:
                 text = functions.canonical(text)
-            except ValueError:
-                text = None
-            if text is None or text in functions.ROWWISE:
-                raise self._refused(name, "'tanh', 'relu' or another function of a single number")
+            except ValueError as error:
+                raise ValueError(f"layer {self.name!r}: {name}: {error}") from None
             object.__setattr__(self, name, text)
         if self.nonlinearity_reverse == self.nonlinearity or not self.bidirectional:
             object.__setattr__(self, "nonlinearity_reverse", "")

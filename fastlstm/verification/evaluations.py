@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import reference, spec
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.model import Model
 
 __all__ = [

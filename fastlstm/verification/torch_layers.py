@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.verification.evaluations import Run
 
 __all__ = ["ONE_AT_A_TIME", "missing", "torch_run"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.model import Model
 from fastlstm.verification.arrangement import Arrangement, fitting, nearest
 from fastlstm.verification.evaluations import (

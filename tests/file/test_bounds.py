@@ -19,7 +19,8 @@ from models import build, recurrent
 from sealing import ZEROS, seal
 
 import fastlstm
-from fastlstm import FormatError, Model, document, format, spec
+from fastlstm import FormatError, Model, document, format
+from fastlstm import chain as spec
 from fastlstm.format import ModelFile
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -14,7 +14,8 @@ from models import build, recurrent
 from sealing import BEGIN, END, ZEROS, seal
 
 import fastlstm
-from fastlstm import FormatError, Model, format, spec
+from fastlstm import FormatError, Model, format
+from fastlstm import chain as spec
 from fastlstm.cli import main
 
 Loads = Callable[[Path], Any]

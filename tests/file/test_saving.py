@@ -498,7 +498,8 @@ print(len(seen))
 REPLACES = """
 import sys
 import numpy as np
-from fastlstm import format, spec
+from fastlstm import format
+from fastlstm import chain as spec
 layers = (spec.GRU("rnn", 3, 4),)
 print("ready", flush=True)
 for turn in range(int(sys.argv[2])):

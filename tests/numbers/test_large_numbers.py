@@ -9,7 +9,9 @@ import pytest
 from models import random_tensors
 from ways import assert_same_bits
 
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 from fastlstm.format import ModelFile
 
 SIZES = [1, 2, 7, 8, 15, 16, 17, 35, 64, 130, 1000]

@@ -10,7 +10,9 @@ import pytest
 from models import build
 from ways import assert_same_bits, assert_same_state
 
-from fastlstm import Model, reference, spec
+from fastlstm import Model
+from fastlstm import chain as spec
+from fastlstm.chain import reference
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 BASE = 2**24

@@ -17,7 +17,8 @@ from test_random_models import SEED, VOCABULARY, Draw, tensors_of
 from ways import assert_same_bits, assert_same_state, row_of
 
 import fastlstm
-from fastlstm import Model, _engine, pack, spec
+from fastlstm import Model, _engine, pack
+from fastlstm import chain as spec
 from fastlstm.format import ModelFile
 from fastlstm.spec import ConvertError
 

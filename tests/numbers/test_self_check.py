@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from models import CELLS, model_file, recurrent
 
-from fastlstm import Model, spec
+from fastlstm import Model
+from fastlstm import chain as spec
 from fastlstm.format import ModelFile
 from fastlstm.model import SELF_CHECK_STEPS, SELF_CHECK_TOLERANCE
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.keras.config import FUNCTION_LAYERS, Entry, chain, layer_functions
 from fastlstm.sources.keras.file import LayerWeights, SavedModel, is_keras, opened
 from fastlstm.sources.keras.layers import LAYERS, Shape, Translate, Translation

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.keras.config import Entry, Options
 from fastlstm.sources.keras.file import LayerWeights
 from fastlstm.spec import ConvertError

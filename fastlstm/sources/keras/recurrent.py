@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.keras.config import Entry
 from fastlstm.sources.keras.file import LayerWeights
 from fastlstm.sources.keras.layers import Shape, Translate, Translation, take

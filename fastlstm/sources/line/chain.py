@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line.axes import FEATURES, Axis, Group, significant, size_of
 from fastlstm.sources.line.nodes import Array, Joined, Node, Part, Value
 from fastlstm.spec import ConvertError

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
+from fastlstm.chain.functions import ROWWISE
 from fastlstm.sources.line.axes import FEATURES, POSITION, Group, settle, size_of
 from fastlstm.sources.line.chain import order, row_size
 from fastlstm.sources.line.nodes import (
@@ -22,7 +23,6 @@ from fastlstm.sources.line.nodes import (
 )
 from fastlstm.sources.line.views import Views
 from fastlstm.spec import ConvertError
-from fastlstm.spec.functions import ROWWISE
 
 __all__ = ["Features"]
 
@@ -48,7 +48,7 @@ class Features(Views):
         return groups
 
     def activation(self, x: Value, function: str, name: str, axis: int = -1) -> Value:
-        """A function of :mod:`fastlstm.spec.functions`, or erf or abs, which make others.
+        """A function of :mod:`fastlstm.chain.functions`, or erf or abs, which make others.
 
         `axis` is that of a softmax.
         """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line.axes import (
     BATCH,
     FEATURES,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line.axes import (
     FEATURES,
     TIME,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line import Line, Made, Value
 from fastlstm.sources.onnx.constants import CONSTANT, tidy
 from fastlstm.sources.onnx.file import Array, Graph, Node, is_model, open_graph

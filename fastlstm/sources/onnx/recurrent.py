@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line import Recurrence, Value
 from fastlstm.sources.onnx.file import Array
 from fastlstm.sources.onnx.step import Step

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.pytorch.state_dict import RECURRENT, Tensor, listing
 from fastlstm.spec import ConvertError
 
@@ -22,7 +22,7 @@ __all__ = ["Block", "Known", "at", "find_blocks"]
 class Known:
     """What a module tells of its tensors, and their names and shapes do not.
 
-    ``kind`` is that of a layer in :mod:`fastlstm.spec`, or None with the reason in ``refusal``;
+    ``kind`` is that of a layer in :mod:`fastlstm.chain`, or None with the reason in ``refusal``;
     ``options`` are fields of that layer.
     """
 

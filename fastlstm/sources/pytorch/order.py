@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.pytorch.blocks import Block, at
 from fastlstm.sources.pytorch.state_dict import listing
 from fastlstm.spec import ConvertError

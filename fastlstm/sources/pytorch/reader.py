@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.format import read_tensors
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
 from fastlstm.sources.pytorch import module, order

@@ -52,7 +52,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.spec import ConvertError
 
 __all__ = ["Entry", "Recipe", "Stacked", "built_in_recipes", "read_recipe"]
@@ -116,7 +116,7 @@ class Entry:
     negated : str
         The gate that is one minus PyTorch's, "" if none is.
     options : dict of str to object
-        Fields of the layer in :mod:`fastlstm.spec` that weights do not tell.
+        Fields of the layer in :mod:`fastlstm.chain` that weights do not tell.
     nonlinearity : str or None
         Of an RNN, if it is told.
     """

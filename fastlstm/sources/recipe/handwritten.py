@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.pytorch.blocks import Known
 from fastlstm.sources.pytorch.module import Told
 from fastlstm.sources.pytorch.order import Word

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line import Made, Value
 from fastlstm.sources.line.axes import FEATURES
 from fastlstm.sources.pytorch.module import SHELLS, class_path, word_of

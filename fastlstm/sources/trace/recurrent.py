@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm import spec
+from fastlstm import chain as spec
 from fastlstm.sources.line import Value
 from fastlstm.sources.trace.stand_in import ImpossibleError, Packed
 from fastlstm.sources.trace.step import Step

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from fastlstm.spec.convolution import Conv1d, FrameConv1d
-from fastlstm.spec.features import (
+from fastlstm.chain.convolution import Conv1d, FrameConv1d
+from fastlstm.chain.features import (
     Activation,
     BatchNorm1d,
     CombineHalves,
@@ -16,10 +16,10 @@ from fastlstm.spec.features import (
     PReLU,
     Scale,
 )
-from fastlstm.spec.layer import Layer, layer_kind
-from fastlstm.spec.recurrent import GRU, LSTM, RNN, Recurrent
-from fastlstm.spec.time import Pool
-from fastlstm.spec.tokens import Embedding, OneHot
+from fastlstm.chain.layer import Layer, layer_kind
+from fastlstm.chain.recurrent import GRU, LSTM, RNN, Recurrent
+from fastlstm.chain.time import Pool
+from fastlstm.chain.tokens import Embedding, OneHot
 
 __all__ = [
     "MAX_DEPTH",

@@ -1,0 +1,390 @@
+"""The check of a graph: what is known of every value, and the order in which the nodes run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from fastlstm.spec.graph import Graph
+from fastlstm.spec.layer import MAX_SIZE, Layer, Node, check_name
+from fastlstm.spec.row import Row, Shape
+from fastlstm.spec.time import Delay
+from fastlstm.spec.timing import SAME, Timing
+
+__all__ = ["Facts", "Group", "check", "check_tensors"]
+
+# What a file of a few bytes may ask for where no tensor bounds it.
+MAX_NODES = 2**12
+MAX_VALUES = 2**6  # inputs, and outputs
+MAX_DEPTH = 2**12  # layers of all stacks together
+MAX_READS = 2**10  # of one node
+MAX_AXES = 6
+MAX_ROW = 2**20  # numbers in a row, but for the row of a one-hot token
+MAX_STATE = 2**24  # numbers in the state of a stream
+MAX_RATE = 2**16  # rows for each step, and steps for each row
+MAX_WORK = 2**36  # multiply-adds for each step
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes that run together: one, or those on loops through each other, row by row.
+
+    Parameters
+    ----------
+    nodes : tuple of Node
+        In the order in which they run.
+    loops : bool
+        Whether a row of one of them depends on an earlier row of its own.
+    """
+
+    nodes: tuple[Node, ...]
+    loops: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What :func:`check` finds out.
+
+    Parameters
+    ----------
+    rows : mapping of str to Row
+        Of every input and every layer, by name.
+    groups : tuple of Group
+        All nodes, in an order in which they can run.
+    tensors : mapping of str to tuple of int
+        Full name -> shape of every tensor the graph needs, in the order of its nodes.
+    state : mapping of str to tuple of int
+        Full name -> shape of every array of a stream's state. The batch stands behind the first
+        axis.
+    work : int
+        Multiply-adds for each step.
+    looks_ahead : str
+        Why the graph cannot be streamed, as ``layer 'name' ...``; "" if it can.
+    """
+
+    rows: Mapping[str, Row]
+    groups: tuple[Group, ...]
+    tensors: Mapping[str, Shape]
+    state: Mapping[str, Shape]
+    work: int
+    looks_ahead: str
+
+
+def check(graph: Graph) -> Facts:
+    """Derive the size, axes, rate and delay of every value, and check that they fit.
+
+    Raises
+    ------
+    ValueError
+        Naming the first node that does not fit, what it was given and what it takes.
+    """
+    _check_names(graph)
+    rows: dict[str, Row] = {}
+    for given in graph.inputs:
+        timing = None if given.held else Timing()
+        rows[given.name] = _bounded(f"input {given.name!r}", Row(given.shape, given.tokens, timing))
+    groups = tuple(_groups(graph))
+    work = Fraction(0)
+    for group in groups:
+        if group.loops:
+            _check_loop(group, rows)
+        else:
+            (node,) = group.nodes
+            rows[node.name] = _row_of(node, rows)
+        for node in group.nodes:
+            row = rows[node.name]
+            times = row.timing.rate if row.timing else Fraction(1)
+            # A number that is moved or made by a function is as good as one multiply-add.
+            own = node.layer.work([rows[name] for name in node.reads])
+            work += times * (own + row.size)
+    if work > MAX_WORK:
+        raise ValueError(
+            f"a step would take {math.ceil(work)} multiply-adds; at most {MAX_WORK} are supported"
+        )
+    tensors = _tensors(graph)
+    state: dict[str, Shape] = {}
+    for node in graph.nodes:
+        for suffix, shape in node.layer.state([rows[name] for name in node.reads]).items():
+            state[f"{node.name}.{suffix}"] = shape
+    if (total := sum(map(math.prod, state.values()))) > MAX_STATE:
+        raise ValueError(
+            f"the state of one stream would be {total} numbers; at most {MAX_STATE} are supported"
+        )
+    ahead = [rows[name].looks_ahead for name in graph.outputs.values()]
+    return Facts(rows, groups, tensors, state, math.ceil(work), next(filter(None, ahead), ""))
+
+
+def check_tensors(facts: Facts, shapes: Mapping[str, Shape]) -> None:
+    """Check that the tensors are exactly those that the layers need, each with its shape.
+
+    Parameters
+    ----------
+    facts : Facts
+        What :func:`check` found out of the graph.
+    shapes : mapping of str to tuple of int
+        The shape of every tensor there is.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor that is missing, left over or of the wrong shape.
+    """
+    for name, shape in facts.tensors.items():
+        if name not in shapes:
+            raise ValueError(f"tensor {name!r} of shape {shape} is missing")
+        if tuple(shapes[name]) != shape:
+            raise ValueError(
+                f"tensor {name!r} has shape {tuple(shapes[name])}; the layers ask for {shape}"
+            )
+    for name in shapes:
+        if name not in facts.tensors:
+            raise ValueError(f"tensor {name!r:.200} belongs to no layer")
+
+
+def _check_names(graph: Graph) -> None:
+    depth = sum(getattr(node.layer, "num_layers", 1) for node in graph.nodes)
+    for what, count, most in (
+        ("nodes", len(graph.nodes), MAX_NODES),
+        ("layers, those of stacks among them,", depth, MAX_DEPTH),
+        ("inputs", len(graph.inputs), MAX_VALUES),
+        ("outputs", len(graph.outputs), MAX_VALUES),
+    ):
+        if not 1 <= count <= most:
+            raise ValueError(f"the graph has {count} {what}; expected from 1 to {most}")
+    seen: set[str] = set()
+    for name in [i.name for i in graph.inputs] + [node.name for node in graph.nodes]:
+        if name in seen:
+            raise ValueError(f"two inputs or layers are called {name!r}; names must be unique")
+        seen.add(name)
+    for node in graph.nodes:
+        if len(node.reads) > MAX_READS:
+            raise ValueError(
+                f"layer {node.name!r} reads {len(node.reads)} values; at most {MAX_READS} are "
+                f"supported"
+            )
+        for name in node.reads:
+            if name not in seen:
+                raise ValueError(f"layer {node.name!r} reads {name!r:.80}, which nothing is called")
+    for name, value in graph.outputs.items():
+        check_name("output", name)
+        if value not in seen:
+            raise ValueError(f"output {name!r} is {value!r:.80}, which nothing is called")
+
+
+def _failed(node: Node, reads: Sequence[Row], error: object) -> ValueError:
+    given = ", ".join(f"{name!r} ({row})" for name, row in zip(node.reads, reads, strict=True))
+    return ValueError(
+        f"layer {node.name!r} ({node.layer.kind}), which reads {given or 'nothing'}: {error}"
+    )
+
+
+def _row_of(node: Node, rows: Mapping[str, Row]) -> Row:
+    """The row of a node whose reads are known."""
+    reads = [rows[name] for name in node.reads]
+    try:
+        return _bounded("its output", _derived(node.layer, reads))
+    except ValueError as error:
+        raise _failed(node, reads, error) from None
+
+
+def _derived(layer: Layer, reads: Sequence[Row]) -> Row:
+    if not layer.takes_tokens and any(row.tokens for row in reads):
+        raise ValueError("it takes numbers, and is given tokens; put an embedding before it")
+    beside, starts = list(reads), list[Row]()
+    if layer.starts:
+        beside, starts = list(reads[: -layer.starts]), list(reads[-layer.starts :])
+    if any(not row.held for row in starts):
+        raise ValueError(
+            "what a sequence starts from must be held for all of it; expected an input with "
+            "held=True or what is computed of such"
+        )
+    shape = layer.output(reads)
+    tokens = max((row.tokens for row in reads), default=0) if layer.keeps_tokens else 0
+    moving = [row for row in beside if not row.held]
+    if not moving:
+        if layer.over_time:
+            raise ValueError("it goes over time, and is given no rows that change with it")
+        return Row(shape, tokens)
+    if layer.over_time and any(row.folded for row in moving):
+        raise ValueError("it goes over time, and is given a single row of a whole sequence")
+    folded = {row.folded for row in moving}
+    if len(folded) > 1:
+        raise ValueError(
+            "it meets a single row of a whole sequence with rows of every step; expected a fold "
+            "with cumulative=True"
+        )
+    timing, ahead = _meet(moving)
+    if layer.looks_ahead:
+        ahead = ahead or f"layer {layer.name!r} {layer.looks_ahead}"
+    whole, stream = layer.terms
+    if (whole, stream) != (SAME, SAME):
+        timing = timing.then(whole, stream)
+    return Row(shape, tokens, timing, folded.pop() or layer.folds, ahead)
+
+
+def _meet(moving: Sequence[Row]) -> tuple[Timing, str]:
+    """The timing of rows of the same index, and why they need the end of the sequence."""
+    ahead = next((row.looks_ahead for row in moving if row.looks_ahead), "")
+    timing = moving[0].timing
+    assert timing is not None
+    for row in moving[1:]:
+        assert row.timing is not None
+        if row.timing.rows != timing.rows:
+            if not row.folded:
+                raise ValueError(
+                    f"rows of the same index meet, but of {T} steps the values have "
+                    f"{' and '.join(str(r.timing.rows(T)) for r in moving if r.timing)} rows"
+                    if (T := _differ(timing, row.timing))
+                    else "rows of the same index meet, but the values do not have as many rows"
+                )
+            ahead = ahead or "two folds meet that have another number of rows behind them"
+        timing = timing.meet(row.timing)
+    return timing, ahead
+
+
+def _differ(a: Timing, b: Timing) -> int:
+    """The smallest number of steps, up to a thousand, at which the numbers of rows differ; or 0."""
+    return next((T for T in range(1, 1001) if a.rows(T) != b.rows(T)), 0)
+
+
+def _bounded(what: str, row: Row) -> Row:
+    """The row, if a stream of it can be paid for."""
+    if len(row.shape) > MAX_AXES:
+        raise ValueError(f"{what} has {len(row.shape)} axes; at most {MAX_AXES} are supported")
+    if not all(1 <= size <= MAX_SIZE for size in row.shape) or row.size > MAX_ROW:
+        raise ValueError(f"{what} has rows of {row}; from 1 to {MAX_ROW} numbers are supported")
+    if row.timing and not Fraction(1, MAX_RATE) <= row.timing.rate <= MAX_RATE:
+        raise ValueError(
+            f"{what} has {row.timing.rate} rows for each step; at most {MAX_RATE}, or one in as "
+            f"many steps, are supported"
+        )
+    return row
+
+
+def _check_loop(group: Group, rows: dict[str, Row]) -> None:
+    """Fill in the rows of nodes on loops: all of them have as many rows as what the loops read."""
+    inside = {node.name for node in group.nodes}
+    outside = [rows[name] for node in group.nodes for name in node.reads if name not in inside]
+    moving = [row for row in outside if not row.held]
+    names = ", ".join(map(repr, sorted(inside)[:5]))
+    if not moving or any(row.folded for row in moving):
+        raise ValueError(
+            f"the loop through {names} reads no rows of every step; expected some, which tell how "
+            f"many rows it has"
+        )
+    try:
+        timing, ahead = _meet(moving)
+    except ValueError as error:
+        raise ValueError(f"the loop through {names}: {error}") from None
+    for node in group.nodes:
+        if isinstance(node.layer, Delay):
+            rows[node.name] = Row(node.layer.shape, 0, timing, False, ahead)
+    for node in group.nodes:
+        reads = [rows[name] for name in node.reads if name in rows]
+        layer = node.layer
+        if layer.folds or layer.looks_ahead or layer.terms != (SAME, SAME):
+            raise _failed(node, reads, "it does not give one row for each that it reads, on a loop")
+        if not isinstance(layer, Delay):
+            row = _row_of(node, rows)
+            rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)
+    for node in group.nodes:
+        if isinstance(node.layer, Delay):
+            row = _row_of(node, rows)
+            rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)
+
+
+def _tensors(graph: Graph) -> dict[str, Shape]:
+    """Every tensor's full name and shape; layers that share one ask for the same shape."""
+    tensors: dict[str, Shape] = {}
+    own: dict[str, str] = {}  # of tensors that a layer has under its own name: whose
+    for node in graph.nodes:
+        shapes = node.layer.tensors()
+        for suffix, name in node.layer.names().items():
+            shape = shapes[suffix]
+            if tensors.setdefault(name, shape) != shape:
+                raise ValueError(
+                    f"layers {own[name]!r} and {node.name!r} share tensor {name!r}, but ask for "
+                    f"shapes {tensors[name]} and {shape}"
+                )
+            own.setdefault(name, node.name)
+    return tensors
+
+
+def _groups(graph: Graph) -> Iterator[Group]:
+    """Nodes in an order in which they can run; those on loops together.
+
+    Tarjan's strongly connected components (https://doi.org/10.1137/0201010), which come out in the
+    order of what they read, without recursion.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_: list[str] = []
+    waiting: set[str] = set()
+    for root in nodes:
+        if root in number:
+            continue
+        path = [(root, iter(nodes[root].reads))]
+        number[root] = low[root] = len(number)
+        open_.append(root)
+        waiting.add(root)
+        while path:
+            name, reads = path[-1]
+            for read in reads:
+                if read not in nodes:
+                    continue
+                if read not in number:
+                    number[read] = low[read] = len(number)
+                    open_.append(read)
+                    waiting.add(read)
+                    path.append((read, iter(nodes[read].reads)))
+                    break
+                if read in waiting:
+                    low[name] = min(low[name], number[read])
+            else:
+                path.pop()
+                if path:
+                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
+                if low[name] == number[name]:
+                    inside: list[str] = []
+                    while not inside or inside[-1] != name:
+                        inside.append(open_.pop())
+                        waiting.discard(inside[-1])
+                    loops = len(inside) > 1 or name in nodes[name].reads
+                    yield Group(_order([nodes[n] for n in inside]), loops)
+
+
+def _order(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Nodes of one group in an order in which each follows what it reads, but for delays.
+
+    A delay gives a row before it reads the one of the same step.
+    """
+    inside = {node.name for node in nodes}
+    waits = {
+        node.name: set() if isinstance(node.layer, Delay) else inside & set(node.reads)
+        for node in nodes
+    }
+    readers: dict[str, list[str]] = {}
+    for name, reads in waits.items():
+        for read in reads:
+            readers.setdefault(read, []).append(name)
+    by_name = {node.name: node for node in nodes}
+    ready = sorted(name for name, reads in waits.items() if not reads)
+    order: list[Node] = []
+    while ready:
+        name = ready.pop()
+        order.append(by_name[name])
+        for reader in readers.get(name, ()):
+            waits[reader].discard(name)
+            if not waits[reader]:
+                ready.append(reader)
+    if len(order) < len(nodes):
+        stuck = sorted(name for name, reads in waits.items() if reads)
+        raise ValueError(
+            f"layers {', '.join(map(repr, stuck[:5]))} read each other's row of the same step; "
+            f"expected a delay on the loop"
+        )
+    return tuple(order)

@@ -1,0 +1,148 @@
+"""Layers of one matrix, the rows that tokens stand for, and rows that never change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from fastlstm.spec.layer import Layer, OneRow, extra, layer_kind
+from fastlstm.spec.row import Row, Shape, broadcast
+
+__all__ = ["Constant", "Embedding", "Linear", "MatMul", "OneHot"]
+
+
+@layer_kind
+class Linear(OneRow):
+    """``y = x W^T + b`` (``torch.nn.Linear``), for each position where there are some."""
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    kind: ClassVar[str] = "linear"
+
+    @property
+    def input_shape(self) -> Shape:
+        """The axes of a row that it takes where there are no positions."""
+        return (self.in_features,)
+
+    def of_row(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != self.in_features:
+            raise ValueError(f"it takes rows (..., {self.in_features}), and is given {Row(shape)}")
+        return (*shape[:-1], self.out_features)
+
+    def tensors(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"weight": (self.out_features, self.in_features)}
+        return shapes | ({"bias": (self.out_features,)} if self.bias else {})
+
+    def work(self, reads: Sequence[Row]) -> int:
+        return reads[0].size * self.out_features
+
+
+@layer_kind
+class MatMul(Layer):
+    """The product of the matrices in the last two axes of two values (``torch.matmul``).
+
+    Axes before the two broadcast. With `transposed`, the second is transposed before. A row of one
+    axis is a row of a matrix if it comes first, and a column if second; the axis is gone then.
+    """
+
+    transposed: bool = extra(default=False)
+    kind: ClassVar[str] = "matmul"
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads, "a matrix", "another")
+        first, second = (row.shape for row in reads)
+        if not first or not second or (self.transposed and len(second) < 2):
+            raise ValueError(
+                "it takes rows of two axes or more, or of one, which is not transposed"
+            )
+        *some, n, k = first if len(first) > 1 else (1, *first)
+        *others, m, p = second if len(second) > 1 else (*second, 1)
+        if self.transposed:
+            m, p = p, m
+        if k != m:
+            raise ValueError(f"matrices of {n} x {k} and {m} x {p} have no product")
+        ends = (n,) * (len(first) > 1) + (p,) * (len(second) > 1)
+        return (*broadcast([tuple(some), tuple(others)]), *ends)
+
+    def work(self, reads: Sequence[Row]) -> int:
+        return math.prod(self.output(reads)) * reads[0].shape[-1]
+
+
+@layer_kind
+class Embedding(OneRow):
+    """Token i is row i of a table (``torch.nn.Embedding``)."""
+
+    num_embeddings: int
+    embedding_dim: int
+    kind: ClassVar[str] = "embedding"
+    takes_tokens: ClassVar[bool] = True
+
+    @property
+    def input_shape(self) -> Shape:
+        """The axes of a row that it takes: one token."""
+        return ()
+
+    @property
+    def input_tokens(self) -> int:
+        """How many tokens it knows."""
+        return self.num_embeddings
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads, "tokens")
+        if reads[0].tokens != self.num_embeddings:
+            raise ValueError(
+                f"it takes one of {self.num_embeddings} tokens, and is given "
+                f"{f'one of {reads[0].tokens}' if reads[0].tokens else 'numbers'}"
+            )
+        return (*reads[0].shape, self.embedding_dim)
+
+    def tensors(self) -> dict[str, Shape]:
+        return {"weight": (self.num_embeddings, self.embedding_dim)}
+
+
+@layer_kind
+class OneHot(OneRow):
+    """Token i is a row of zeros with a one at place i."""
+
+    num_classes: int
+    kind: ClassVar[str] = "one_hot"
+    takes_tokens: ClassVar[bool] = True
+
+    @property
+    def input_shape(self) -> Shape:
+        """The axes of a row that it takes: one token."""
+        return ()
+
+    @property
+    def input_tokens(self) -> int:
+        """How many tokens it knows."""
+        return self.num_classes
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads, "tokens")
+        if reads[0].tokens != self.num_classes:
+            raise ValueError(
+                f"it takes one of {self.num_classes} tokens, and is given "
+                f"{f'one of {reads[0].tokens}' if reads[0].tokens else 'numbers'}"
+            )
+        return (*reads[0].shape, self.num_classes)
+
+
+@layer_kind
+class Constant(Layer):
+    """A row that is the same at every step. It reads nothing, and is called as its tensor is."""
+
+    shape: tuple[int, ...]
+    kind: ClassVar[str] = "constant"
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads)
+        return self.shape
+
+    def tensors(self) -> dict[str, Shape]:
+        return {"value": self.shape}
+
+    def names(self) -> dict[str, str]:
+        return self._named({"value": self.weights or self.name})
