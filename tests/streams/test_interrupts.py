@@ -19,7 +19,8 @@ BEGIN = """
     import asyncio, os, signal, sys, threading, time
     import numpy as np
     import fastlstm
-    from fastlstm import processors, spec
+    from fastlstm import processors
+    from fastlstm import chain as spec
     from models import build, recurrent
 
     PATIENCE, WHOLE = map(float, sys.argv[1:3])
