@@ -1,7 +1,7 @@
-"""The file: ordinary safetensors that also carries the layers.
+"""The file: ordinary safetensors that also carries the graph.
 
 A model file holds PyTorch's tensors under PyTorch's names and one metadata entry, ``fastlstm``: a
-JSON text with the layers, the vocabulary, where the model came from, and the SHA-256 of the file. A
+JSON text with the graph, the vocabulary, where the model came from, and the SHA-256 of the file. A
 stream's saved state uses the same container. Both are untrusted: what a header says must be a
 whole, consistent model before a tensor is read, and a changed bit anywhere is found.
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import chain as spec
+from fastlstm import chain, spec
+from fastlstm.chain.lower import lowered, raised
 from fastlstm.container import (
     CODES,
     CONVERT,
@@ -52,13 +53,9 @@ MAX_NOTES, MAX_NOTE_CHARS = 64, 4096
 # Of a self-check, which every load runs: steps, and multiply-adds of all of them.
 MAX_STEPS, MAX_CHECK_WORK = 1024, 2**31
 
-# Multiply-adds of a step: nobody waits longer for one, and few bytes could ask for more where a
-# tensor is used at many places of a step.
-MAX_WORK = 2**36
-
 _SELF_CHECK = ("self_check.input", "self_check.output")
 _CONTENT = {
-    "model": ("a model, which fastlstm.load reads", {"layers", "vocabulary", "source"}),
+    "model": ("a model, which fastlstm.load reads", {"graph", "vocabulary", "source"}),
     "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
     "pool": ("a pool's saved streams, which Pool.load reads", {"metadata"}),
 }
@@ -70,7 +67,7 @@ class ModelFile:
 
     Parameters
     ----------
-    layers : tuple of spec.Layer
+    layers : tuple of chain.Layer
         In the order in which they run.
     tensors : dict of str to ndarray
         Exactly those that the layers ask for, all float32 or all float64.
@@ -85,7 +82,7 @@ class ModelFile:
         The file whose memory the tensors are; without it they have their own.
     """
 
-    layers: tuple[spec.Layer, ...]
+    layers: tuple[chain.Layer, ...]
     tensors: dict[str, Array]
     self_check: tuple[Array, Array] | None = None
     vocabulary: tuple[str, ...] | None = None
@@ -103,8 +100,7 @@ def write_model(path: Path, model: ModelFile) -> None:
     Raises
     ------
     ValueError
-        If the parts do not fit together, are too large for a header or make more work than
-        :data:`MAX_WORK`; nothing is written.
+        If the parts do not fit together or are too large for a header; nothing is written.
     OSError
         If the file cannot be written; an older one is left as it was.
     """
@@ -115,7 +111,7 @@ def write_model(path: Path, model: ModelFile) -> None:
         arrays |= zip(_SELF_CHECK, model.self_check, strict=True)
     arrays = {name: _plain(name, array) for name, array in arrays.items()}
     document = {
-        "layers": [layer.to_dict() for layer in model.layers],
+        "graph": lowered(model.layers).to_dict(),
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
         "source": model.source,
     }
@@ -233,8 +229,8 @@ def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
         return {name: (array, DTYPES[given.table[name].code]) for name, array in arrays.items()}
 
 
-def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> str:
-    """SHA-256, in hexadecimal, of the layers and every tensor's name, dtype, shape and numbers.
+def fingerprint(layers: Sequence[chain.Layer], tensors: Mapping[str, Array]) -> str:
+    """SHA-256, in hexadecimal, of the graph and every tensor's name, dtype, shape and numbers.
 
     The order of the tensors, their byte order and their layout in memory do not matter.
     """
@@ -244,37 +240,28 @@ def fingerprint(layers: Sequence[spec.Layer], tensors: Mapping[str, Array]) -> s
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
     names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
-    text = {"layers": [layer.to_dict() for layer in layers], "tensors": names}
+    text = {"graph": lowered(layers).to_dict(), "tensors": names}
     digest = hashlib.sha256(dump(text).encode())
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def check_steps(layers: Sequence[spec.Layer]) -> int:
+def check_steps(layers: Sequence[chain.Layer]) -> int:
     """Steps that the self-check of a model may have, so that a load takes bounded time; or 0."""
-    return min(MAX_STEPS, MAX_CHECK_WORK // max(spec.work(layers), 1))
+    return min(MAX_STEPS, MAX_CHECK_WORK // max(chain.work(layers), 1))
 
 
 def _check_model(
     table: Mapping[str, Tensor], document: Mapping[str, Any]
-) -> tuple[spec.Layer, ...]:
+) -> tuple[chain.Layer, ...]:
     """The layers, once everything fits that can be judged without a tensor's numbers."""
-    if not isinstance(document["layers"], list):
-        raise ValueError("'layers' is not a list")
-    layers = tuple(spec.layer_from_dict(entry) for entry in document["layers"])
-    spec.check_layers(layers)
-    first, last = layers[0], layers[-1]
-    # Every part of a stack has at least two tensors: a few bytes cannot have us list 40000 names.
-    stacks = [layer for layer in spec.walk(layers) if isinstance(layer, spec.Recurrent)]
-    if (least := sum(2 * s.num_layers * s.directions for s in stacks)) > len(table):
-        raise ValueError(f"the layers need at least {least} tensors, there are {len(table)}")
+    graph = spec.Graph.from_dict(document["graph"])
+    facts = spec.check(graph)
     weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}
-    spec.check_tensors(layers, {name: tensor.shape for name, tensor in weights.items()})
-    if (work := spec.work(layers)) > MAX_WORK:
-        raise ValueError(
-            f"a step would take {work} multiply-adds; at most {MAX_WORK} are supported"
-        )
+    spec.check_tensors(facts, {name: tensor.shape for name, tensor in weights.items()})
+    layers = raised(graph)
+    first, last = layers[0], layers[-1]
     codes = {tensor.code for tensor in weights.values()} or {"F32"}
     if len(codes) > 1 or "I64" in codes:
         raise ValueError(f"the tensors are {sorted(codes)}; expected all F32 or all F64")
@@ -283,7 +270,7 @@ def _check_model(
         steps = given[0][1][0] if given[0] and given[0][1] else 0
         expected = [
             ("I64", (steps,)) if first.takes_tokens else (codes.pop(), (steps, first.input_size)),
-            ("F64", (spec.output_steps(layers, steps), last.output_size)),
+            ("F64", (chain.output_steps(layers, steps), last.output_size)),
         ]
         if given != expected or not 1 <= steps <= check_steps(layers):
             raise ValueError(
@@ -304,7 +291,7 @@ def _check_model(
     return layers
 
 
-def _check_tokens(layers: Sequence[spec.Layer], arrays: Mapping[str, Array]) -> None:
+def _check_tokens(layers: Sequence[chain.Layer], arrays: Mapping[str, Array]) -> None:
     tokens = arrays.get(_SELF_CHECK[0])
     if tokens is not None and layers[0].takes_tokens:
         low, high, count = int(tokens.min()), int(tokens.max()), layers[0].input_size

@@ -19,7 +19,7 @@ __all__ = ["Facts", "Group", "check", "check_tensors"]
 # What a file of a few bytes may ask for where no tensor bounds it.
 MAX_NODES = 2**12
 MAX_VALUES = 2**6  # inputs, and outputs
-MAX_DEPTH = 2**12  # layers of all stacks together
+MAX_DEPTH = 2**12  # layers of all stacks together, each direction one
 MAX_READS = 2**10  # of one node
 MAX_AXES = 6
 MAX_ROW = 2**20  # numbers in a row, but for the row of a one-hot token
@@ -145,10 +145,10 @@ def check_tensors(facts: Facts, shapes: Mapping[str, Shape]) -> None:
 
 
 def _check_names(graph: Graph) -> None:
-    depth = sum(getattr(node.layer, "num_layers", 1) for node in graph.nodes)
+    depth = sum(getattr(node.layer, "depth", 1) for node in graph.nodes)
     for what, count, most in (
         ("nodes", len(graph.nodes), MAX_NODES),
-        ("layers, those of stacks among them,", depth, MAX_DEPTH),
+        ("layers, those of stacks and their directions among them,", depth, MAX_DEPTH),
         ("inputs", len(graph.inputs), MAX_VALUES),
         ("outputs", len(graph.outputs), MAX_VALUES),
     ):
