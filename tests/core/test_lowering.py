@@ -1,4 +1,4 @@
-"""A chain of layers and the graph of rows it is lowered to compute the same, by other code."""
+"""The graph that a chain of layers is lowered to: its equations, whole and streamed, and back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_pieces(graph, tensors, x, rng):
 
 
 def check_same(layers, tensors, x, rng):
-    """Whole and streamed, the graph gives what the chain's own equations give."""
+    """The formulas of a whole sequence give what the graph's stream gives, in any pieces."""
     graph = lowered(layers)
     facts = spec.check(graph)
     shapes = {name: array.shape for name, array in tensors.items()}
