@@ -3,10 +3,9 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from fastlstm.format import FormatError
+from fastlstm.errors import ConvertError, FormatError
 from fastlstm.model import Model, convert, from_torch, load
 from fastlstm.pool import Pool
-from fastlstm.spec import ConvertError
 from fastlstm.stream import Stream
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import spec
 from fastlstm.document import dump, judge, parse
 from fastlstm.durable import CHUNK_BYTES, Path, replacing, write_all
+from fastlstm.errors import FormatError
 from fastlstm.identity import KEEP, Identity
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ __all__ = [
     "DTYPES",
     "REWRITTEN",
     "Array",
-    "FormatError",
     "Opened",
     "Path",
     "Tensor",
@@ -55,7 +54,7 @@ Array = npt.NDArray[Any]
 # What is small in a file can be large in memory: these keep it to twice the file plus 16 MB. A
 # tensor costs 0.8 kB of Python's objects, whatever its size.
 MAX_HEADER_BYTES = 2**24
-MAX_TENSORS, MAX_NAME, MAX_NDIM = 2**14, 512, 8
+MAX_TENSORS, MAX_NAME, MAX_NDIM, MAX_SIZE = 2**14, 512, 8, 2**31 - 1
 MAX_PAIRS = 1000
 NAMES_BYTES = 2**20  # what all names may take in memory beyond the size of the header
 DOCUMENT_BYTES = 12 * 2**20  # what a document may take in memory beyond the tensors' bytes
@@ -70,10 +69,6 @@ _RAW = {code: np.dtype(name) for code, name in (DTYPES | {"BF16": "u2", "BOOL": 
 _CODE = {code: code for code in DTYPES}  # one string for each, however many tensors have it
 
 CODES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # all that we write
-
-
-class FormatError(ValueError):
-    """A file is not what was asked for; the message says what it is and the likely fix."""
 
 
 class Tensor(NamedTuple):
@@ -466,10 +461,10 @@ def _tensor(what: str, match: re.Match[bytes], least_size: int) -> tuple[Tensor,
     if code not in DTYPES:
         raise ValueError(f"{what} has dtype {code}; expected one of {', '.join(DTYPES)}")
     shape = tuple(int(number) for number in match["shape"].split(b",") if number)
-    if len(shape) > MAX_NDIM or not all(least_size <= n <= spec.MAX_SIZE for n in shape):
+    if len(shape) > MAX_NDIM or not all(least_size <= n <= MAX_SIZE for n in shape):
         raise ValueError(
             f"{what} has shape {shape}; expected at most {MAX_NDIM} dimensions, "
-            f"each from {least_size} to {spec.MAX_SIZE}"
+            f"each from {least_size} to {MAX_SIZE}"
         )
     begin, end = int(match["begin"]), int(match["end"])
     if end - begin != math.prod(shape, start=_RAW[code].itemsize):

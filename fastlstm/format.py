@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import chain, spec
-from fastlstm.chain.lower import lowered, raised
+from fastlstm import chain
 from fastlstm.container import (
     CODES,
     CONVERT,
     DTYPES,
     REWRITTEN,
     Array,
-    FormatError,
     Opened,
     Path,
     Tensor,
@@ -32,6 +30,7 @@ from fastlstm.container import (
     write,
 )
 from fastlstm.document import dump, judge, parse
+from fastlstm.errors import FormatError
 from fastlstm.identity import Identity
 
 __all__ = [
@@ -111,7 +110,7 @@ def write_model(path: Path, model: ModelFile) -> None:
         arrays |= zip(_SELF_CHECK, model.self_check, strict=True)
     arrays = {name: _plain(name, array) for name, array in arrays.items()}
     document = {
-        "graph": lowered(model.layers).to_dict(),
+        "graph": _graph(model.layers),
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
         "source": model.source,
     }
@@ -240,11 +239,18 @@ def fingerprint(layers: Sequence[chain.Layer], tensors: Mapping[str, Array]) -> 
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
     names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
-    text = {"graph": lowered(layers).to_dict(), "tensors": names}
+    text = {"graph": _graph(layers), "tensors": names}
     digest = hashlib.sha256(dump(text).encode())
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _graph(layers: Sequence[chain.Layer]) -> dict[str, Any]:
+    """The graph of a chain, as JSON values."""
+    from fastlstm.chain.lower import lowered  # the vocabulary of graphs: not needed to import us
+
+    return lowered(layers).to_dict()
 
 
 def check_steps(layers: Sequence[chain.Layer]) -> int:
@@ -256,6 +262,9 @@ def _check_model(
     table: Mapping[str, Tensor], document: Mapping[str, Any]
 ) -> tuple[chain.Layer, ...]:
     """The layers, once everything fits that can be judged without a tensor's numbers."""
+    from fastlstm import spec
+    from fastlstm.chain.lower import raised
+
     graph = spec.Graph.from_dict(document["graph"])
     facts = spec.check(graph)
     weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}

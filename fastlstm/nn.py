@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fastlstm import chain as spec
 from fastlstm import sequences
+from fastlstm.errors import ConvertError
 from fastlstm.model import Model, from_torch
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -60,7 +61,7 @@ class _Module:
         )
         (given,) = model.layers
         if dataclasses.replace(given, name=NAME) != self._layer:
-            raise spec.ConvertError(
+            raise ConvertError(
                 f"the state dict is that of {given.describe()}; this module is "
                 f"{self._layer.describe()}"
             )

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch import checkpoint
 from fastlstm.sources.pytorch.checkpoint import Opaque, StoredModule, StoredTensor
-from fastlstm.spec import ConvertError
 
 SECONDS = 5.0  # of the processor; the promise is one, and the machine may be slow
 LIMIT = 16 * 10**6

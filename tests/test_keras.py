@@ -23,9 +23,9 @@ import fastlstm
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.errors import ConvertError
 from fastlstm.format import ModelFile
 from fastlstm.sources.keras import KerasModel, is_keras, read
-from fastlstm.spec import ConvertError
 
 pytest.importorskip("h5py", reason="Keras files are HDF5")
 

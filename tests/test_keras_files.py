@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from keras_files import Layer, layer, make_h5, make_keras
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.keras import file as keras_file
 from fastlstm.sources.keras import read
-from fastlstm.spec import ConvertError
 
 h5py = pytest.importorskip("h5py", reason="Keras files are HDF5")
 
@@ -538,7 +538,7 @@ def test_any_bytes_load_or_raise(python, kind, tmp_path):
         import re, sys, zipfile
         import numpy as np
         from fastlstm.sources.keras import read
-        from fastlstm.spec import ConvertError
+        from fastlstm.errors import ConvertError
 
         path, kind, rng = sys.argv[1], sys.argv[2], np.random.default_rng(1)
         members = {"all": open(path, "rb").read()}

@@ -11,8 +11,8 @@ import pytest
 
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Line, Made, Value
-from fastlstm.spec import ConvertError
 
 Array = np.ndarray
 

@@ -13,9 +13,9 @@ import pytest
 
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredModule
-from fastlstm.spec import ConvertError
 
 torch: Any = pytest.importorskip("torch", reason="compares with torch's own modules")
 nn: Any = torch.nn

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources import read
 from fastlstm.sources.pytorch.npz import read_npz
-from fastlstm.spec import ConvertError
 
 ARRAYS = {
     "float64": np.linspace(0, 1, 12).reshape(3, 4),

@@ -17,8 +17,8 @@ from onnx_zoo import NEWEST, floats, graph  # noqa: E402
 
 import fastlstm  # noqa: E402
 from fastlstm.chain import reference  # noqa: E402
+from fastlstm.errors import ConvertError  # noqa: E402
 from fastlstm.sources.onnx import read  # noqa: E402
-from fastlstm.spec import ConvertError  # noqa: E402
 
 Array = np.ndarray
 

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_zoo import draw, graph  # noqa: E402
 
 from fastlstm import chain as spec  # noqa: E402
+from fastlstm.errors import ConvertError  # noqa: E402
 from fastlstm.sources.onnx import is_model, read  # noqa: E402
-from fastlstm.spec import ConvertError  # noqa: E402
 
 Array = np.ndarray
 

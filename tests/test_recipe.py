@@ -17,10 +17,10 @@ from models import random_tensors
 import fastlstm
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredTensor
 from fastlstm.sources.recipe import built_in_recipes, read_recipe
-from fastlstm.spec import ConvertError
 
 Arrays = dict[str, np.ndarray]
 Code = Callable[[np.ndarray], np.ndarray]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources import read
 from fastlstm.sources.recipe import read_recipe
-from fastlstm.spec import ConvertError
 
 RNN = """
 [[layer]]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.checkpoint import StoredTensor
-from fastlstm.spec import ConvertError
 
 BLOCKS = [
     spec.LSTM("x", 3, 5),

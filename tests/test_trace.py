@@ -14,8 +14,8 @@ import pytest
 import fastlstm
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
-from fastlstm.spec import ConvertError
 
 torch: Any = pytest.importorskip("torch", reason="compares with torch's own modules")
 

@@ -20,7 +20,7 @@ from fastlstm.chain.features import (
 )
 from fastlstm.chain.functions import ACTIVATIONS, Function
 from fastlstm.chain.functions import parse as parse_function
-from fastlstm.chain.layer import MAX_SIZE, ConvertError, Layer
+from fastlstm.chain.layer import MAX_SIZE, Layer
 from fastlstm.chain.model import (
     MAX_DEPTH,
     Residual,
@@ -49,7 +49,6 @@ __all__ = [
     "BatchNorm1d",
     "CombineHalves",
     "Conv1d",
-    "ConvertError",
     "Embedding",
     "FrameConv1d",
     "Function",

@@ -10,11 +10,11 @@ import sys
 from dataclasses import MISSING, FrozenInstanceError, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-from fastlstm.spec import MAX_SIZE, ConvertError
-
-__all__ = ["MAX_SIZE", "ConvertError", "Layer", "SameSize", "extra", "layer_kind"]
+__all__ = ["MAX_SIZE", "Layer", "SameSize", "extra", "layer_kind"]
 
 Kind = TypeVar("Kind")
+
+MAX_SIZE = 2**31 - 1  # as spec.MAX_SIZE, which would import all of that for a chain
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 

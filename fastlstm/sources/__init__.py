@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources import keras, onnx
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
 from fastlstm.sources.pytorch import reader as pytorch
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
-from fastlstm.spec import ConvertError
 
 __all__ = ["Conversion", "read"]
 

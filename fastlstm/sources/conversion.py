@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.state_dict import Tensor
-from fastlstm.spec import ConvertError
 
 __all__ = ["Conversion", "chosen_vocabulary", "conversions", "joined"]
 

@@ -22,7 +22,7 @@ from fastlstm.spec.functions import PARAMETERS, Function
 from fastlstm.spec.functions import parse as parse_function
 from fastlstm.spec.graph import Graph, Input
 from fastlstm.spec.kinds import KINDS, layer_from_dict
-from fastlstm.spec.layer import MAX_SIZE, ConvertError, Layer, Node
+from fastlstm.spec.layer import MAX_SIZE, Layer, Node
 from fastlstm.spec.matrices import Constant, Embedding, Linear, MatMul, OneHot
 from fastlstm.spec.movement import FILL, Index
 from fastlstm.spec.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -45,7 +45,6 @@ __all__ = [
     "Attention",
     "BatchNorm",
     "Constant",
-    "ConvertError",
     "Convolution",
     "Count",
     "Delay",

@@ -16,7 +16,6 @@ from fastlstm.spec.timing import SAME, Term
 
 __all__ = [
     "MAX_SIZE",
-    "ConvertError",
     "Layer",
     "Node",
     "OneRow",
@@ -34,10 +33,6 @@ MAX_SIZE = 2**31 - 1
 # Names are those of the source, whatever characters it uses. Control characters would reach a
 # terminal, and no encoding has surrogates.
 _NAME = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]{1,255}")
-
-
-class ConvertError(ValueError):
-    """A checkpoint, module or mapping cannot be turned into a model; the message says why."""
 
 
 def check_name(what: str, name: object) -> None:

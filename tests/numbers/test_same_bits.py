@@ -19,8 +19,8 @@ from ways import assert_same_bits, assert_same_state, row_of
 import fastlstm
 from fastlstm import Model, _engine, pack
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.format import ModelFile
-from fastlstm.spec import ConvertError
 
 HERE = [name for name, _ in _engine.kernels(4) if name != "scalar"]
 

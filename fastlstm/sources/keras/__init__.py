@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.config import FUNCTION_LAYERS, Entry, chain, layer_functions
 from fastlstm.sources.keras.file import LayerWeights, SavedModel, is_keras, opened
 from fastlstm.sources.keras.layers import LAYERS, Shape, Translate, Translation
 from fastlstm.sources.keras.recurrent import RECURRENT
-from fastlstm.spec import ConvertError
 
 __all__ = ["KerasModel", "is_keras", "read"]
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastlstm.spec import MAX_SIZE, ConvertError
+from fastlstm.errors import ConvertError
+from fastlstm.spec import MAX_SIZE
 
 __all__ = ["FUNCTION_LAYERS", "Entry", "Options", "chain", "layer_functions"]
 

@@ -25,9 +25,9 @@ from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.keras import hdf5
 from fastlstm.sources.keras.hdf5 import DAMAGED
-from fastlstm.spec import ConvertError
 
 __all__ = ["LayerWeights", "SavedModel", "is_keras", "opened"]
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.spec import ConvertError
+from fastlstm.errors import ConvertError
 
 __all__ = ["DAMAGED", "SIGNATURE", "Datasets", "child", "opened", "text"]
 

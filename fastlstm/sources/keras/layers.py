@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.config import Entry, Options
 from fastlstm.sources.keras.file import LayerWeights
-from fastlstm.spec import ConvertError
 
 __all__ = ["LAYERS", "Shape", "Translate", "Translation", "shown", "take"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.config import Entry
 from fastlstm.sources.keras.file import LayerWeights
 from fastlstm.sources.keras.layers import Shape, Translate, Translation, take
-from fastlstm.spec import ConvertError
 
 __all__ = ["RECURRENT"]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import (
     ANY,
     BATCH,
@@ -41,7 +42,6 @@ from fastlstm.sources.line.nodes import (
     Value,
 )
 from fastlstm.sources.line.recurrences import Recurrence, Recurrences
-from fastlstm.spec import ConvertError
 
 __all__ = ["Line", "Made", "Recurrence", "Size", "Value"]
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastlstm.spec import ConvertError
+from fastlstm.errors import ConvertError
 
 __all__ = [
     "ANY",

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import FEATURES, Axis, Group, significant, size_of
 from fastlstm.sources.line.nodes import Array, Joined, Node, Part, Value
-from fastlstm.spec import ConvertError
 
 __all__ = ["Made", "make_layers", "order", "refuse_unordered", "row_size"]
 

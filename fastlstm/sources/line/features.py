@@ -9,6 +9,7 @@ import numpy as np
 
 from fastlstm import chain as spec
 from fastlstm.chain.functions import ROWWISE
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import FEATURES, POSITION, Group, settle, size_of
 from fastlstm.sources.line.chain import order, row_size
 from fastlstm.sources.line.nodes import (
@@ -22,7 +23,6 @@ from fastlstm.sources.line.nodes import (
     Value,
 )
 from fastlstm.sources.line.views import Views
-from fastlstm.spec import ConvertError
 
 __all__ = ["Features"]
 

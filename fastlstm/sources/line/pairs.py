@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import (
     FEATURES,
     POSITION,
@@ -44,7 +45,6 @@ from fastlstm.sources.line.nodes import (
     same,
 )
 from fastlstm.sources.line.views import half
-from fastlstm.spec import ConvertError
 
 __all__ = ["Pairs"]
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import (
     BATCH,
     FEATURES,
@@ -34,7 +35,6 @@ from fastlstm.sources.line.nodes import (
     Zeros,
 )
 from fastlstm.sources.line.pairs import Pairs
-from fastlstm.spec import ConvertError
 
 __all__ = ["Recurrence", "Recurrences"]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line.axes import (
     FEATURES,
     TIME,
@@ -35,7 +36,6 @@ from fastlstm.sources.line.nodes import (
     Value,
     Zeros,
 )
-from fastlstm.spec import ConvertError
 
 __all__ = ["Views", "half"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Line, Made, Value
 from fastlstm.sources.onnx.constants import CONSTANT, tidy
 from fastlstm.sources.onnx.file import Array, Graph, Node, is_model, open_graph
 from fastlstm.sources.onnx.operators import OPERATORS
 from fastlstm.sources.onnx.step import Known, Step
-from fastlstm.spec import ConvertError
 
 __all__ = ["is_model", "read"]
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Size, Value
 from fastlstm.sources.onnx.file import FLOATS, INTEGERS, MAX_RANK, Array
 from fastlstm.sources.onnx.step import Step
-from fastlstm.spec import ConvertError
 
 __all__ = ["CONSTANT", "axes_of", "bounds_of", "plain", "sizes_of", "tidy"]
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.spec import MAX_SIZE, ConvertError
+from fastlstm.errors import ConvertError
+from fastlstm.spec import MAX_SIZE
 
 __all__ = ["Graph", "Input", "Node", "is_model", "open_graph"]
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Line, Value
 from fastlstm.sources.onnx.file import ATTRIBUTE_KINDS, Array, Constants, Node
-from fastlstm.spec import ConvertError
 
 __all__ = ["Known", "Step"]
 

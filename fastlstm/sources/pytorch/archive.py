@@ -10,9 +10,9 @@ import struct
 import zlib
 from typing import BinaryIO, NamedTuple
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.storages import RETRY, Extent, check_crc
 from fastlstm.sources.pytorch.unpickle import Budget
-from fastlstm.spec import ConvertError
 
 __all__ = ["Archive"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.state_dict import RECURRENT, Tensor, listing
-from fastlstm.spec import ConvertError
 
 __all__ = ["Block", "Known", "at", "find_blocks"]
 

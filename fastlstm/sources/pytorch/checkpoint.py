@@ -18,11 +18,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.archive import Archive
 from fastlstm.sources.pytorch.rebuild import Meaning, StoredModule
 from fastlstm.sources.pytorch.storages import RETRY, Extent, Storages, StoredTensor
 from fastlstm.sources.pytorch.unpickle import Budget, Opaque, load
-from fastlstm.spec import ConvertError
 
 __all__ = ["Opaque", "StoredModule", "StoredTensor", "read_checkpoint"]
 

@@ -13,11 +13,11 @@ import re
 
 import numpy as np
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.archive import Archive
 from fastlstm.sources.pytorch.checkpoint import SPARE_MEMORY, Opaque
 from fastlstm.sources.pytorch.storages import MAX_DIMENSIONS, RETRY
 from fastlstm.sources.pytorch.unpickle import Budget
-from fastlstm.spec import ConvertError
 
 __all__ = ["is_npz", "read_npz"]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.blocks import Block, at
 from fastlstm.sources.pytorch.state_dict import listing
-from fastlstm.spec import ConvertError
 
 __all__ = ["Placed", "Word", "joined", "merge", "parse", "place"]
 

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
 from fastlstm.sources.pytorch import module, order
@@ -31,7 +32,6 @@ from fastlstm.sources.pytorch.state_dict import (
     to_array,
 )
 from fastlstm.sources.recipe import built_in_recipes, handwritten, read_recipe
-from fastlstm.spec import ConvertError
 
 __all__ = ["read"]
 

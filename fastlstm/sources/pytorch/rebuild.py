@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.storages import DTYPES, MAX_DIMENSIONS, RETRY, Storage, Storages
 from fastlstm.sources.pytorch.unpickle import Budget, Opaque
-from fastlstm.spec import ConvertError
 
 __all__ = ["Meaning", "StoredModule"]
 

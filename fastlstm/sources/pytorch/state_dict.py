@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.checkpoint import StoredModule, StoredTensor
-from fastlstm.spec import ConvertError
 
 __all__ = ["RECURRENT", "StateDict", "Tensor", "find_state_dict", "listing", "to_array"]
 

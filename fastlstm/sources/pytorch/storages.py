@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.unpickle import Budget, Opaque
-from fastlstm.spec import ConvertError
 
 __all__ = [
     "DTYPES",

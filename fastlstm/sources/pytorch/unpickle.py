@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from fastlstm.spec import ConvertError
+from fastlstm.errors import ConvertError
 
 __all__ = ["Budget", "Opaque", "load"]
 

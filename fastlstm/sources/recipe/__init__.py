@@ -53,7 +53,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlstm import chain as spec
-from fastlstm.spec import ConvertError
+from fastlstm.errors import ConvertError
 
 __all__ = ["Entry", "Recipe", "Stacked", "built_in_recipes", "read_recipe"]
 

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.blocks import Known
 from fastlstm.sources.pytorch.module import Told
 from fastlstm.sources.pytorch.order import Word
 from fastlstm.sources.pytorch.state_dict import StateDict, Tensor, listing, to_array
 from fastlstm.sources.recipe import Entry, Recipe, Stacked
-from fastlstm.spec import ConvertError
 
 __all__ = ["Translation", "translate"]
 

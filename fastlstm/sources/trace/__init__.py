@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Made, Value
 from fastlstm.sources.line.axes import FEATURES
 from fastlstm.sources.pytorch.module import SHELLS, class_path, word_of
@@ -25,7 +26,6 @@ from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 from fastlstm.sources.trace.follower import Follower, called
 from fastlstm.sources.trace.following import following
 from fastlstm.sources.trace.stand_in import ImpossibleError, InputKnown, Packed, stand_of
-from fastlstm.spec import ConvertError
 
 __all__ = ["Traced", "trace"]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Line, Value
 from fastlstm.sources.line.axes import Axis, Size
 from fastlstm.sources.pytorch.module import SHELLS, class_path, is_torchs
@@ -30,7 +31,6 @@ from fastlstm.sources.trace.stand_in import (
 )
 from fastlstm.sources.trace.step import Step, number
 from fastlstm.sources.trace.views import MAKERS, VIEWS
-from fastlstm.spec import ConvertError
 
 __all__ = ["Event", "Follower", "called"]
 

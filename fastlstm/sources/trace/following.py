@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.trace.stand_in import (
     Length,
     Listener,
@@ -22,7 +23,6 @@ from fastlstm.sources.trace.stand_in import (
     listening,
     stand_of,
 )
-from fastlstm.spec import ConvertError
 
 __all__ = ["following"]
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Value
 from fastlstm.sources.line.axes import Size
 from fastlstm.sources.trace.stand_in import Length, Stand, stand_of
-from fastlstm.spec import ConvertError
 
 __all__ = ["CASTS", "QUERIES", "is_float_as"]
 

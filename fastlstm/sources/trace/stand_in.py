@@ -12,9 +12,9 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Value
 from fastlstm.sources.line.axes import Size
-from fastlstm.spec import ConvertError
 
 __all__ = [
     "AS_NUMBER",

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.line import Line, Value
 from fastlstm.sources.line.axes import Axis, Size
-from fastlstm.spec import ConvertError
 
 __all__ = ["Operation", "Step", "number", "register"]
 
