@@ -68,7 +68,11 @@ class Count:
         return steps
 
     def then(self, term: Term) -> Count:
-        return Count((*self.terms[:-1], *self.terms[-1].then(term)))
+        terms = [*self.terms, term]
+        # What the last two are as one may be one with the term before them, too.
+        while len(terms) > 1 and len(merged := terms[-2].then(terms[-1])) == 1:
+            terms[-2:] = merged
+        return Count(tuple(terms))
 
     def least(self, rows: int = 1) -> int:
         """The smallest number of steps that gives at least `rows`, which is at least 1."""
