@@ -168,7 +168,8 @@ class Recurrence(OverTime):
 
 def along_positions(layer: spec.Recurrent, w: Weights, *xs: Array) -> Array:
     """A recurrent layer along the last axis before the features, anew in each step."""
-    x, rest = xs[0], list(xs[1:])
+    steps = np.broadcast_shapes(*(x.shape[:2] for x in xs))  # a value that is held has one
+    x, *rest = (np.broadcast_to(x, (*steps, *x.shape[2:])) for x in xs)
     S = x.shape[-2]
     moved = np.moveaxis(x, -2, 0)  # (S, T, B, ..., I)
     mask = None

@@ -93,7 +93,8 @@ class Stream:
             for group in self.facts.groups:
                 for node in group.nodes:
                     if rows[node.name].held:
-                        self._held[node.name] = self._of_step(node, self._held)
+                        y = self._of_step(node, self._held)  # of constants, one for all of a batch
+                        self._held[node.name] = np.broadcast_to(y, (1, batch_size, *y.shape[2:]))
             self.state: dict[str, Array] = {}
             for name, made in self._made.items():
                 self._put(name, made.start(batch_size, self._starts(name)))
