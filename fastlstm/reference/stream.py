@@ -262,6 +262,9 @@ class Stream:
         first: dict[str, tuple[str, int, str]] = {}
         for read in reads:  # a value that is read twice waits in one queue
             first.setdefault(read[2], read)
+        if rows[nodes[0].name].looks_ahead and any(rows[name].folded for name in first):
+            # They may come of unlike numbers of rows: those of the end of the sequence meet.
+            return {name: values[name][-1:] for name in first}
         taken = self._queued(list(first.values()), values) if first else []
         return dict(zip(first, taken, strict=True))
 
