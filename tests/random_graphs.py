@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -113,7 +113,7 @@ class _Growth:
         self.tensors: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {}
         self.loop: list[Value] = []  # what a loop that is not closed yet may read of each step
-        self.ahead = self.chance(0.15)  # whether something may need the end of the sequence
+        self.ahead = self.chance(0.25)  # whether something may need the end of the sequence
         self.kinds: dict[str, Callable[[], Value]] = {
             "lstm": lambda: self.recurrent(spec.LSTM),
             "gru": lambda: self.recurrent(spec.GRU),
@@ -189,13 +189,16 @@ class _Growth:
 
     def step(self) -> None:
         """Add a layer, or a pattern of some."""
-        kind = self.pick(list(self.kinds))
+        # Of kinds with many options or functions, more.
+        often = ["activation"] * 3 + ["arithmetic"] * 2 + ["lstm", "gru", "rnn", "convolution"]
+        kind = self.pick([*self.kinds, *often])
         self.some(
             [
-                (0.70, self.kinds[kind]),
-                (0.12, self.branches),
-                (0.10, self.close_loop),
-                (0.08, self.again),
+                (0.72, self.kinds[kind]),
+                (0.10, self.branches),
+                (0.07, self.close_loop),
+                (0.09, self.again),
+                (0.02, self.unequal_folds),
             ]
         )()
 
@@ -274,7 +277,11 @@ class _Growth:
             (table,) = w.values()
             return table.min(), table.max(), bool((table * 8 == np.round(table * 8)).all())
         low, high = min(r.low for r in reads), max(r.high for r in reads)
-        bound, exact, n = max(r.bound for r in reads), all(r.exact for r in reads), reads[0].row.size
+        bound, exact, n = (
+            max(r.bound for r in reads),
+            all(r.exact for r in reads),
+            reads[0].row.size,
+        )
         if isinstance(layer, spec.Index):
             fill = [layer.fill] if layer.fills else []
             return min([low, *fill]), max([high, *fill]), exact and layer.fill * 8 % 1 == 0
@@ -332,7 +339,10 @@ class _Growth:
             a, b = reads[1:]
             return min(a.low, b.low), max(a.high, b.high), exact
         a, b = reads
-        ends = [OPERATIONS[operation](*ends) for ends in itertools.product(*((r.low, r.high) for r in reads))]
+        ends = [
+            OPERATIONS[operation](*ends)
+            for ends in itertools.product(*((r.low, r.high) for r in reads))
+        ]
         exact = exact and operation in ("add", "subtract", "minimum", "maximum")
         return float(min(ends)), float(max(ends)), exact
 
@@ -497,7 +507,11 @@ class _Growth:
 
     def constant(self) -> Value:
         shape = self.axes(self.size(3, 0), 24)
-        drawn = self.rng.uniform(-1.5, 1.5, shape) if self.chance(0.5) else _odd_eighths(self.rng, shape)
+        drawn = (
+            self.rng.uniform(-1.5, 1.5, shape)
+            if self.chance(0.5)
+            else _odd_eighths(self.rng, shape)
+        )
         return self.add(spec.Constant(self.name("constant"), shape), value=np.asarray(drawn))
 
     def token_row(self, cls: type[spec.Layer], value: Value | None = None) -> Value:
@@ -510,7 +524,9 @@ class _Growth:
         most = max(1, 32 // value.row.size)
         if cls is spec.OneHot:
             return self.add(spec.OneHot(self.name("one_hot"), value.row.tokens), value)
-        embedding = spec.Embedding(self.name("embedding"), value.row.tokens, self.size(min(6, most)))
+        embedding = spec.Embedding(
+            self.name("embedding"), value.row.tokens, self.size(min(6, most))
+        )
         return self.add(embedding, value)
 
     def linear(self, value: Value | None = None, out: int = 0) -> Value:
@@ -540,7 +556,7 @@ class _Growth:
         return self.moved(values, self.axes(self.size(4, 0)))
 
     def activation(self, value: Value | None = None) -> Value:
-        name = self.pick(list(spec.PARAMETERS))
+        name = self.pick([*spec.PARAMETERS, *OF_POSITIVE, *JUMPS])
         value = value or self.any()
         if name in JUMPS and not value.exact:
             exact = [v for v in self.meeting(value) if v.exact]
@@ -651,16 +667,18 @@ class _Growth:
             ndim = len(value.shape)
         value = self.tame(self.shaped(value, ndim, 18))
         H = self.size(4)
-        way = self.some([(6, ""), (2, "both"), (1, "reverse")]) if not over_time or (
-            self.ahead and not self.loop
-        ) else ""
+        way = (
+            self.some([(6, ""), (2, "both"), (1, "reverse")])
+            if not over_time or (self.ahead and not self.loop)
+            else ""
+        )
         options: dict[str, Any] = {
             "along": along,
             "bias": self.chance(0.8),
             "num_layers": self.some([(5, 1), (2, 2)]),
             "bidirectional": way == "both",
             "reverse": way == "reverse",
-            "initial_state": self.some([(3, ""), (1, "learned"), (2, "given")]),
+            "initial_state": self.some([(4, ""), (2, "learned"), (4, "given")]),
             "hold": self.chance(0.3),
             "clip": self.pick([0.0, 0.0, 0.0, 1.5]),
         }
@@ -704,16 +722,14 @@ class _Growth:
 
     # Kernels
 
-    def sliding(
-        self, cls: type[spec.Sliding], value: Value | None = None, n: int = 0, transposed: bool | None = None
-    ) -> Value:
-        """A convolution or pooling, half of them over time."""
-        if self.chance(0.5):
+    def sliding(self, cls: type[spec.Sliding]) -> Value:
+        """A convolution or pooling; those of the patterns are over time."""
+        if self.chance(0.3):
             value = self.moving()
-            if transposed is None and cls is spec.Convolution and self.chance(0.3):
+            if cls is spec.Convolution and self.chance(0.3):
                 return self.transposed(value, self.raise_by(value), self.size(2, -1))
-            stride = self.thin_by(value)
-            return self.kernel(cls, value, self.some([(4, 0), (1, -1), (1, 1), (1, 2), (1, -2)]), stride)
+            missing = self.some([(4, 0), (1, -1), (1, 1), (1, 2), (1, -2)])
+            return self.kernel(cls, value, missing, self.thin_by(value))
         return self.over_positions(cls)
 
     def over_positions(self, cls: type[spec.Sliding]) -> Value:
@@ -756,7 +772,9 @@ class _Growth:
         }
         return options | ({"output_padding": more} if transposed else {})
 
-    def slider(self, cls: type[spec.Sliding], value: Value, options: dict[str, Any]) -> spec.Sliding:
+    def slider(
+        self, cls: type[spec.Sliding], value: Value, options: dict[str, Any]
+    ) -> spec.Sliding:
         """The layer of some options, its channels drawn."""
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         C = value.shape[0]
@@ -778,7 +796,10 @@ class _Growth:
         if n == 1:
             empty: list[Any] = []
             options: dict[str, Any] = {
-                "kernel_size": empty, "stride": empty, "dilation": empty, "padding": empty
+                "kernel_size": empty,
+                "stride": empty,
+                "dilation": empty,
+                "padding": empty,
             }
             return value, options
         return value, self.of_positions(cls, value.shape[1:])
@@ -817,7 +838,10 @@ class _Growth:
         k, d, reach, cut, extra = self.pick(fits)
         before = self.size(min(reach, cut), max(0, cut - reach))
         first = {
-            "kernel_size": k, "stride": stride, "dilation": d, "padding": (before, cut - before)
+            "kernel_size": k,
+            "stride": stride,
+            "dilation": d,
+            "padding": (before, cut - before),
         }
         if n:  # as they are for a kernel that is not transposed, positions could all be cut off
             options["padding"] = [(0, 0)] * n
@@ -838,7 +862,9 @@ class _Growth:
     def thin_by(self, value: Value) -> int:
         return self.size(max(1, min(3, int(6 * self.rate(value)))))
 
-    def window(self, value: Value | None = None, missing: int | None = None, stride: int = 0) -> Value:
+    def window(
+        self, value: Value | None = None, missing: int | None = None, stride: int = 0
+    ) -> Value:
         value = value or self.moving(12)
         if value.row.size > 12:
             value = self.fit(value, (self.size(6),))
@@ -856,9 +882,7 @@ class _Growth:
         layer = spec.Window(self.name("window"), k, stride=stride, dilation=d, padding=padding)
         return self.add(layer, value)
 
-    def slice(
-        self, value: Value | None = None, missing: int | None = None, step: int = 0
-    ) -> Value:
+    def slice(self, value: Value | None = None, missing: int | None = None, step: int = 0) -> Value:
         value = value or self.moving()
         missing = self.size(3, 0) if missing is None else missing
         end = self.size(missing, 0)
@@ -941,7 +965,11 @@ class _Growth:
         if len(values) > 2 or self.chance(0.3):
             return self.moved(values, self.axes(self.size(2), 24))
         one, other = values
-        ways: list[Callable[[Value, Value], Value]] = [self.arithmetic, self.arithmetic, self.matmul]
+        ways: list[Callable[[Value, Value], Value]] = [
+            self.arithmetic,
+            self.arithmetic,
+            self.matmul,
+        ]
         if not one.row.folded:
             ways.append(self.attention)
         return self.pick(ways)(one, other)
@@ -950,6 +978,8 @@ class _Growth:
         """Two or three ways from one value that have as many rows, and where they meet."""
         value = self.moving(24)
         count = self.some([(3, 2), (1, 3)])
+        if self.chance(0.15) and self.rate(value) > Fraction(1, 3):
+            value = self.raised(self.thinned(value, 0, 2), self.pick([2, 3]))
         if self.chance(0.25):
             times = self.raise_by(value)
             arms = [self.raised(value, times) for _ in range(count)]
@@ -963,10 +993,26 @@ class _Growth:
             arms = [self.fold(arm, cumulative=False) for arm in arms]
         return self.join(arms)
 
+    def unequal_folds(self) -> Value:
+        """Folds of values with unlike numbers of rows, and where they meet, at the end only."""
+        if not self.ahead:
+            return self.fold()
+        value = self.moving(24)
+        arms = [self.thinned(value, 0, 2), self.thinned(value, self.size(1, 0), 1)]
+        return self.join([self.fold(arm, cumulative=False) for arm in arms])
+
     def again(self) -> Value:
         """An earlier layer, on other rows, with the same weights."""
-        looping = {n.name for g in spec.check(self.so_far({"y": self.nodes[-1][0].name})).groups
-                   if g.loops for n in g.nodes} if self.nodes else set()
+        looping = (
+            {
+                n.name
+                for g in spec.check(self.so_far({"y": self.nodes[-1][0].name})).groups
+                if g.loops
+                for n in g.nodes
+            }
+            if self.nodes
+            else set()
+        )
         known = [
             (layer, reads)
             for layer, reads in self.nodes
@@ -1038,11 +1084,14 @@ class _Growth:
             for other in [*delays[1:], x]:
                 shape = value.shape
                 factor = self.add(
-                    spec.Constant(self.name("factor"), shape), value=self.rng.uniform(-0.7, 0.7, shape)
+                    spec.Constant(self.name("factor"), shape),
+                    value=self.rng.uniform(-0.7, 0.7, shape),
                 )
                 value = self.add(spec.Arithmetic(self.name("multiply"), "multiply"), value, factor)
-                operation = self.pick(["minimum", "maximum"]) if other is not x else self.pick(
-                    ["add", "subtract", "minimum", "maximum"]
+                operation = (
+                    self.pick(["minimum", "maximum"])
+                    if other is not x
+                    else self.pick(["add", "subtract", "minimum", "maximum"])
                 )
                 other = self.fit(other, shape)
                 value = self.add(spec.Arithmetic(self.name(operation), operation), value, other)
@@ -1055,7 +1104,13 @@ class _Growth:
         elif way == "convolution":
             d = self.size(2)
             layer = spec.Convolution(
-                self.name("conv"), total, self.size(5), 2, dilation=d, padding=((d, 0),), over_time=True
+                self.name("conv"),
+                total,
+                self.size(5),
+                2,
+                dilation=d,
+                padding=((d, 0),),
+                over_time=True,
             )
             value = self.add(layer, value)
         elif way == "window":
@@ -1100,7 +1155,9 @@ def text(graph: spec.Graph) -> str:
         for node in group.nodes:
             mark = "loop " if group.loops else ""
             reads = ", ".join(node.reads)
-            lines.append(f"{mark}{node.name} = {node.layer.describe()} of {reads}: {row(node.name)}")
+            lines.append(
+                f"{mark}{node.name} = {node.layer.describe()} of {reads}: {row(node.name)}"
+            )
     return "\n".join([*lines, *(f"{name} is {value}" for name, value in graph.outputs.items())])
 
 
@@ -1132,7 +1189,7 @@ def features(graph: spec.Graph) -> set[str]:
             found |= {f"loop with {node.layer.kind}" for node in group.nodes}
     for node in graph.nodes:
         found |= _of_layer(node.layer)
-        found |= _of_reads(node, rows)
+        found |= _of_reads(node, rows, {given.name for given in graph.inputs})
     return found
 
 
@@ -1150,7 +1207,7 @@ def _of_layer(layer: spec.Layer) -> set[str]:
     return found
 
 
-def _of_reads(node: spec.Node, rows: dict[str, spec.Row]) -> set[str]:
+def _of_reads(node: spec.Node, rows: Mapping[str, spec.Row], inputs: set[str]) -> set[str]:
     """How the rows that a node reads meet."""
     found, layer = set[str](), node.layer
     reads = [rows[name] for name in node.reads]
@@ -1169,16 +1226,24 @@ def _of_reads(node: spec.Node, rows: dict[str, spec.Row]) -> set[str]:
         rate = made.timing.rate / timings[0].rate
         if rate != 1:
             found.add(f"rate {'raised' if rate > 1 else 'lowered'} by {layer.kind}")
-        if made.timing.rows != frozenset(made.timing.ready) and len(made.timing.ready) > 1:
-            found.add("waits for the later of two delays")
+        if len(made.timing.ready) > 1:
+            found.add("now one delay is the longer one, now another")
     if any(row.folded for row in reads):
         found.add("layer behind a fold")
     if layer.starts:
-        start = node.reads[-1]
-        given = "an input" if start.startswith("s") else "what is computed"
+        given = "an input" if node.reads[-1] in inputs else "what is computed"
         found.add(f"{layer.kind} starts from {given}")
     if isinstance(layer, spec.Recurrent) and layer.over_time and len(reads[0].shape) > 1:
         found.add("recurrence over positions")
+    if isinstance(layer, spec.Recurrent) and layer.hold:
+        mask = (
+            "a constant" if reads[1].held else "one number" if reads[1].size == 1 else "positions"
+        )
+        found.add(f"hold by {mask}")
+    if isinstance(layer, spec.LSTM | spec.GRU) and len(layer.activations) > 3 - (
+        layer.kind == "gru"
+    ):
+        found.add(f"{layer.kind}.activations of each direction")
     if isinstance(layer, spec.Sliding):
         over, n = "time and " * layer.over_time, len(layer.kernel_size) - layer.over_time
         found.add(f"{layer.kind} over {over}{n} axes")
