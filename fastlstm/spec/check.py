@@ -241,7 +241,9 @@ def _meet(moving: Sequence[Row]) -> tuple[Timing, str]:
                     else "rows of the same index meet, but the values do not have as many rows"
                 )
             ahead = ahead or "two folds meet that have another number of rows behind them"
-        timing = timing.meet(row.timing)
+        # Of unlike folds there is a row when there is one of each: as of the one that is later.
+        earlier, later = sorted((row.timing, timing), key=lambda timing: timing.rows.least())
+        timing = later.meet(earlier)
     return timing, ahead
 
 
