@@ -62,7 +62,7 @@ FUNCTIONS: dict[str, Callable[[Array, Any, Any], Array]] = {
     "scaled_tanh": lambda x, a, b: a * np.tanh(b * x),
     "clip": lambda x, a, b: np.clip(x, a, b),
     "abs": lambda x, a, b: np.abs(x),
-    "sign": lambda x, a, b: np.sign(x),
+    "sign": lambda x, a, b: (x > 0).astype(x.dtype) - (x < 0),  # 0 of NaN, as in PyTorch
     "floor": lambda x, a, b: np.floor(x),
     "sqrt": lambda x, a, b: np.sqrt(x),
     "square": lambda x, a, b: np.square(x),
@@ -77,7 +77,8 @@ FUNCTIONS: dict[str, Callable[[Array, Any, Any], Array]] = {
 def apply(function: spec.Function, x: Array) -> Array:
     """A function, its parameters rounded to the dtype of x as the kernels have them.
 
-    Of an infinite number it is the limit, also where PyTorch gives NaN.
+    Of an infinite number it is the limit, also where PyTorch gives NaN; but a parameter of 0 times
+    it is NaN.
     """
     alpha, beta = x.dtype.type(function.alpha), x.dtype.type(function.beta)
     return FUNCTIONS[function.name](x, alpha, beta)

@@ -179,6 +179,13 @@ class Stream:
                     f"input {name!r} has shape {x.shape}; expected (T, {self.batch_size}, "
                     f"{', '.join(map(str, given.shape))})"
                 )
+            if given.tokens and not (
+                np.issubdtype(x.dtype, np.integer) and np.all((x >= 0) & (x < given.tokens))
+            ):
+                raise ValueError(
+                    f"input {name!r} is {x.dtype} numbers of which some are no token; expected "
+                    f"integers from 0 to {given.tokens - 1}"
+                )
             values[name] = x if given.tokens else x.astype(self.dtype)
         if len({len(x) for x in values.values()}) > 1:
             raise ValueError(f"inputs have {[len(x) for x in values.values()]} steps each")
