@@ -235,7 +235,8 @@ class LSTM(Recurrent):
     * `coupled`: f = 1 - i, and there is no gate f in any tensor.
     * `cell_clip`, if not 0, bounds the new c.
 
-    With `cell_output` a row that it gives is h of each direction and then c of each.
+    With `cell_output` a row that it gives is h of each direction and then c of each, c being the
+    state itself where a mask holds it.
     """
 
     proj_size: int = field(default=0, metadata={"least": 0})

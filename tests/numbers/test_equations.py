@@ -457,11 +457,11 @@ class TestNorms:
         self._check(layer, torch.nn.RMSNorm(shape, 1e-3, affine), x, rng, lambda x: x)
 
     @pytest.mark.parametrize("affine", [False, True])
-    @pytest.mark.parametrize("groups", [1, 2, 3, 6])
-    @pytest.mark.parametrize("axes", [(), (5,), (2, 3)])
+    @pytest.mark.parametrize(
+        ("axes", "groups"),  # torch refuses to normalise single numbers
+        [(axes, n) for axes in [(), (5,), (2, 3)] for n in (1, 2, 3, 6) if axes or n < 6],
+    )
     def test_group_norm(self, axes, groups, affine, rng):
-        if not axes and groups == 6:
-            pytest.skip("torch refuses to normalise single numbers")
         x = 5 + 3 * rng.standard_normal((4, 2, 6, *axes))
         layer = spec.GroupNorm("n", groups, 6, 1e-3, affine)
         module = torch.nn.GroupNorm(groups, 6, 1e-3, affine)
