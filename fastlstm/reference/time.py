@@ -187,7 +187,9 @@ class AttentionOverTime(OverTime):
         for t, (score, value) in enumerate(zip(scores, values, strict=True)):
             before = state["largest"][0].reshape(score.shape)
             largest = np.maximum(before, score)
-            fade, weight = np.exp(before - largest), np.exp(score - largest)
+            # Rows of minus infinity have no weight, also before any other has come.
+            base = np.where(np.isneginf(largest), 0, largest)
+            fade, weight = np.exp(before - base), np.exp(score - base)
             weights = fade * state["weight"][0].reshape(score.shape) + weight
             total = fade * state["total"][0] + weight * value
             state["largest"] = largest.reshape(state["largest"].shape)
