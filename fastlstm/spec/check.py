@@ -21,10 +21,13 @@ MAX_NODES = 2**12
 MAX_VALUES = 2**6  # inputs, and outputs
 MAX_DEPTH = 2**12  # layers of all stacks together, each direction one
 MAX_READS = 2**10  # of one node
+MAX_ALL_READS = 2**16
 MAX_AXES = 6
-MAX_ROW = 2**20  # numbers in a row, but for the row of a one-hot token
+MAX_ROW = 2**20  # numbers in a row
 MAX_STATE = 2**24  # numbers in the state of a stream
 MAX_RATE = 2**16  # rows for each step, and steps for each row
+MAX_TERMS = 2**4  # that tell the number of rows, one after another
+MAX_WAITS = 2**4  # numbers of rows of a stream, the least of which is there
 MAX_WORK = 2**36  # multiply-adds for each step
 
 
@@ -154,6 +157,10 @@ def _check_names(graph: Graph) -> None:
     ):
         if not 1 <= count <= most:
             raise ValueError(f"the graph has {count} {what}; expected from 1 to {most}")
+    if (total := sum(len(node.reads) for node in graph.nodes)) > MAX_ALL_READS:
+        raise ValueError(
+            f"the layers read {total} values in all; at most {MAX_ALL_READS} are supported"
+        )
     seen: set[str] = set()
     for name in [i.name for i in graph.inputs] + [node.name for node in graph.nodes]:
         if name in seen:
@@ -175,7 +182,8 @@ def _check_names(graph: Graph) -> None:
 
 
 def _failed(node: Node, reads: Sequence[Row], error: object) -> ValueError:
-    given = ", ".join(f"{name!r} ({row})" for name, row in zip(node.reads, reads, strict=True))
+    given = ", ".join(f"{name!r} ({row})" for name, row in zip(node.reads[:8], reads, strict=False))
+    given += f" and {len(node.reads) - 8} more" if len(node.reads) > 8 else ""
     return ValueError(
         f"layer {node.name!r} ({node.layer.kind}), which reads {given or 'nothing'}: {error}"
     )
@@ -244,6 +252,11 @@ def _meet(moving: Sequence[Row]) -> tuple[Timing, str]:
         # Of unlike folds there is a row when there is one of each: as of the one that is later.
         earlier, later = sorted((row.timing, timing), key=lambda timing: timing.rows.least())
         timing = later.meet(earlier)
+        if len(timing.ready) > MAX_WAITS:
+            raise ValueError(
+                f"rows of the same index meet, which wait for more than {MAX_WAITS} values of "
+                f"other delays before and behind changes of rate"
+            )
     return timing, ahead
 
 
@@ -258,6 +271,11 @@ def _bounded(what: str, row: Row) -> Row:
         raise ValueError(f"{what} has {len(row.shape)} axes; at most {MAX_AXES} are supported")
     if not all(1 <= size <= MAX_SIZE for size in row.shape) or row.size > MAX_ROW:
         raise ValueError(f"{what} has rows of {row}; from 1 to {MAX_ROW} numbers are supported")
+    if row.timing and len(row.timing.rows.terms) > MAX_TERMS:
+        raise ValueError(
+            f"{what} has rows behind more than {MAX_TERMS} changes of rate that no single one "
+            f"stands for"
+        )
     if row.timing and not Fraction(1, MAX_RATE) <= row.timing.rate <= MAX_RATE:
         raise ValueError(
             f"{what} has {row.timing.rate} rows for each step; at most {MAX_RATE}, or one in as "
@@ -285,10 +303,12 @@ def _check_loop(group: Group, rows: dict[str, Row]) -> None:
         if isinstance(node.layer, Delay):
             rows[node.name] = Row(node.layer.shape, 0, timing, False, ahead)
     for node in group.nodes:
-        reads = [rows[name] for name in node.reads if name in rows]
         layer = node.layer
         if layer.folds or layer.looks_ahead or layer.terms != (SAME, SAME):
-            raise _failed(node, reads, "it does not give one row for each that it reads, on a loop")
+            raise ValueError(
+                f"layer {node.name!r} ({layer.kind}) is on a loop, and does not give one row, at "
+                f"once, for each that it reads"
+            )
         if not isinstance(layer, Delay):
             row = _row_of(node, rows)
             rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)

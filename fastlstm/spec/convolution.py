@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, ClassVar
 
-from fastlstm.spec.layer import OneRow, extra, layer_kind
+from fastlstm.spec.layer import MAX_REACH, OneRow, extra, layer_kind
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.timing import SAME, Term
 
 __all__ = ["Convolution", "Pooling", "Sliding"]
-
-# Numbers of past input that a kernel over time may ask for: a file of a few bytes can name any
-# dilation, and whoever runs it pads by as much.
-MAX_REACH = 2**20
 
 Pair = tuple[int, int]
 
@@ -51,7 +47,7 @@ class Sliding(OneRow):
 
     def __post_init__(self) -> None:
         for field in ("kernel_size", "stride", "dilation"):
-            if type(value := getattr(self, field)) is int:
+            if hasattr(value := getattr(self, field), "__index__"):
                 object.__setattr__(self, field, (value,))
         super().__post_init__()
         n = len(self.kernel_size)

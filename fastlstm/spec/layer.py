@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -15,6 +16,7 @@ from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.timing import SAME, Term
 
 __all__ = [
+    "MAX_REACH",
     "MAX_SIZE",
     "Layer",
     "Node",
@@ -29,6 +31,10 @@ Kind = TypeVar("Kind")
 # Sizes are stored as 32-bit integers by some readers of the file; every product here is a Python
 # integer, so nothing can wrap.
 MAX_SIZE = 2**31 - 1
+
+# Numbers of past rows that a layer may ask for: a file of a few bytes can name any dilation or
+# delay, and whoever runs it keeps as much.
+MAX_REACH = 2**20
 
 # Names are those of the source, whatever characters it uses. Control characters would reach a
 # terminal, and no encoding has surrogates.
@@ -293,7 +299,8 @@ def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
     if kind == "int":
         least = metadata.get("least", 1)
         if hasattr(value, "__index__") and not isinstance(value, bool):
-            value = operator.index(value)  # a size that was read from an array is NumPy's integer
+            with contextlib.suppress(TypeError):  # of an array of several
+                value = operator.index(value)  # a size read from an array is NumPy's integer
         good = type(value) is int and least <= value <= MAX_SIZE
         return value, "" if good else f"an integer from {least} to {MAX_SIZE}"
     if kind == "float":
@@ -302,7 +309,8 @@ def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
         if number and abs(value) <= sys.float_info.max:  # an integer may be larger
             value = float(value)
         good = type(value) is float and least <= value and math.isfinite(value)
-        return value, "" if good else f"a finite number of at least {least}"
+        expected = "a finite number" + f" of at least {least}" * math.isfinite(least)
+        return value, "" if good else expected
     if kind == "bool":
         return value, "" if type(value) is bool else "true or false"
     if kind == "str":

@@ -84,6 +84,8 @@ class Index(Layer):
         return [start + i * stride for start, stride, count in self.runs for i in range(count)]
 
     def output(self, reads: Sequence[Row]) -> Shape:
+        if not reads:
+            raise ValueError("it reads nothing; expected the values whose numbers it moves")
         total = sum(row.size for row in reads)
         last = max(max(start, start + stride * (count - 1)) for start, stride, count in self.runs)
         if last >= total:

@@ -158,11 +158,6 @@ class Recurrent(Layer):
     def _state_sizes(self) -> dict[str, int]:
         return {"h": self.h_size} | ({"c": self.hidden_size} if self.has_cell_state else {})
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it computes what PyTorch's layer of this name does."""
-        return self.clip == 0
-
     def functions(self, direction: int) -> list[functions.Function]:
         """The activations of a direction, in the order of ``activations`` (one for an RNN)."""
         raise NotImplementedError
@@ -272,14 +267,6 @@ class LSTM(Recurrent):
     def gate_count(self) -> int:
         return 3 if self.coupled else 4
 
-    @property
-    def is_plain(self) -> bool:
-        return (
-            super().is_plain
-            and self.activations == LSTM_ACTIVATIONS
-            and not (self.peepholes or self.coupled or self.cell_clip or self.layer_norm)
-        )
-
     def functions(self, direction: int) -> list[functions.Function]:
         return self._of_direction(self.activations, 3, direction)
 
@@ -313,10 +300,6 @@ class GRU(Recurrent):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._canonical("activations", ("of the gates", "of the candidate"))
-
-    @property
-    def is_plain(self) -> bool:
-        return super().is_plain and self.reset_after and self.activations == GRU_ACTIVATIONS
 
     def functions(self, direction: int) -> list[functions.Function]:
         return self._of_direction(self.activations, 2, direction)

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
-from fastlstm.spec.layer import Layer, OneRow, extra, layer_kind
+from fastlstm.spec.layer import MAX_REACH, Layer, OneRow, extra, layer_kind
 from fastlstm.spec.row import Row, Shape, broadcast
 from fastlstm.spec.timing import Term
 
 __all__ = ["Attention", "Delay", "Fold", "Repeat", "Slice", "Spread", "Window"]
-
-MAX_REACH = 2**20  # numbers of past rows that a layer may ask for
 
 
 @layer_kind

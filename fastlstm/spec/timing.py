@@ -68,11 +68,12 @@ class Count:
         return steps
 
     def then(self, term: Term) -> Count:
-        terms = [*self.terms, term]
-        # What the last two are as one may be one with the term before them, too.
-        while len(terms) > 1 and len(merged := terms[-2].then(terms[-1])) == 1:
-            terms[-2:] = merged
-        return Count(tuple(terms))
+        """Another term behind these, in as few as can be: equal numbers of rows compare equal."""
+        before, last = list(self.terms), term
+        while before and len(merged := before[-1].then(last)) == 1:
+            before.pop()
+            (last,) = merged
+        return Count((*before, last))
 
     def least(self, rows: int = 1) -> int:
         """The smallest number of steps that gives at least `rows`, which is at least 1."""
@@ -122,6 +123,8 @@ class Timing:
 
     def meet(self, other: Timing) -> Timing:
         """Of rows that wait for those of the same index of another value with as many rows."""
+        if other.ready <= self.ready:
+            return self
         ready = self.ready | other.ready
         least = {
             count
@@ -133,11 +136,9 @@ class Timing:
 
 def _never_more(a: Count, b: Count) -> bool:
     """Whether a is at most b everywhere, as far as their terms show."""
-    if len(a.terms) != 1 or len(b.terms) != 1:
-        return False
-    one, other = a.terms[0], b.terms[0]
-    return (
+    return len(a.terms) == len(b.terms) and all(
         (one.factor, one.divisor) == (other.factor, other.divisor)
         and one.offset <= other.offset
         and one.first >= other.first
+        for one, other in zip(a.terms, b.terms, strict=True)
     )
