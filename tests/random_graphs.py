@@ -222,6 +222,10 @@ class _Growth:
 
     def add(self, layer: spec.Layer, *reads: Value, **tensors: np.ndarray) -> Value:
         """A node; tensors that are not given, and are not those of an earlier one, are drawn."""
+        if layer.tensors() and not layer.weights and self.chance(0.1):
+            suffix = self.pick(list(layer.tensors()))
+            options = layer.to_dict() | {"tensor_names": [[suffix, f"of/{layer.name}:{suffix}"]]}
+            layer = spec.layer_from_dict(options)
         self.draw(layer, **tensors)
         self.nodes.append((layer, [value.name for value in reads]))
         low, high, exact = self.interval(layer, reads)
@@ -236,7 +240,7 @@ class _Growth:
     def draw(self, layer: spec.Layer, **tensors: np.ndarray) -> None:
         """Have the tensors of a layer, those that are given or drawn ones."""
         shapes = layer.tensors()
-        for suffix, name in layer.tensor_names().items():
+        for suffix, name in layer.names().items():
             if name not in self.tensors:
                 drawn = tensors.get(suffix)
                 drawn = self.tensor(layer, suffix, shapes[suffix]) if drawn is None else drawn
@@ -270,7 +274,7 @@ class _Growth:
 
     def interval(self, layer: spec.Layer, reads: Sequence[Value]) -> tuple[float, float, bool]:
         """The interval of the numbers that a layer gives, and whether they are exact."""
-        w = {suffix: self.tensors[name] for suffix, name in layer.tensor_names().items()}
+        w = {suffix: self.tensors[name] for suffix, name in layer.names().items()}
         if isinstance(layer, spec.OneHot):
             return 0, 1, True
         if isinstance(layer, spec.Constant | spec.Embedding):
@@ -310,7 +314,9 @@ class _Growth:
         if isinstance(layer, spec.Attention):
             return reads[1].low, reads[1].high, False
         if isinstance(layer, spec.Recurrent):
-            bound = 1.0 if layer.is_plain and not isinstance(layer, spec.RNN) else 4.0
+            usual = getattr(layer, "activations", ("",))[0] == "sigmoid"
+            usual &= set(getattr(layer, "activations", ())[1:]) == {"tanh"}
+            bound = 1.0 if usual and layer.output_size == layer.hidden_size else 4.0
         elif isinstance(layer, spec.MatMul):
             bound = reads[0].bound * reads[1].bound * reads[0].shape[-1]
         elif isinstance(layer, spec.Linear | spec.Convolution):
@@ -456,8 +462,10 @@ class _Growth:
             return value
         value = self.tame(value, 2.0)
         first, shift = self.pick(
-            [("exp", 0), ("abs", 0.5), ("sigmoid", 0.25), ("cos", 1.5), ("softplus", 0.2)]
-            + [("square", 0.25), ("relu", 0.125)]
+            [
+                *(("exp", 0), ("abs", 0.5), ("sigmoid", 0.25), ("cos", 1.5), ("softplus", 0.2)),
+                *(("square", 0.25), ("relu", 0.125)),
+            ]
         )
         value = self.add(spec.Activation(self.name("above"), first), value)
         if not shift:
@@ -486,6 +494,12 @@ class _Growth:
 
     def held(self, shape: Shape) -> Value:
         """A held value of some axes, often a computed one."""
+        if self.chance(0.25) and len(self.inputs) < 8:
+            given = spec.Input(f"from{len(self.inputs)}", shape, held=True)
+            self.inputs.append(given)
+            row = spec.Row(shape)
+            self.values[given.name] = value = Value(given.name, row, -2.0, 2.0, True)
+            return value
         known = [v for v in self.numbers() if v.row.held]
         if not known or self.chance(0.2):
             drawn = self.rng.uniform(-1, 1, shape)
@@ -541,8 +555,10 @@ class _Growth:
         value = value or self.any()
         other = other or self.beside(value)
         (n, k, m), transposed = (self.size(4) for _ in range(3)), self.chance(0.4)
-        one = (*self.pick([(), (), (2,), (1,)]), n, k)
+        one = (*self.pick([(), (), (2,), (1,)]), n, k) if self.chance(0.8) else (k,)
         another = (*self.pick([(), (), (2,)]), *((m, k) if transposed else (k, m)))
+        if not transposed and self.chance(0.2):
+            another = (k,)
         reads = [self.tame(self.fit(v, s), 3.0) for v, s in ((value, one), (other, another))]
         return self.add(spec.MatMul(self.name("matmul"), transposed=transposed), *reads)
 
@@ -690,6 +706,7 @@ class _Growth:
             options["layer_norm_eps"] = self.eps() if options["layer_norm"] else 1e-5
             options |= {name: self.chance(0.25) for name in ("peepholes", "coupled")}
             options["cell_clip"] = self.pick([0.0, 0.0, 0.0, 0.8])
+            options["cell_output"] = self.chance(0.2)
             if self.chance(0.3):
                 options["activations"] = tuple(
                     self.pick(names) for _ in range(sides) for names in (GATES, SMOOTH, SMOOTH)
@@ -804,21 +821,19 @@ class _Growth:
             return value, options
         return value, self.of_positions(cls, value.shape[1:])
 
-    def kernel(
-        self, cls: type[spec.Sliding], value: Value, missing: int, stride: int, behind: bool = True
-    ) -> Value:
+    def kernel(self, cls: type[spec.Sliding], value: Value, missing: int, stride: int) -> Value:
         """A kernel over time: (T - missing) / stride rows, rounded up."""
         value, options = self.over_time(value, cls)
         fits = []
         for k, d in itertools.product((1, 2, 3, 4), (1, 2)):
             reach = d * (k - 1)
             padding = reach - missing
-            if 0 <= padding <= 2 * reach * behind + reach * (not behind) and (k > 1 or d == 1):
-                # Of a dilated kernel that is padded, a short sequence might see nothing but padding.
-                if cls is spec.Convolution or d == 1 or padding == 0:
-                    fits.append((k, d, reach, padding))
+            # A dilated pooling that is padded might see nothing but padding of a short sequence.
+            sees = cls is spec.Convolution or d == 1 or padding == 0
+            if 0 <= padding <= 2 * reach and (k > 1 or d == 1) and sees:
+                fits.append((k, d, reach, padding))
         k, d, reach, padding = self.pick(fits)
-        before = self.size(min(reach, padding), max(0, padding - reach)) if behind else padding
+        before = self.size(min(reach, padding), max(0, padding - reach))
         sides = (before, padding - before)
         first = {"kernel_size": k, "stride": stride, "dilation": d, "padding": sides}
         options |= {name: [one, *options[name]] for name, one in first.items()}
@@ -939,7 +954,8 @@ class _Growth:
             value = self.fit(value, (self.size(8),))
         steps = self.size(3)
         start = self.some([(3, ""), (1, "learned"), (1, "given")])
-        starts = [self.held((steps, *value.shape))] if start == "given" else []
+        kept = value.shape if steps == 1 and self.chance(0.5) else (steps, *value.shape)
+        starts = [self.held(kept)] if start == "given" else []
         layer = spec.Delay(self.name("delay"), value.shape, steps, initial_state=start)
         return self.add(layer, value, *starts)
 
@@ -1003,16 +1019,10 @@ class _Growth:
 
     def again(self) -> Value:
         """An earlier layer, on other rows, with the same weights."""
-        looping = (
-            {
-                n.name
-                for g in spec.check(self.so_far({"y": self.nodes[-1][0].name})).groups
-                if g.loops
-                for n in g.nodes
-            }
-            if self.nodes
-            else set()
-        )
+        if not self.nodes:
+            return self.linear()
+        groups = spec.check(self.so_far({"y": self.nodes[-1][0].name})).groups
+        looping = {node.name for group in groups if group.loops for node in group.nodes}
         known = [
             (layer, reads)
             for layer, reads in self.nodes
@@ -1063,11 +1073,8 @@ class _Growth:
         self.loop += delays
         value = self.body(x, delays, outside)
         for number, (layer, reads) in enumerate(made):
-            if number and self.chance(0.3):
-                value_read = delays[number - 1]  # one delay behind another
-            else:
-                value_read = value
-            reads[0] = self.fit(value_read, layer.shape).name
+            behind = number and self.chance(0.3)  # the delay before it
+            reads[0] = self.fit(delays[number - 1] if behind else value, layer.shape).name
         self.loop = []
         self.settle()
         return value
@@ -1076,8 +1083,10 @@ class _Growth:
         """What the delays of a loop read: of slopes below 1 in what they give."""
         everything = [*outside, *delays]
         way = self.pick(
-            ["linear", "lstm", "gru", "rnn", "arithmetic", "arithmetic", "convolution", "window"]
-            + ["fold", "attention", "norm"]
+            [
+                *("linear", "lstm", "gru", "rnn", "arithmetic", "arithmetic", "convolution"),
+                *("window", "fold", "attention", "norm"),
+            ]
         )
         if way == "arithmetic":
             value = delays[0]
@@ -1179,7 +1188,7 @@ def features(graph: spec.Graph) -> set[str]:
     read = {name for node in graph.nodes for name in node.reads} | set(graph.outputs.values())
     if any(node.name not in read for node in graph.nodes):
         found.add("node that nobody reads")
-    names = [name for node in graph.nodes for name in node.layer.tensor_names().values()]
+    names = [name for node in graph.nodes for name in node.layer.names().values()]
     found |= {"shared weights"} if len(set(names)) < len(names) else set()
     found.add("cannot be streamed" if facts.looks_ahead else "can be streamed")
     for group in facts.groups:
