@@ -287,8 +287,9 @@ class Pooling(Sliding):
         return super().counts or self.reaches[0] > 0  # what is padding is not seen as a number
 
     def of_row(self, shape: Shape) -> Shape:
+        moved = self.moved(shape)
         self._check_time(math.prod(shape))
-        return (shape[0], *self.moved(shape))
+        return (shape[0], *moved)
 
     def work(self, reads: Sequence[Row]) -> int:
         return reads[0].shape[0] * math.prod((*self.moved(reads[0].shape), *self.kernel_size))

@@ -530,6 +530,25 @@ def changed(entry, rng):
     return entry
 
 
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.shapes])
+def test_rows_of_any_axes_are_taken_or_refused(name):
+    example = EXAMPLES[name]
+    shapes = [(), (1,), (2,), (3,), (2, 3), (3, 3), (5, 4, 3), (1, 1, 1, 1), (2, 2, 2, 2, 2, 2)]
+    refused = 0
+    for shape in shapes:
+        for i in range(len(example.shapes)):
+            given = [shape if k == i else kept for k, kept in enumerate(example.shapes)]
+            try:
+                spec.check(graph_of(example.layer, given, example.held, example.tokens))
+            except ValueError as error:
+                refused += 1
+                assert "layer 'n'" in str(error)  # noqa: PT017 - many of these graphs are good
+    assert refused or example.layer.kind in (
+        *("activation", "attention", "embedding", "fold", "one_hot", "repeat", "slice", "window"),
+        "softmax",
+    )
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_whatever_is_written_is_taken_or_refused(name, rng):
     """No other error than ValueError, and a graph that is taken is the same again."""
