@@ -118,7 +118,8 @@ def _run(
         for layer in chain.walk(layers):
             given = _to_graph(layer, state)
             stream.state |= {name: given[name] for name in given.keys() & stream.state.keys()}
-        y = (stream.run if streaming else stream.finish)({INPUT: x})[OUTPUT]
+        pieces = streaming and not stream.facts.looks_ahead
+        y = (stream.run if pieces else stream.finish)({INPUT: x})[OUTPUT]
         for layer in chain.walk(layers):
             _from_graph(layer, stream.state, state, read.get(layer.name, 0))
     return y[-1:] if any(layer.pools for layer in layers) and not streaming else y
