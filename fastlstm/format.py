@@ -105,6 +105,7 @@ def write_model(path: Path, model: ModelFile) -> None:
     """
     if reserved := model.tensors.keys() & set(_SELF_CHECK):
         raise ValueError(f"tensor {min(reserved)!r} belongs to no layer; the name is reserved")
+    chain.check_layers(model.layers)
     arrays = dict(model.tensors)
     if model.self_check is not None:
         arrays |= zip(_SELF_CHECK, model.self_check, strict=True)
@@ -269,7 +270,7 @@ def _check_model(
     facts = spec.check(graph)
     weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}
     spec.check_tensors(facts, {name: tensor.shape for name, tensor in weights.items()})
-    layers = raised(graph)
+    layers = raised(graph, facts)
     first, last = layers[0], layers[-1]
     codes = {tensor.code for tensor in weights.values()} or {"F32"}
     if len(codes) > 1 or "I64" in codes:

@@ -60,16 +60,31 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-TANH = {"kind": "activation", "name": "a", "function": "tanh", "size": 2}
+TANH = {"kind": "activation", "name": "a", "function": "tanh"}
 ONE_HOT = {"kind": "one_hot", "name": "t", "num_classes": 2}
 LINEAR = {"kind": "linear", "name": "n", "in_features": 2, "out_features": 1, "bias": False}
 WEIGHT = entry("n.weight", 0, 8, [1, 2])
 
 
+FEATURES = {"name": "input", "shape": [2], "tokens": 0, "held": False}
+TOKENS = {"name": "input", "shape": [], "tokens": 2, "held": False}
+
+
+def graph(*nodes: dict[str, Any], **changes: object) -> dict[str, object]:
+    """A graph of nodes that each read the one before, with some of its keys changed."""
+    names = ["input", *(str(node["name"]) for node in nodes)]
+    fields: dict[str, object] = {
+        "inputs": [TOKENS if nodes[0]["kind"] == "one_hot" else FEATURES],
+        "nodes": [{"reads": [name]} | node for node, name in zip(nodes, names, strict=False)],
+        "outputs": {"output": names[-1]},
+    }
+    return {k: v for k, v in (fields | changes).items() if v is not ...}
+
+
 def document(**changes: object) -> str:
     """The metadata entry of a model of one activation, with some of its keys changed."""
     fields = {"sha256": ZEROS.decode(), "version": 2, "content": "model"}
-    fields |= {"vocabulary": None, "source": {}, "layers": [TANH]}
+    fields |= {"vocabulary": None, "source": {}, "graph": graph(TANH)}
     return compact({k: v for k, v in (fields | changes).items() if v is not ...})
 
 
@@ -214,10 +229,11 @@ def test_the_bytes_of_a_file(tmp_path: Path) -> None:
         {"file": "x.pt"},
     )
     text = (
-        r"{\"sha256\":\"" + ZEROS.decode() + r"\",\"content\":\"model\",\"layers\":["
-        r"{\"kind\":\"one_hot\",\"name\":\"t\",\"num_classes\":2},"
-        r"{\"bias\":false,\"in_features\":2,\"kind\":\"linear\",\"name\":\"n\",\"out_features\":1}"
-        r"],\"source\":{\"file\":\"x.pt\"},\"version\":2,\"vocabulary\":[\"a\",\"\\u00e9\"]}"
+        r"{\"sha256\":\"" + ZEROS.decode() + r"\",\"content\":\"model\",\"graph\":{"
+        r"\"inputs\":[{\"held\":false,\"name\":\"input\",\"shape\":[],\"tokens\":2}],\"nodes\":["
+        r"{\"kind\":\"one_hot\",\"name\":\"t\",\"num_classes\":2,\"reads\":[\"input\"]},"
+        r"{\"bias\":false,\"in_features\":2,\"kind\":\"linear\",\"name\":\"n\",\"out_features\":1,"
+        r"\"reads\":[\"t\"]}],\"outputs\":{\"output\":\"n\"}},\"source\":{\"file\":\"x.pt\"},\"version\":2,\"vocabulary\":[\"a\",\"\\u00e9\"]}"
     )
     header = (
         '{"__metadata__":{"fastlstm":"' + text + '"},'
@@ -296,7 +312,9 @@ def test_the_fingerprint_knows_every_part() -> None:
     weight = np.arange(4, dtype=np.float32).reshape(2, 2)
     fingerprint = format.fingerprint(layers, {"n.weight": weight})
     text = (
-        b'{"layers":[{"bias":false,"in_features":2,"kind":"linear","name":"n","out_features":2}],'
+        b'{"graph":{"inputs":[{"held":false,"name":"input","shape":[2],"tokens":0}],"nodes":'
+        b'[{"bias":false,"in_features":2,"kind":"linear","name":"n","out_features":2,'
+        b'"reads":["input"]}],"outputs":{"output":"n"}},'
         b'"tensors":[["n.weight","float32",[2,2]]]}'
     )
     assert fingerprint == hashlib.sha256(text + weight.tobytes()).hexdigest()
@@ -324,7 +342,7 @@ def test_the_fingerprint_knows_every_part() -> None:
     [
         ({"layers": ()}, "at least one layer"),
         ({"layers": (spec.Linear("n", 2, 1), spec.Linear("m", 2, 1))}, "takes 2 features"),
-        ({"tensors": {}, "self_check": None}, "at least 2 tensors, there are 0"),
+        ({"tensors": {}, "self_check": None}, "tensor 'e.weight' of shape .* is missing"),
         ({"self_check": (np.zeros(1, np.int64),)}, "zip"),
         ({"self_check": (np.zeros(1, np.int64), np.zeros((1, 2)))}, "self-check"),
         ({"self_check": (np.zeros(1, np.int64), np.zeros((1, 1), np.float32))}, "self-check"),
@@ -741,19 +759,47 @@ def test_the_digest_has_one_place(read: Callable[..., Any]) -> None:
         (document(metadata={}), "unknown keys 'metadata'"),
         (document(source=...), "missing or unknown keys 'source'"),
         (document().replace('"version":2', '"version":2,"version":2'), "key appears twice"),
-        (document(layers={}), "'layers' is not a list"),
-        (document(layers=None), "'layers' is not a list"),
-        (document(layers=[]), "at least one layer"),
-        (document(layers=[1]), "a layer is int"),
-        (document(layers=[TANH | {"kind": "conv"}]), "layer kind 'conv' is unknown"),
-        (document(layers=[TANH | {"more": 1}]), "unknown fields more"),
-        (document(layers=[TANH | {"size": 2.0}]), "size is 2.0"),
-        (document(layers=[TANH | {"size": True}]), "size is True"),
-        (document(layers=[TANH | {"size": float("nan")}]), "NaN is no finite number"),
-        (document().replace('"size":2', '"size":1e400'), "1e400 is no finite number"),
-        (document(layers=[TANH | {"function": []}]), "function is"),
-        (document(layers=[TANH, TANH]), "names must be unique"),
-        (document(layers=[LINEAR]), "tensor 'n.weight' of shape .* is missing"),
+        (document(layers=[TANH]), "unknown keys 'layers'"),
+        (document(graph=...), "missing or unknown keys 'graph'"),
+        (document(graph=None), "a graph is NoneType; expected a mapping"),
+        (document(graph=[]), "a graph is list; expected a mapping"),
+        (document(graph={}), "a graph: missing or unknown fields inputs, nodes, outputs"),
+        (document(graph=graph(TANH, nodes=...)), "unknown fields nodes"),
+        (document(graph=graph(TANH, more=[])), "unknown fields more"),
+        (document(graph=graph(TANH, nodes={})), "'nodes' of the graph is not a list"),
+        (document(graph=graph(TANH, nodes=None)), "'nodes' of the graph is not a list"),
+        (document(graph=graph(TANH, inputs={})), "'inputs' of the graph is not a list"),
+        (document(graph=graph(TANH, outputs=[])), "'outputs' of the graph is not a dict"),
+        (document(graph=graph(TANH, nodes=[])), "the graph has 0 nodes"),
+        (document(graph=graph(TANH, inputs=[])), "the graph has 0 inputs"),
+        (document(graph=graph(TANH, outputs={})), "the graph has 0 outputs"),
+        (document(graph=graph(TANH, nodes=[1])), "a node is int; expected a mapping"),
+        (document(graph=graph(TANH, inputs=[1])), "an input is int; expected a mapping"),
+        (document(graph=graph(TANH | {"kind": "conv"})), "layer kind 'conv' is unknown"),
+        (document(graph=graph(TANH | {"more": 1})), "unknown fields more"),
+        (document(graph=graph(TANH | {"reads": "input"})), "a node reads 'input'; expected a list"),
+        (document(graph=graph(TANH | {"reads": [1]})), r"a node reads \[1\]; expected a list"),
+        (document(graph=graph(TANH | {"reads": ["b"]})), "'a' reads 'b', which nothing is called"),
+        (document(graph=graph(TANH | {"reads": []})), "'a' .*reads 0 values"),
+        (document(graph=graph(TANH, outputs={"output": "b"})), "'output' is 'b', which nothing"),
+        (document(graph=graph(TANH, outputs={"output": 1})), "'outputs' of the graph does not map"),
+        (document(graph=graph(LINEAR | {"out_features": 2.0})), "out_features is 2.0"),
+        (document(graph=graph(LINEAR | {"out_features": True})), "out_features is True"),
+        (document(graph=graph(LINEAR | {"in_features": float("nan")})), "NaN is no finite number"),
+        (document(graph=graph(LINEAR | {"in_features": 3})), r"takes rows \(..., 3\).* given 2"),
+        (document(graph=graph(TANH, inputs=[FEATURES | {"shape": 2}])), "shape is 2; expected a"),
+        (document(graph=graph(TANH, inputs=[FEATURES | {"shape": [2.0]}])), r"shape is \[2.0\]"),
+        (document(graph=graph(TANH, inputs=[FEATURES | {"held": 0}])), "held is 0; expected true"),
+        (document(graph=graph(TANH, inputs=[FEATURES | {"tokens": 2}])), "is given tokens"),
+        (document().replace('"shape":[2]', '"shape":[1e400]'), "1e400 is no finite number"),
+        (document(graph=graph(TANH | {"function": []})), "function is"),
+        (document(graph=graph(TANH, TANH)), "names must be unique"),
+        (document(graph=graph(TANH, inputs=[FEATURES, FEATURES])), "names must be unique"),
+        (document(graph=graph(LINEAR)), "tensor 'n.weight' of shape .* is missing"),
+        (
+            document(graph=graph(TANH, outputs={"output": "a", "again": "a"})),
+            "the graph is not a chain of layers, and this version of fastlstm runs only those",
+        ),
         (document(source=[]), "'source'"),
         (document(source={"a": float("inf")}), "Infinity is no finite number"),
         (document(vocabulary=["a", "b"]), "takes no tokens"),
@@ -762,7 +808,7 @@ def test_the_digest_has_one_place(read: Callable[..., Any]) -> None:
     ],
 )
 @MODES
-def test_a_layer_list_that_lies_is_refused(
+def test_a_graph_that_lies_is_refused(
     read: Callable[..., Any], text: str, phrase: str, reader: Callable[[Path], Any]
 ) -> None:
     assert read(container(document()), reader).layers == (spec.Activation("a", "tanh", 2),)
@@ -788,7 +834,7 @@ def test_what_a_document_takes_is_counted_before_it_is_parsed(read: Callable[...
     [
         ({}, [entry("n.weight", 0, 8, [2, 1])], "has shape"),
         ({}, [entry("n.weight", 0, 8, [1], "I64")], "has shape"),
-        ({"layers": [LINEAR | {"out_features": 2}]}, [WEIGHT], "has shape"),
+        ({"graph": graph(ONE_HOT, LINEAR | {"out_features": 2})}, [WEIGHT], "has shape"),
         ({}, [WEIGHT, entry("n.bias", 8, 12)], "'n.bias' belongs to no layer"),
         ({}, [WEIGHT, entry("self_check.input", 8, 12)], "self-check"),
         ({}, [WEIGHT, entry("self_check.output", 8, 16, [1, 1], "F64")], "self-check"),
@@ -807,11 +853,11 @@ def test_tensors_that_do_not_fit_the_layers_are_refused(
     phrase: str,
     reader: Callable[[Path], Any],
 ) -> None:
-    layers = {"layers": [ONE_HOT, LINEAR]}
-    assert read(container(document(**layers), WEIGHT, data=bytes(8)), reader).tensors
+    start = {"graph": graph(ONE_HOT, LINEAR)}
+    assert read(container(document(**start), WEIGHT, data=bytes(8)), reader).tensors
     end = max(json.loads("{" + e + "}").popitem()[1]["data_offsets"][1] for e in entries)
     with pytest.raises(format.FormatError, match=phrase):
-        read(container(document(**(layers | changes)), *entries, data=bytes(end)), reader)
+        read(container(document(**(start | changes)), *entries, data=bytes(end)), reader)
 
 
 @MODES
@@ -820,7 +866,7 @@ def test_a_newer_file_is_named_before_its_dtypes(
 ) -> None:
     half = entry("n.weight", 0, 4, [1, 2], "BF16")
     for version, phrase in ((2, "'n.weight' is BF16; expected"), (3, "upgrade fastlstm")):
-        text = document(version=version, layers=[ONE_HOT, LINEAR])
+        text = document(version=version, graph=graph(ONE_HOT, LINEAR))
         with pytest.raises(format.FormatError, match=phrase):
             read(container(text, half, data=bytes(4)), reader)
 
@@ -829,20 +875,20 @@ def test_a_newer_file_is_named_before_its_dtypes(
 def test_weights_of_two_dtypes_or_of_integers_are_refused(
     read: Callable[..., Any], reader: Callable[[Path], Any]
 ) -> None:
-    text = document(layers=[LINEAR | {"bias": True}])
+    text = document(graph=graph(LINEAR | {"bias": True}))
     mixed = entry("n.bias", 8, 16, [1], "F64")
     with pytest.raises(format.FormatError, match=r"\['F32', 'F64'\]; expected all F32 or all F64"):
         read(container(text, WEIGHT, mixed, data=bytes(16)), reader)
     integers = entry("n.weight", 0, 16, [1, 2], "I64")
     with pytest.raises(format.FormatError, match=r"\['I64'\]; expected all F32 or all F64"):
-        read(container(document(layers=[LINEAR]), integers, data=bytes(16)), reader)
+        read(container(document(graph=graph(LINEAR)), integers, data=bytes(16)), reader)
 
 
 @MODES
 def test_tokens_of_a_self_check_must_be_known(
     read: Callable[..., Any], reader: Callable[[Path], Any]
 ) -> None:
-    text = document(layers=[ONE_HOT, LINEAR])
+    text = document(graph=graph(ONE_HOT, LINEAR))
     checks = (
         entry("self_check.input", 8, 16, [1], "I64"),
         entry("self_check.output", 16, 24, [1, 1], "F64"),
@@ -958,7 +1004,9 @@ def test_random_bytes_load_or_raise(tmp_path: Path, read: Callable[..., Any]) ->
 
 
 MEGABYTE = 2**20 - 200
-LAYER = spec.LSTM("l" * 200, 4, 4, 4096, True, True, 2).to_dict()
+LAYER = spec.LSTM("l" * 200, 2, 4, 4096, True, True, 2).to_dict()
+WIDE = [FEATURES | {"shape": [2**20]}]
+DELAYS = [{"kind": "delay", "name": f"{n}", "shape": [2**20], "steps": 1} for n in range(17)]
 BOMBS = {
     "length": b"\x00" * 7 + b"\x80" + b"{" * 100,
     "largest length": b"\xff" * 8 + b"{" * 100,
@@ -980,13 +1028,11 @@ BOMBS = {
     "entry of floats": container(document(vocabulary=[9e99] * (MEGABYTE // 6))),
     "entry of numbers": container(document(vocabulary=[999] * (MEGABYTE // 6))),
     "entry of words": container(document(vocabulary=["ab"] * (MEGABYTE // 9))),
-    "names asked for": container(document(layers=[LAYER])),
+    "names asked for": container(document(graph=graph(LAYER))),
     "entry asks for rows": container(
-        document(layers=[spec.Activation("a", "tanh", 2**31 - 1).to_dict()])
+        document(graph=graph(TANH, inputs=[FEATURES | {"shape": [2**31 - 1]}]))
     ),
-    "entry asks for state": container(
-        document(layers=[spec.Pool("p", "mean", 2**31 - 1).to_dict()])
-    ),
+    "entry asks for state": container(document(graph=graph(*DELAYS, inputs=WIDE))),
     "tensors": state(*(entry(f"{n}", 4 * n, 4 * n + 4) for n in range(20000)), data=bytes(80000)),
 }
 
@@ -1018,6 +1064,7 @@ def test_a_deep_recursion_limit_does_not_help_a_bomb(tmp_path: Path) -> None:
 PEAK = """
 import sys, tracemalloc
 import numpy
+import fastlstm.chain.lower  # what its code takes, once, is not the file's
 from fastlstm import format
 
 def status(key):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastlstm import chain, spec
 from fastlstm import reference as of_graph
-from fastlstm.chain.lower import INPUT, OUTPUT, lowered
+from fastlstm.chain.lower import OUTPUT, lowered
 
 __all__ = ["forward", "start_state"]
 
@@ -112,14 +112,15 @@ def _run(
     streaming: bool,
 ) -> Array:
     """The rows that x gives after a state, which is advanced in place."""
-    stream = of_graph.Stream(_graph(tuple(layers)), tensors, x.shape[1], dtype=dtype)
+    graph = _graph(tuple(layers))
+    stream = of_graph.Stream(graph, tensors, x.shape[1], dtype=dtype)
     read = _rows_read(layers, len(x), state)
     with np.errstate(invalid="ignore", over="ignore"):
         for layer in chain.walk(layers):
             given = _to_graph(layer, state)
             stream.state |= {name: given[name] for name in given.keys() & stream.state.keys()}
         pieces = streaming and not stream.facts.looks_ahead
-        y = (stream.run if pieces else stream.finish)({INPUT: x})[OUTPUT]
+        y = (stream.run if pieces else stream.finish)({graph.inputs[0].name: x})[OUTPUT]
         for layer in chain.walk(layers):
             _from_graph(layer, stream.state, state, read.get(layer.name, 0))
     return y[-1:] if any(layer.pools for layer in layers) and not streaming else y

@@ -128,7 +128,9 @@ class Graph:
             inputs.append(Input(**given))
         nodes = []
         for one in graph["nodes"]:
-            reads = one.get("reads") if isinstance(one, dict) else None
+            if not isinstance(one, dict):
+                raise ValueError(f"a node is {type(one).__name__}; expected a mapping")
+            reads = one.get("reads")
             if type(reads) is not list or not all(isinstance(name, str) for name in reads):
                 raise ValueError(f"a node reads {reads!r:.80}; expected a list of names")
             layer = layer_from_dict({k: v for k, v in one.items() if k != "reads"})

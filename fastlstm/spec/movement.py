@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -58,7 +58,13 @@ class Index(Layer):
         fill : float
             What stands where the place is -1.
         """
-        return cls(name, tuple(places.shape), tuple(_runs(places.ravel().tolist())), fill=fill)
+        if places.dtype.kind not in "iu" or (places.size and places.min() < FILL):
+            raise ValueError(
+                f"layer {name!r}: its places are of {places.dtype}, from {places.min()}; expected "
+                f"integers from -1"
+            )
+        signed = places.astype("int64") if places.dtype.kind == "u" else places
+        return cls(name, tuple(places.shape), tuple(_runs(signed.ravel())), fill=fill)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,18 +103,26 @@ class Index(Layer):
         return self.shape
 
 
-def _runs(places: Iterable[int]) -> list[Run]:
-    """Runs of equal strides, each as long as can be."""
-    runs: list[Run] = []
-    start = stride = count = 0
-    for place in places:
-        if count == 1 and (place == FILL) == (start == FILL):
-            stride, count = place - start, 2
-        elif count > 1 and place == start + stride * count and (place == FILL) == (start == FILL):
-            count += 1
-        else:
-            if count:
-                runs.append((start, stride if count > 1 else 0, count))
-            start, stride, count = place, 0, 1
-    runs.append((start, stride if count > 1 else 0, count))
-    return runs
+def _runs(places: Any) -> Iterator[Run]:
+    """Runs of equal strides, each as long as can be, of an integer array of one axis.
+
+    Python sees only where a stride changes: a row of a million numbers may have one run.
+    """
+    n, begin, first = len(places), 0, 0  # where the next run begins, and the next equal strides
+    strides = places[1:] - places[:-1]
+    crosses = (places[1:] == FILL) != (places[:-1] == FILL)  # from numbers to padding: no run does
+    changes = strides[1:] != strides[:-1]
+    del strides
+    changes |= crosses[1:]
+    changes |= crosses[:-1]
+    for last in [*changes.nonzero()[0].tolist(), *[n - 2] * (n > 1)]:
+        if not crosses[first] and begin <= last:
+            start = int(places[begin])
+            yield start, int(places[begin + 1]) - start, last + 2 - begin
+            begin = last + 2
+        elif crosses[first] and begin == first:
+            yield int(places[begin]), 0, 1
+            begin += 1
+        first = last + 1
+    if begin < n:
+        yield int(places[begin]), 0, 1

@@ -94,6 +94,39 @@ class TestThereAndBack:
         # A frame that is not padded has no way of padding, and comes back as padded by zeros.
         assert [layer.name for layer in again] == [layer.name for layer in layers]
 
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            (chain.Linear("input", 2, 2), chain.Linear("output", 2, 2)),
+            (chain.Residual("r", (chain.Linear("input", 2, 2),)), chain.Linear("x", 2, 2)),
+            (chain.CombineHalves("a", "glu", 4), chain.Linear("a--first", 2, 2)),
+            (chain.PReLU("a", 2), chain.Linear("a.weight", 2, 2)),
+            (chain.Scale("a", 2), chain.Activation("a.bias", "tanh", 2)),
+        ],
+    )
+    def test_of_layers_called_like_parts_of_others(self, layers):
+        graph = lowered(layers)
+        assert spec.check(graph).tensors == {
+            name: shape for layer in layers for name, shape in layer.tensors().items()
+        }
+        assert raised(graph) == layers
+        tensors = {n: np.ones(s) for layer in layers for n, s in layer.tensors().items()}
+        x = np.ones((3, 2, layers[0].input_size))
+        y, _ = forward(layers, tensors, x)
+        exact = reference.forward(graph, tensors, {graph.inputs[0].name: x})["output"]
+        np.testing.assert_allclose(y, exact)
+
+    @pytest.mark.parametrize("mode", ["reflect", "replicate"])
+    @pytest.mark.parametrize("left", [0, 1, 2, 3])
+    @pytest.mark.parametrize("right", [0, 1, 3])
+    def test_of_every_padding(self, mode, left, right):
+        if left + right == 0:
+            mode = "zeros"
+        layer = chain.FrameConv1d(
+            "c", 2, 3, 4, width=5, padding_left=left, padding_right=right, padding_mode=mode
+        )
+        assert raised(lowered((layer,))) == (layer,)
+
     def test_what_is_no_chain(self):
         graph = spec.Graph(
             [spec.Input("x", (3,))],

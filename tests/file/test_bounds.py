@@ -21,6 +21,7 @@ from sealing import ZEROS, seal
 import fastlstm
 from fastlstm import FormatError, Model, document, format
 from fastlstm import chain as spec
+from fastlstm.chain.lower import lowered
 from fastlstm.format import ModelFile
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -54,8 +55,8 @@ def state(*entries: str, data: bytes = b"") -> bytes:
 
 def vocabulary(text: str) -> bytes:
     """A model of one layer, with any text for its list of words."""
-    layers = [spec.Activation("a", "tanh", 2).to_dict()]
-    whole = of("model", layers=layers, source={}, vocabulary="@")
+    graph = lowered((spec.Activation("a", "tanh", 2),)).to_dict()
+    whole = of("model", graph=graph, source={}, vocabulary="@")
     return sealed(whole.replace('"@"', text))
 
 
@@ -237,7 +238,7 @@ def test_a_step_may_not_take_more_work_than_anybody_waits_for(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"a step would take \d+ multiply-adds; at most 68719"):
         format.write_model(tmp_path / "m", ModelFile((huge,), tensors))
     forged = sealed(
-        of("model", layers=[huge.to_dict()], source={}, vocabulary=None),
+        of("model", graph=lowered((huge,)).to_dict(), source={}, vocabulary=None),
         entry("c.weight", 0, 2**19, [1, 1, 2**17]),
         data=bytes(2**19),
     )

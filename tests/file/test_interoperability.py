@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import fastlstm
 from fastlstm import FormatError, format
+from fastlstm.chain.lower import lowered
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file as save_torch  # noqa: E402
@@ -44,7 +45,7 @@ def test_it_opens_our_models(
         (key, text), *more = file.metadata().items()
         assert (key, more) == ("fastlstm", [])
         document = json.loads(text)
-        assert document["layers"] == [layer.to_dict() for layer in model.layers]
+        assert document["graph"] == lowered(model.layers).to_dict()
         assert document["source"] == model.source
         for name in ours:
             assert same(file.get_tensor(name), np.asarray(ours[name]))
