@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import chain, spec
+from fastlstm.chain.model import MAX_NESTING
 
 __all__ = ["lowered", "raised"]
 
@@ -259,6 +260,7 @@ class _Raising:
         self.values = [graph.inputs[0].name]  # after each of the layers
         self.places = {self.values[0]: 0}  # of each of those values
         made: list[chain.Layer] = []
+        nesting: list[int] = []  # of residual layers, in each of the layers
         for node in graph.nodes:
             layer, reads = node.layer, node.reads
             if "/" in node.name:
@@ -269,12 +271,17 @@ class _Raising:
                 combine = "add" if isinstance(layer, spec.Arithmetic) else "input_first"
                 if combine != "add" and reads[0] != self.values[at]:
                     combine = "output_first"
+                # Before there are so many within each other that no stack holds what they call.
+                nesting[at:] = [1 + max(nesting[at:], default=0)]
+                if nesting[at] > MAX_NESTING:
+                    raise ValueError(f"residual layers are nested more than {MAX_NESTING} deep")
                 made[at:] = [chain.Residual(node.name, tuple(made[at:]), combine)]
                 for value in self.values[at + 1 :]:
                     del self.places[value]
                 self.values[at + 1 :] = []
             else:
                 made.append(self.layer(node))
+                nesting.append(0)
             self.places[node.name] = len(self.values)
             self.values.append(node.name)
         self.layers = tuple(made)
