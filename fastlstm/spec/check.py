@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fastlstm.spec.graph import Graph
-from fastlstm.spec.layer import MAX_SIZE, Layer, Node, check_name
+from fastlstm.spec.layer import MAX_AXES, MAX_SIZE, Layer, Node, check_name
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.time import Delay
 from fastlstm.spec.timing import SAME, Timing
@@ -22,7 +22,8 @@ MAX_VALUES = 2**6  # inputs, and outputs
 MAX_DEPTH = 2**12  # layers of all stacks together, each direction one
 MAX_READS = 2**10  # of one node
 MAX_ALL_READS = 2**16
-MAX_AXES = 6
+MAX_TENSORS = 2**14
+MAX_NAMES = 2**20  # characters of the names of all tensors
 MAX_ROW = 2**20  # numbers in a row
 MAX_STATE = 2**24  # numbers in the state of a stream
 MAX_RATE = 2**16  # rows for each step, and steps for each row
@@ -322,8 +323,19 @@ def _tensors(graph: Graph) -> dict[str, Shape]:
     """Every tensor's full name and shape; layers that share one ask for the same shape."""
     tensors: dict[str, Shape] = {}
     own: dict[str, str] = {}  # of tensors that a layer has under its own name: whose
+    count = characters = 0
     for node in graph.nodes:
         shapes = node.layer.tensors()
+        # The number of layers of a stack alone decides how many names there are.
+        count += len(shapes)
+        prefix = len(node.layer.weights or node.name) + 1
+        characters += sum(prefix + len(suffix) for suffix in shapes)
+        if count > MAX_TENSORS or characters > MAX_NAMES:
+            raise ValueError(
+                f"the layers up to {node.name!r} have {count} tensors, whose names are "
+                f"{characters} characters long; at most {MAX_TENSORS} tensors, and {MAX_NAMES} "
+                f"characters, are supported"
+            )
         for suffix, name in node.layer.names().items():
             shape = shapes[suffix]
             if tensors.setdefault(name, shape) != shape:

@@ -16,6 +16,7 @@ from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.timing import SAME, Term
 
 __all__ = [
+    "MAX_AXES",
     "MAX_REACH",
     "MAX_SIZE",
     "Layer",
@@ -35,6 +36,8 @@ MAX_SIZE = 2**31 - 1
 # Numbers of past rows that a layer may ask for: a file of a few bytes can name any dilation or
 # delay, and whoever runs it keeps as much.
 MAX_REACH = 2**20
+
+MAX_AXES = 6  # of a row
 
 # Names are those of the source, whatever characters it uses. Control characters would reach a
 # terminal, and no encoding has surrogates.
@@ -208,9 +211,10 @@ class Layer:
         """Names of tensors, those of :attr:`tensor_names` put in their places."""
         others = dict(self.tensor_names)
         if unknown := others.keys() - names.keys():
+            known = ", ".join([*list(names)[:16], *["..."] * (len(names) > 16)])
             raise ValueError(
                 f"layer {self.name!r}: tensor_names has {min(unknown)!r:.80}; expected some of "
-                f"{', '.join(names) or 'none: it has no tensors'}"
+                f"{known or 'none: it has no tensors'}"
             )
         return names | others
 
@@ -316,7 +320,7 @@ def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
     if kind == "str":
         return value, "" if type(value) is str else "a text"
     if kind == "tuple[int, ...]":
-        inner, expected = "int", "a list of integers"
+        inner, expected = "int", f"a list of at most {MAX_AXES} integers"
     elif kind == "tuple[str, ...]":
         inner, expected = "str", "a list of texts"
     elif kind.startswith("tuple[tuple["):
@@ -325,7 +329,7 @@ def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
         expected = f"a list of lists of {n} {'texts' if one == 'str' else 'integers'}"
     else:
         raise TypeError(f"no check for a field of type {kind}")
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or (inner == "int" and len(value) > MAX_AXES):
         return value, expected
     values = []
     for part in value:
