@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from models import build, every_kind, input_for
 from sealing import ZEROS, seal
 
 import fastlstm
-from fastlstm import FormatError, Model
+from fastlstm import FormatError, Model, spec
 
 # JSON texts, so that they may be what Python's writer does not write.
 VALUES = (
@@ -50,7 +51,7 @@ def parts(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
 
 def join(header: str, document: str, data: bytes) -> bytes:
     entry = json.dumps({"fastlstm": document}, separators=(",", ":"))
-    text = f'{{"__metadata__":{entry},{header[1:]}'.encode()
+    text = f'{{"__metadata__":{entry}{"," * (header != "{}")}{header[1:]}'.encode()
     return seal(len(text).to_bytes(8, "little") + text + data)
 
 
@@ -137,6 +138,114 @@ def test_in_a_state(kind: str, rng: np.random.Generator, path: Path, tmp_path: P
             load(put(path, data))
 
 
+def every_layer() -> spec.Graph:
+    """A graph that has every kind of layer, some of their rarer options, and a loop."""
+    odd = ("hard_sigmoid(0.2, 0.5)", "clip(-1.0, 1.0)", "softsign")
+    shared = {"weights": "w", "tensor_names": (("bias", "b"),)}
+    nodes = [
+        spec.Embedding("embedding", 7, 6)("tokens"),
+        spec.OneHot("one_hot", 7)("tokens"),
+        spec.Linear("linear", 4, 2, **shared)("x"),
+        spec.Linear("again", 4, 2, **shared)("x"),
+        spec.MatMul("matmul", transposed=True)("x", "x"),
+        spec.Constant("constant", (4,))(),
+        spec.LSTM("lstm", 6, 3, 2, proj_size=2, activations=odd, peepholes=True, clip=2.0)(
+            "embedding"
+        ),
+        spec.LSTM("lstm_given", 4, 3, initial_state="given", cell_output=True, hold=True)(
+            "x", "constant_mask", "h", "h"
+        ),
+        spec.Constant("constant_mask", (1,), weights="mask")(),
+        spec.GRU("gru", 4, 2, bidirectional=True, along="positions", reset_after=False)("x"),
+        spec.RNN("rnn", 7, 2, nonlinearity="elu(0.5)", initial_state="learned")("one_hot"),
+        spec.Convolution("convolution", 3, 2, (2,), stride=(2,), padding=((1, 0),))("x"),
+        spec.Convolution("transposed", 3, 2, (3,), stride=(2,), transposed=True,
+                         output_padding=(1,))("x"),
+        spec.Convolution("over_time", 3, 3, (2, 3), 3, dilation=(2, 1), padding=((2, 0), (1, 1)),
+                         over_time=True)("x"),
+        spec.Pooling("pooling", "average", (2,), padding=((1, 0),), count_include_pad=False)("x"),
+        spec.Index.of("index", np.pad(np.arange(24).reshape(2, 12)[::-1], 1, constant_values=-1),
+                      fill=2.5)("x", "delay"),
+        spec.Activation("activation", "leaky_relu(0.1)")("x"),
+        spec.Arithmetic("arithmetic", "where")("x", "constant", "delay"),
+        spec.Reduce("reduce", "mean", axes=(-2, -1), keepdim=True)("x"),
+        spec.Softmax("softmax", axis=-2, log=True)("x"),
+        spec.BatchNorm("batch_norm", 4, axis=-1)("x"),
+        spec.GroupNorm("group_norm", 3, 3)("x"),
+        spec.LayerNorm("layer_norm", (3, 4), bias=False)("x"),
+        spec.RMSNorm("rms_norm", (4,))("x"),
+        spec.Attention("attention", cumulative=True)("x", "x"),
+        spec.Delay("delay", (3, 4), initial_state="learned")("sum"),
+        spec.Arithmetic("sum", "add")("delay", "x"),
+        spec.Linear("three", 4, 3)("x"),
+        spec.Delay("given", (3, 3), initial_state="given")("three", "h"),
+        spec.Fold("fold", "max")("sum"),
+        spec.Repeat("repeat", 2)("x"),
+        spec.Slice("slice", start=1, end=1, step=2)("x"),
+        spec.Spread("spread", 3)("x"),
+        spec.Window("window", 3, stride=2, dilation=2, padding=4)("x"),
+    ]  # fmt: skip
+    inputs = [
+        spec.Input("x", (3, 4)),
+        spec.Input("tokens", (), tokens=7),
+        spec.Input("h", (3, 3), held=True),
+    ]
+    return spec.Graph(inputs, nodes, {"y": "fold", "z": "index", "more": "given"})
+
+
+def up_to(name: str) -> spec.Graph:
+    """Of :func:`every_layer`, one and what it reads."""
+    graph = every_layer()
+    nodes = {node.name: node for node in graph.nodes}
+    wanted, more = {name}, [name]
+    while more:
+        at = more.pop()
+        new = set(nodes[at].reads) - wanted if at in nodes else set()
+        wanted |= new
+        more += new
+    return spec.Graph(
+        [one for one in graph.inputs if one.name in wanted | {"x"}],
+        [node for node in graph.nodes if node.name in wanted],
+        {"y": name},
+    )
+
+
+def test_every_layer_is_there() -> None:
+    graph = every_layer()
+    spec.check(graph)
+    assert {node.layer.kind for node in graph.nodes} == spec.KINDS.keys()
+
+
+@pytest.mark.parametrize("name", [node.name for node in every_layer().nodes])
+def test_in_a_graph(name: str, path: Path) -> None:
+    """Of one that is no chain nothing loads; what the vocabulary makes of it is judged too."""
+    graph = up_to(name)
+    header: dict[str, Any] = {}
+    offset = 0
+    for tensor, shape in spec.check(graph).tensors.items():
+        end = offset + 4 * math.prod(shape)
+        header[tensor] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    document = {"sha256": ZEROS.decode(), "version": 2, "content": "model", "graph": PLACE}
+    start = compact(document | {"vocabulary": None, "source": {}})
+    sound = 0
+    for variant in places(graph.to_dict()):
+        for value in VALUES:
+            new = compact(variant).replace(json.dumps(PLACE), value)
+            text = start.replace(json.dumps(PLACE), new)
+            given = put(path, join(compact(header), text, bytes(offset)))
+            try:
+                fastlstm.load(given, check=False)
+            except FormatError as error:
+                if "not a chain" not in str(error):
+                    continue
+            sound += 1
+            read = spec.Graph.from_dict(json.loads(new))
+            spec.check(read)
+            assert spec.Graph.from_dict(json.loads(compact(read.to_dict()))) == read
+    assert sound > 0  # other reads, at least
+
+
 def test_a_list_where_a_number_is_expected(
     rng: np.random.Generator, path: Path, tmp_path: Path
 ) -> None:
@@ -146,7 +255,7 @@ def test_a_list_where_a_number_is_expected(
     header, document, tensors = parts((tmp_path / "m").read_bytes())
     for field in ("clip", "cell_clip", "activations", "hidden_size", "bias", "name"):
         wrong = json.loads(compact(document))
-        wrong["layers"][0][field] = [1]
-        with pytest.raises(FormatError, match=field if field != "activations" else "strings"):
+        wrong["graph"]["nodes"][0][field] = [1]
+        with pytest.raises(FormatError, match=field if field != "activations" else "texts"):
             fastlstm.load(put(path, join(compact(header), compact(wrong), tensors)))
     assert os.path.getsize(path)
