@@ -283,7 +283,7 @@ BOUNDS = {
     "axes": (
         lambda n: graph(ADD("x", "x"), inputs=[spec.Input("x", (1,) * n)]),
         MAX_AXES,
-        "input 'x' has 7 axes",
+        r"input 'x': shape is .*; expected a list of at most 6 integers",
     ),
     "row": (lambda n: wide(n, ADD("x", "x")), MAX_ROW, "input 'x' has rows of 1048577"),
     "output row": (
