@@ -195,17 +195,17 @@ class TestDicts:
             else:
                 refused(
                     lambda without=without: spec.layer_from_dict(without),
-                    f"layer kind {layer.kind!r}: missing or unknown fields {name}",
+                    f"layer kind {layer.kind!r}: missing or unknown fields {name!r}",
                 )
 
     def test_no_other_field(self, layer, entry):
         refused(
             lambda: spec.layer_from_dict(entry | {"zebra": 1, "ant": 2}),
-            f"layer kind {layer.kind!r}: missing or unknown fields ant, zebra",
+            f"layer kind {layer.kind!r}: missing or unknown fields 'ant', 'zebra'",
         )
         refused(
             lambda: spec.layer_from_dict(entry | {"z" * 500: 1}),
-            f"layer kind {layer.kind!r}: missing or unknown fields {'z' * 200}",
+            f"layer kind {layer.kind!r}: missing or unknown fields '{'z' * 199}",
         )
 
     def test_describes_itself(self, layer, entry):

@@ -175,9 +175,9 @@ class Stream:
             x = np.asarray(inputs[name])
             x = x[None] if held else x
             if x.shape[1:] != (self.batch_size, *given.shape):
+                axes = ", ".join(map(str, ["T"] * (not held) + [self.batch_size, *given.shape]))
                 raise ValueError(
-                    f"input {name!r} has shape {x.shape}; expected (T, {self.batch_size}, "
-                    f"{', '.join(map(str, given.shape))})"
+                    f"input {name!r} has shape {np.shape(inputs[name])}; expected ({axes})"
                 )
             if given.tokens and not (
                 np.issubdtype(x.dtype, np.integer) and np.all((x >= 0) & (x < given.tokens))
@@ -188,7 +188,8 @@ class Stream:
                 )
             values[name] = x if given.tokens else x.astype(self.dtype)
         if len({len(x) for x in values.values()}) > 1:
-            raise ValueError(f"inputs have {[len(x) for x in values.values()]} steps each")
+            steps = ", ".join(f"{name!r} has {len(x)}" for name, x in values.items())
+            raise ValueError(f"inputs have as many steps each, but {steps}")
         return values
 
     def _outputs(self, values: Values) -> Values:

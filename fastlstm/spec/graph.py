@@ -142,5 +142,5 @@ def _fields(what: str, entry: object, names: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError(f"{what} is {type(entry).__name__}; expected a mapping")
     if wrong := sorted(map(str, entry.keys() ^ set(names))):
-        raise ValueError(f"{what}: missing or unknown fields {', '.join(wrong)[:200]}")
+        raise ValueError(f"{what}: missing or unknown fields {', '.join(map(repr, wrong)):.200}")
     return entry

@@ -234,7 +234,8 @@ class Layer:
         needed = {name for name, f in known.items() if not f.metadata.get("extra")}
         if wrong := sorted(map(str, (options.keys() - known) | (needed - options.keys()))):
             raise ValueError(
-                f"layer kind {cls.kind!r}: missing or unknown fields {', '.join(wrong)[:200]}"
+                f"layer kind {cls.kind!r}: missing or unknown fields "
+                f"{', '.join(map(repr, wrong)):.200}"
             )
         made = cls(**options)
         for name, value in options.items():

@@ -441,7 +441,7 @@ class TestStrictness:
             less = {k: v for k, v in entry.items() if k != field}
             with pytest.raises(ValueError, match=r"missing or unknown|is unknown"):
                 spec.layer_from_dict(less)
-        with pytest.raises(ValueError, match="missing or unknown fields hidden"):
+        with pytest.raises(ValueError, match="missing or unknown fields 'hidden'"):
             spec.layer_from_dict(entry | {"hidden": 1})
 
     @pytest.mark.parametrize("name", EXAMPLES)
@@ -565,3 +565,32 @@ def test_whatever_is_written_is_taken_or_refused(name, rng):
             pytest.fail(f"{error!r} of {text}")
         if any(i.held is False for i in again.inputs):
             assert spec.Graph.from_dict(json.loads(json.dumps(again.to_dict()))) == again, text
+
+
+def test_words_of_a_file_reach_no_terminal_as_they_are():
+    """Whatever an error quotes, it quotes as Python writes it."""
+    wrong = "\x1b[2J\ud800"
+    entry = spec.Linear("n", 3, 3).to_dict()
+    whole = graph_of(spec.Linear("n", 3, 3), [(3,)]).to_dict()
+    facts = spec.check(graph_of(spec.Repeat("n", 2), [()]))
+    attempts = [
+        lambda: spec.layer_from_dict(entry | {wrong: 1}),
+        lambda: spec.layer_from_dict(entry | {"name": wrong}),
+        lambda: spec.layer_from_dict(entry | {"kind": wrong}),
+        lambda: spec.layer_from_dict(entry | {"bias": wrong}),
+        lambda: spec.layer_from_dict(entry | {"weights": wrong}),
+        lambda: spec.layer_from_dict({"kind": "activation", "name": "n", "function": wrong}),
+        lambda: spec.layer_from_dict({"kind": "arithmetic", "name": "n", "operation": wrong}),
+        lambda: spec.Graph.from_dict(whole | {wrong: 1}),
+        lambda: spec.Graph.from_dict(whole | {"inputs": [{wrong: 1}]}),
+        lambda: spec.Graph.from_dict(whole | {"nodes": [{"reads": wrong}]}),
+        lambda: spec.check(spec.Graph.from_dict(whole | {"outputs": {wrong: "n"}})),
+        lambda: spec.check(spec.Graph.from_dict(whole | {"outputs": {"y": wrong}})),
+        lambda: spec.check(spec.Graph.from_dict(whole | {"nodes": [entry | {"reads": [wrong]}]})),
+        lambda: spec.check(graph_of(spec.Linear("n", 3, 3, tensor_names=((wrong, "w"),)), [(3,)])),
+        lambda: spec.check_tensors(facts, {wrong: ()}),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ValueError, match=r"\\x1b\[2J\\ud800") as refused:
+            attempt()
+        assert str(refused.value).isprintable()
