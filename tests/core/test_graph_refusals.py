@@ -594,3 +594,61 @@ def test_words_of_a_file_reach_no_terminal_as_they_are():
         with pytest.raises(ValueError, match=r"\\x1b\[2J\\ud800") as refused:
             attempt()
         assert str(refused.value).isprintable()
+
+
+def of_many():
+    """A graph of most kinds, with two loops, branches that meet, folds, tokens and held rows."""
+    return spec.Graph(
+        [spec.Input("x", (4,)), spec.Input("k", (4,), held=True), spec.Input("word", (), 5)],
+        [
+            spec.Embedding("words", 5, 4)("word"),
+            spec.Arithmetic("sum", "add")("x", "before"),
+            spec.GRU("gru", 4, 4, initial_state="given")("sum", "k"),
+            spec.Delay("before", (4,), 2)("gru"),
+            spec.Convolution(*("down", 4, 4, (3,)), over_time=True, stride=(2,), padding=((1, 1),))(
+                "gru"
+            ),
+            spec.Convolution(
+                *("up", 4, 4, (4,)),
+                over_time=True,
+                stride=(2,),
+                transposed=True,
+                padding=((1, 1),),
+            )("down"),
+            spec.Slice("slow", step=2)("x"),
+            spec.Repeat("held up", 2)("slow"),
+            spec.Arithmetic("loop", "add")("held up", "again"),
+            spec.Delay("again", (4,))("loop"),
+            spec.Fold("mean", "mean", cumulative=True)("words"),
+            spec.Index.of("both", np.arange(8).reshape(2, 4))("mean", "gru"),
+            spec.MatMul("product", transposed=True)("both", "both"),
+            spec.Softmax("softmax")("product"),
+            spec.Fold("most", "max")("up"),
+            spec.Constant("c", (4,))(),
+            spec.Arithmetic("where", "where")("c", "k", "most"),
+            spec.LSTM("both ways", 4, 3, bidirectional=True, along="positions")("both"),
+            spec.Window("window", 3, padding=2)("loop"),
+            spec.Spread("spread", 3)("window"),
+        ],
+        {"a": "softmax", "b": "where", "c": "both ways", "d": "spread"},
+    )
+
+
+def test_whatever_is_written_of_many_nodes_is_taken_or_refused_soon(rng):
+    """Also of loops and branches: ValueError or a graph, in a few words and milliseconds."""
+    entry = json.loads(json.dumps(of_many().to_dict()))
+    taken, messages = 0, set()
+    for _ in range(3000):
+        made = changed(entry, rng)
+        begun = time.process_time()
+        try:
+            spec.check(spec.Graph.from_dict(made))
+            taken += 1
+        except ValueError as error:
+            messages.add(str(error))
+            assert len(str(error)) < 2000  # noqa: PT017 - some of these graphs are good
+        except Exception as error:
+            pytest.fail(f"{error!r} of {made!r:.2000}")
+        assert time.process_time() - begun < 1, made  # about a thousandth, on an idle machine
+    assert taken > 5
+    assert len(messages) > 500
