@@ -152,7 +152,7 @@ def _check_names(graph: Graph) -> None:
     depth = sum(getattr(node.layer, "depth", 1) for node in graph.nodes)
     for what, count, most in (
         ("nodes", len(graph.nodes), MAX_NODES),
-        ("layers, those of stacks and their directions among them,", depth, MAX_DEPTH),
+        ("layers, those of stacks and their directions too", depth, MAX_DEPTH),
         ("inputs", len(graph.inputs), MAX_VALUES),
         ("outputs", len(graph.outputs), MAX_VALUES),
     ):

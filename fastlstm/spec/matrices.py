@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fastlstm.spec.layer import Layer, OneRow, extra, layer_kind
 from fastlstm.spec.row import Row, Shape, broadcast
@@ -71,63 +71,72 @@ class MatMul(Layer):
 
 
 @layer_kind
-class Embedding(OneRow):
-    """Token i is row i of a table (``torch.nn.Embedding``)."""
+class _OfTokens(OneRow):
+    """A layer of which each token stands for a row: `input_tokens` of them for rows of `width`."""
 
-    num_embeddings: int
-    embedding_dim: int
-    kind: ClassVar[str] = "embedding"
     takes_tokens: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        @property
+        def input_tokens(self) -> int: ...
+
+        @property
+        def width(self) -> int: ...
 
     @property
     def input_shape(self) -> Shape:
         """The axes of a row that it takes: one token."""
         return ()
+
+    def output(self, reads: Sequence[Row]) -> Shape:
+        self._reads(reads, "tokens")
+        if reads[0].tokens != self.input_tokens:
+            raise ValueError(
+                f"it takes one of {self.input_tokens} tokens, and is given "
+                f"{f'one of {reads[0].tokens}' if reads[0].tokens else 'numbers'}"
+            )
+        return (*reads[0].shape, self.width)
+
+
+@layer_kind
+class Embedding(_OfTokens):
+    """Token i is row i of a table (``torch.nn.Embedding``)."""
+
+    num_embeddings: int
+    embedding_dim: int
+    kind: ClassVar[str] = "embedding"
 
     @property
     def input_tokens(self) -> int:
         """How many tokens it knows."""
         return self.num_embeddings
 
-    def output(self, reads: Sequence[Row]) -> Shape:
-        self._reads(reads, "tokens")
-        if reads[0].tokens != self.num_embeddings:
-            raise ValueError(
-                f"it takes one of {self.num_embeddings} tokens, and is given "
-                f"{f'one of {reads[0].tokens}' if reads[0].tokens else 'numbers'}"
-            )
-        return (*reads[0].shape, self.embedding_dim)
+    @property
+    def width(self) -> int:
+        """Numbers that a token stands for."""
+        return self.embedding_dim
 
     def tensors(self) -> dict[str, Shape]:
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
 
 @layer_kind
-class OneHot(OneRow):
+class OneHot(_OfTokens):
     """Token i is a row of zeros with a one at place i."""
 
     num_classes: int
     kind: ClassVar[str] = "one_hot"
-    takes_tokens: ClassVar[bool] = True
-
-    @property
-    def input_shape(self) -> Shape:
-        """The axes of a row that it takes: one token."""
-        return ()
 
     @property
     def input_tokens(self) -> int:
         """How many tokens it knows."""
         return self.num_classes
 
-    def output(self, reads: Sequence[Row]) -> Shape:
-        self._reads(reads, "tokens")
-        if reads[0].tokens != self.num_classes:
-            raise ValueError(
-                f"it takes one of {self.num_classes} tokens, and is given "
-                f"{f'one of {reads[0].tokens}' if reads[0].tokens else 'numbers'}"
-            )
-        return (*reads[0].shape, self.num_classes)
+    @property
+    def width(self) -> int:
+        """Numbers that a token stands for."""
+        return self.num_classes
 
 
 @layer_kind
