@@ -264,6 +264,12 @@ class Pooling(Sliding):
 
     `function` is ``"max"`` or ``"average"``. An average counts the padding too, unless
     `count_include_pad` is false. A maximum never does.
+
+    Padding is at most what a kernel reaches over, so that each one begins before the end of the
+    input and ends behind its beginning. One whose dilation is larger than an axis may still step
+    over all of it. Within a step such options are refused; over time, the length of a sequence is
+    not known before. Of nothing but padding, then, a maximum is minus infinity, as torch's is, and
+    an average is that of the padding, 0, or, if it does not count, of no numbers, NaN.
     """
 
     function: str
@@ -278,9 +284,13 @@ class Pooling(Sliding):
             raise self._refused("function", "'max' or 'average'")
         if self.function == "max" and not self.count_include_pad:
             raise self._refused("count_include_pad", "true where function is 'max'")
-        for k, padding in zip(self.kernel_size, self.paddings, strict=True):
-            if max(padding) >= k:
-                raise self._refused("padding", "less than kernel_size: a kernel sees some input")
+        for reach, padding in zip(self.reaches, self.paddings, strict=True):
+            if max(padding) > reach:
+                raise self._refused(
+                    "padding",
+                    f"at most {list(self.reaches)}, dilation * (kernel_size - 1), before and "
+                    f"behind each axis: of more, some kernels see no input",
+                )
 
     @property
     def counts(self) -> bool:
@@ -288,8 +298,45 @@ class Pooling(Sliding):
 
     def of_row(self, shape: Shape) -> Shape:
         moved = self.moved(shape)
+        self._check_seen(shape, moved)
         self._check_time(math.prod(shape))
         return (shape[0], *moved)
 
+    def _check_seen(self, shape: Shape, moved: Shape) -> None:
+        """Check that at each place over positions the kernel sees one that is no padding."""
+        options = list(zip(self.strides, self.dilations, self.paddings, strict=True))
+        for size, places, (stride, dilation, (before, _)) in zip(
+            self._axes(shape), moved, options[self.over_time :], strict=True
+        ):
+            if size >= dilation:
+                continue
+            # The kernel at place j begins at a = stride * j - before. It reaches into the axis, so
+            # it touches its first `dilation` numbers at a % dilation, of which `size` are there:
+            # a // dilation - (a - size) // dilation is 1 if that is one of them, and else 0.
+            seen = _floor_sum(places, stride, -before, dilation)
+            seen -= _floor_sum(places, stride, -before - size, dilation)
+            if seen < places:
+                raise ValueError(
+                    f"at {places - seen} of {places} places its kernel sees nothing but padding: "
+                    f"its dilation, {dilation}, steps over an axis of {size}; expected a dilation "
+                    f"of at most {size}, or another padding"
+                )
+
     def work(self, reads: Sequence[Row]) -> int:
         return reads[0].shape[0] * math.prod((*self.moved(reads[0].shape), *self.kernel_size))
+
+
+def _floor_sum(n: int, factor: int, offset: int, divisor: int) -> int:
+    """The sum of ``(factor * j + offset) // divisor`` over j from 0 to n - 1, as Euclid divides.
+
+    It takes the steps of a greatest common divisor: n may be any number that a file has.
+    """
+    total = 0
+    while n > 0:
+        # Whole multiples of the divisor are summed at once; points below what is left of the line
+        # are counted by the rows that they stand in, which is such a sum with the axes exchanged.
+        total += n * (n - 1) // 2 * (factor // divisor) + n * (offset // divisor)
+        factor, offset = factor % divisor, offset % divisor
+        n, offset = divmod(factor * n + offset, divisor)
+        factor, divisor = divisor, factor
+    return total

@@ -134,8 +134,8 @@ REFUSED = {
         "count_include_pad is False; expected true where function is 'max'",
     ),
     "pooling padding": (
-        lambda: spec.Pooling("n", "max", (2,), padding=((0, 2),)),
-        "padding is ((0, 2),); expected less than kernel_size",
+        lambda: spec.Pooling("n", "max", (2,), dilation=(3,), padding=((3, 4),)),
+        "padding is ((3, 4),); expected at most [3], dilation * (kernel_size - 1), before and",
     ),
     "window padding": (
         lambda: spec.Window("n", 3, dilation=2, padding=5),
