@@ -1021,7 +1021,8 @@ class _Growth:
         """An earlier layer, on other rows, with the same weights."""
         if not self.nodes:
             return self.linear()
-        groups = spec.check(self.so_far({"y": self.nodes[-1][0].name})).groups
+        everything = self.so_far({layer.name: layer.name for layer, _ in self.nodes})
+        groups = spec.check(everything).groups
         looping = {node.name for group in groups if group.loops for node in group.nodes}
         known = [
             (layer, reads)
@@ -1167,6 +1168,8 @@ def text(graph: spec.Graph) -> str:
             lines.append(
                 f"{mark}{node.name} = {node.layer.describe()} of {reads}: {row(node.name)}"
             )
+    ran = {node.name for group in facts.groups for node in group.nodes}
+    lines += [f"{node.name} does not run" for node in graph.nodes if node.name not in ran]
     return "\n".join([*lines, *(f"{name} is {value}" for name, value in graph.outputs.items())])
 
 

@@ -78,7 +78,7 @@ class Stream:
         self._made: dict[str, OverTime] = {}
         self._weights: dict[str, dict[str, Array]] = {}
         rows = self.facts.rows
-        for node in graph.nodes:
+        for node in (node for group in self.facts.groups for node in group.nodes):
             w = {
                 suffix: np.asarray(tensors[name]).astype(self.dtype)
                 for suffix, name in node.layer.names().items()

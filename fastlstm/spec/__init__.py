@@ -16,11 +16,12 @@ Dimension letters: ``T`` time, ``B`` batch, ``I`` input, ``H`` hidden, ``O`` out
 """
 
 from fastlstm.spec.arithmetic import OPERATIONS, Activation, Arithmetic, Reduce, Softmax
-from fastlstm.spec.check import Facts, Group, check, check_tensors
+from fastlstm.spec.check import Facts, check, check_tensors
 from fastlstm.spec.convolution import Convolution, Pooling, Sliding
 from fastlstm.spec.functions import PARAMETERS, Function
 from fastlstm.spec.functions import parse as parse_function
 from fastlstm.spec.graph import Graph, Input
+from fastlstm.spec.groups import Group
 from fastlstm.spec.kinds import KINDS, layer_from_dict
 from fastlstm.spec.layer import MAX_SIZE, Layer, Node
 from fastlstm.spec.matrices import Constant, Embedding, Linear, MatMul, OneHot

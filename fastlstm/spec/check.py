@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from fastlstm.spec.graph import Graph
+from fastlstm.spec.groups import Group, groups_of, needed
 from fastlstm.spec.layer import MAX_AXES, MAX_SIZE, Layer, Node, check_name
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.time import Delay
 from fastlstm.spec.timing import SAME, Timing
 
-__all__ = ["Facts", "Group", "check", "check_tensors"]
+__all__ = ["Facts", "check", "check_tensors"]
 
 # What a file of a few bytes may ask for where no tensor bounds it.
 MAX_NODES = 2**12
@@ -33,22 +34,6 @@ MAX_WORK = 2**36  # multiply-adds for each step
 
 
 @dataclass(frozen=True)
-class Group:
-    """Nodes that run together: one, or those on loops through each other, row by row.
-
-    Parameters
-    ----------
-    nodes : tuple of Node
-        In the order in which they run.
-    loops : bool
-        Whether a row of one of them depends on an earlier row of its own.
-    """
-
-    nodes: tuple[Node, ...]
-    loops: bool
-
-
-@dataclass(frozen=True)
 class Facts:
     """What :func:`check` finds out.
 
@@ -57,9 +42,11 @@ class Facts:
     rows : mapping of str to Row
         Of every input and every layer, by name.
     groups : tuple of Group
-        All nodes, in an order in which they can run.
+        The nodes that some output depends on, in an order in which they can run. The others, whose
+        rows nobody sees, are no part of what runs: they have no state, and make no work.
     tensors : mapping of str to tuple of int
-        Full name -> shape of every tensor the graph needs, in the order of its nodes.
+        Full name -> shape of every tensor that a layer names, whether it runs or not, in the order
+        of the nodes: a file holds them all.
     state : mapping of str to tuple of int
         Full name -> shape of every array of a stream's state. The batch stands behind the first
         axis.
@@ -90,35 +77,37 @@ def check(graph: Graph) -> Facts:
     for given in graph.inputs:
         timing = None if given.held else Timing()
         rows[given.name] = _bounded(f"input {given.name!r}", Row(given.shape, given.tokens, timing))
-    groups = tuple(_groups(graph))
-    work = Fraction(0)
+    groups = groups_of(graph.nodes)
     for group in groups:
         if group.loops:
             _check_loop(group, rows)
         else:
             (node,) = group.nodes
             rows[node.name] = _row_of(node, rows)
-        for node in group.nodes:
-            row = rows[node.name]
-            times = row.timing.rate if row.timing else Fraction(1)
-            # A number that is moved or made by a function is as good as one multiply-add.
-            own = node.layer.work([rows[name] for name in node.reads])
-            work += times * (own + row.size)
+    groups = needed(groups, graph.outputs.values())
+    running = [node for group in groups for node in group.nodes]
+    work = Fraction(0)
+    for node in running:
+        row = rows[node.name]
+        times = row.timing.rate if row.timing else Fraction(1)
+        # A number that is moved or made by a function is as good as one multiply-add.
+        own = node.layer.work([rows[name] for name in node.reads])
+        work += times * (own + row.size)
     if work > MAX_WORK:
         raise ValueError(
             f"a step would take {math.ceil(work)} multiply-adds; at most {MAX_WORK} are supported"
         )
     tensors = _tensors(graph)
     state: dict[str, Shape] = {}
-    for node in graph.nodes:
+    for node in running:
         for suffix, shape in node.layer.state([rows[name] for name in node.reads]).items():
             state[f"{node.name}.{suffix}"] = shape
     if (total := sum(map(math.prod, state.values()))) > MAX_STATE:
         raise ValueError(
             f"the state of one stream would be {total} numbers; at most {MAX_STATE} are supported"
         )
-    ahead = [rows[name].looks_ahead for name in graph.outputs.values()]
-    return Facts(rows, groups, tensors, state, math.ceil(work), next(filter(None, ahead), ""))
+    ahead = next(filter(None, (rows[name].looks_ahead for name in graph.outputs.values())), "")
+    return Facts(rows, groups, tensors, state, math.ceil(work), ahead)
 
 
 def check_tensors(facts: Facts, shapes: Mapping[str, Shape]) -> None:
@@ -345,80 +334,3 @@ def _tensors(graph: Graph) -> dict[str, Shape]:
                 )
             own.setdefault(name, node.name)
     return tensors
-
-
-def _groups(graph: Graph) -> Iterator[Group]:
-    """Nodes in an order in which they can run; those on loops together.
-
-    Tarjan's strongly connected components (https://doi.org/10.1137/0201010), which come out in the
-    order of what they read, without recursion.
-    """
-    nodes = {node.name: node for node in graph.nodes}
-    number: dict[str, int] = {}
-    low: dict[str, int] = {}
-    open_: list[str] = []
-    waiting: set[str] = set()
-    for root in nodes:
-        if root in number:
-            continue
-        path = [(root, iter(nodes[root].reads))]
-        number[root] = low[root] = len(number)
-        open_.append(root)
-        waiting.add(root)
-        while path:
-            name, reads = path[-1]
-            for read in reads:
-                if read not in nodes:
-                    continue
-                if read not in number:
-                    number[read] = low[read] = len(number)
-                    open_.append(read)
-                    waiting.add(read)
-                    path.append((read, iter(nodes[read].reads)))
-                    break
-                if read in waiting:
-                    low[name] = min(low[name], number[read])
-            else:
-                path.pop()
-                if path:
-                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
-                if low[name] == number[name]:
-                    inside: list[str] = []
-                    while not inside or inside[-1] != name:
-                        inside.append(open_.pop())
-                        waiting.discard(inside[-1])
-                    loops = len(inside) > 1 or name in nodes[name].reads
-                    yield Group(_order([nodes[n] for n in inside]), loops)
-
-
-def _order(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Nodes of one group in an order in which each follows what it reads, but for delays.
-
-    A delay gives a row before it reads the one of the same step.
-    """
-    inside = {node.name for node in nodes}
-    waits = {
-        node.name: set() if isinstance(node.layer, Delay) else inside & set(node.reads)
-        for node in nodes
-    }
-    readers: dict[str, list[str]] = {}
-    for name, reads in waits.items():
-        for read in reads:
-            readers.setdefault(read, []).append(name)
-    by_name = {node.name: node for node in nodes}
-    ready = sorted(name for name, reads in waits.items() if not reads)
-    order: list[Node] = []
-    while ready:
-        name = ready.pop()
-        order.append(by_name[name])
-        for reader in readers.get(name, ()):
-            waits[reader].discard(name)
-            if not waits[reader]:
-                ready.append(reader)
-    if len(order) < len(nodes):
-        stuck = sorted(name for name, reads in waits.items() if reads)
-        raise ValueError(
-            f"layers {', '.join(map(repr, stuck[:5]))} read each other's row of the same step; "
-            f"expected a delay on the loop"
-        )
-    return tuple(order)

@@ -127,6 +127,37 @@ class TestFacts:
         along = spec.GRU("n", 3, 2, bidirectional=True, along="positions")
         assert spec.check(graph_of(along, [(5, 3)])).looks_ahead == ""
 
+    def test_nodes_that_no_output_depends_on_do_not_run(self):
+        """They make no work, have no state and do not look ahead; their tensors are there."""
+        nodes = [
+            spec.Linear("in", 3, 4)("x"),
+            spec.GRU("both ways", 4, 2, bidirectional=True)("in"),
+            spec.Fold("end", "mean")("both ways"),
+            spec.Arithmetic("sum", "add")("in", "before"),
+            spec.Delay("before", (4,))("sum"),
+            spec.Arithmetic("other", "add")("sum", "again"),
+            spec.Delay("again", (4,), 5)("other"),
+            spec.Delay("behind", (4,))("other"),
+            spec.Linear("style", 2, 2)("k"),
+        ]
+        inputs = [stepped(3), spec.Input("k", (2,), held=True)]
+        facts = spec.check(spec.Graph(inputs, nodes, {"y": "before"}))
+        assert sorted(map(sorted, nodes_of(facts))) == [["before", "sum"], ["in"]]
+        assert dict(facts.state) == {"before.x": (1, 4)}
+        assert facts.work == 3 * 4 + 4 + 4 + 4
+        assert facts.looks_ahead == ""
+        every = spec.check(spec.Graph(inputs, nodes, {n.name: n.name for n in nodes}))
+        assert "layer 'both ways'" in every.looks_ahead
+        assert facts.rows == every.rows
+        assert list(facts.tensors.items()) == list(every.tensors.items())
+        assert {*facts.tensors} > {"both ways.weight_ih_l0", "style.bias"}
+        assert sum(map(len, nodes_of(every))) == len(nodes)
+
+    def test_an_input_may_be_all_that_a_model_gives(self):
+        graph = spec.Graph([stepped(3)], [spec.Linear("in", 3, 4)("x")], {"y": "x"})
+        facts = spec.check(graph)
+        assert (facts.groups, facts.work, dict(facts.state)) == ((), 0, {})
+
     def test_folds_of_other_numbers_of_rows_need_the_end(self):
         graph = spec.Graph(
             [stepped(3)],

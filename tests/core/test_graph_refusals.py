@@ -340,9 +340,12 @@ def test_bound_of_work():
 
 def test_bound_of_state():
     delays = [spec.Delay(f"d{i}", (1,), 2**20)("x") for i in range(16)]
-    spec.check(wide(1, *delays))
-    with pytest.raises(ValueError, match="state of one stream would be 16777217 numbers"):
-        spec.check(wide(1, *delays, spec.Delay("more", (1,))("x")))
+    all_ = spec.Index.of("all", np.arange(16))(*(f"d{i}" for i in range(16)))
+    spec.check(wide(1, *delays, all_))
+    more = spec.Delay("more", (16,))("all")
+    with pytest.raises(ValueError, match="state of one stream would be 16777232 numbers"):
+        spec.check(wide(1, *delays, all_, more))
+    spec.check(wide(1, *delays, more, all_))  # whose last node, the output, does without it
 
 
 def changing_rates(n):
