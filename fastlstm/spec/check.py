@@ -30,6 +30,7 @@ MAX_STATE = 2**24  # numbers in the state of a stream
 MAX_RATE = 2**16  # rows for each step, and steps for each row
 MAX_TERMS = 2**4  # that tell the number of rows, one after another
 MAX_WAITS = 2**4  # numbers of rows of a stream, the least of which is there
+MAX_COMPARISONS = 2**16  # of those numbers, to tell the least of them
 MAX_WORK = 2**36  # multiply-adds for each step
 
 
@@ -50,6 +51,12 @@ class Facts:
     state : mapping of str to tuple of int
         Full name -> shape of every array of a stream's state. The batch stands behind the first
         axis.
+    queues : mapping of str to tuple of int
+        Name of each node in `groups` -> for each value that it reads, the most rows that wait,
+        between the steps of a stream, for those of the same index of the others: 0 where none
+        does. A value that a node, or the nodes of a group, read again waits once, for the first of
+        these reads. The numbers are bounds, reached where rows are behind no change of rate that
+        a later one follows.
     work : int
         Multiply-adds for each step.
     looks_ahead : str
@@ -60,6 +67,7 @@ class Facts:
     groups: tuple[Group, ...]
     tensors: Mapping[str, Shape]
     state: Mapping[str, Shape]
+    queues: Mapping[str, tuple[int, ...]]
     work: int
     looks_ahead: str
 
@@ -77,8 +85,15 @@ def check(graph: Graph) -> Facts:
     for given in graph.inputs:
         timing = None if given.held else Timing()
         rows[given.name] = _bounded(f"input {given.name!r}", Row(given.shape, given.tokens, timing))
-    groups = groups_of(graph.nodes)
+    groups, comparisons = groups_of(graph.nodes), 0
     for group in groups:
+        comparisons += _comparisons(group, rows)
+        if comparisons > MAX_COMPARISONS:
+            raise ValueError(
+                f"rows meet up to layer {group.nodes[0].name!r} that wait for others of so many "
+                f"delays that {comparisons} comparisons tell how many there are; at most "
+                f"{MAX_COMPARISONS} are supported"
+            )
         if group.loops:
             _check_loop(group, rows)
         else:
@@ -102,12 +117,19 @@ def check(graph: Graph) -> Facts:
     for node in running:
         for suffix, shape in node.layer.state([rows[name] for name in node.reads]).items():
             state[f"{node.name}.{suffix}"] = shape
-    if (total := sum(map(math.prod, state.values()))) > MAX_STATE:
+    queues = {name: rows_ for group in groups for name, rows_ in _queues(group, rows).items()}
+    waiting = sum(
+        count * rows[name].size
+        for node in running
+        for count, name in zip(queues[node.name], node.reads, strict=True)
+    )
+    if (total := waiting + sum(map(math.prod, state.values()))) > MAX_STATE:
         raise ValueError(
-            f"the state of one stream would be {total} numbers; at most {MAX_STATE} are supported"
+            f"the state of one stream would be {total} numbers, {waiting} of them in rows that "
+            f"wait for others; at most {MAX_STATE} are supported"
         )
     ahead = next(filter(None, (rows[name].looks_ahead for name in graph.outputs.values())), "")
-    return Facts(rows, groups, tensors, state, math.ceil(work), ahead)
+    return Facts(rows, groups, tensors, state, queues, math.ceil(work), ahead)
 
 
 def check_tensors(facts: Facts, shapes: Mapping[str, Shape]) -> None:
@@ -228,7 +250,7 @@ def _meet(moving: Sequence[Row]) -> tuple[Timing, str]:
     ahead = next((row.looks_ahead for row in moving if row.looks_ahead), "")
     timing = moving[0].timing
     assert timing is not None
-    for row in moving[1:]:
+    for row in {row.timing: row for row in moving}.values():
         assert row.timing is not None
         if row.timing.rows != timing.rows:
             if not row.folded:
@@ -306,6 +328,29 @@ def _check_loop(group: Group, rows: dict[str, Row]) -> None:
         if isinstance(node.layer, Delay):
             row = _row_of(node, rows)
             rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)
+
+
+def _comparisons(group: Group, rows: Mapping[str, Row]) -> int:
+    """At most how many pairs of counts are compared where the rows that a group reads meet."""
+    read = (rows.get(name) for node in group.nodes for name in node.reads)
+    ready = {row.timing.ready for row in read if row and row.timing}
+    if len(ready) < 2:
+        return 0
+    most = min(len(frozenset().union(*ready)), 2 * MAX_WAITS)
+    return most * sum(map(len, ready))
+
+
+def _queues(group: Group, rows: Mapping[str, Row]) -> dict[str, tuple[int, ...]]:
+    """Of each node of a group, the rows of each of its reads that wait for those of the others."""
+    inside = {node.name for node in group.nodes}
+    outside = {name: rows[name] for node in group.nodes for name in node.reads}
+    moving = {n: row for n, row in outside.items() if n not in inside and not row.held}
+    waiting = dict.fromkeys(outside, 0)
+    if len(moving) > 1 and not rows[group.nodes[0].name].looks_ahead:
+        met, _ = _meet(list(moving.values()))
+        waiting |= {n: row.timing.waiting(met) for n, row in moving.items() if row.timing}
+    # Each number is taken out by the first read of the value, and 0 left to the others.
+    return {node.name: tuple(waiting.pop(name, 0) for name in node.reads) for node in group.nodes}
 
 
 def _tensors(graph: Graph) -> dict[str, Shape]:

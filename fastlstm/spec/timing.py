@@ -81,6 +81,21 @@ class Count:
             rows = term.least(rows)
         return rows
 
+    def lead(self, other: Count) -> int:
+        """A bound on how many rows more than `other` there are after any number of steps.
+
+        The two are of as many rows of a whole sequence: their terms have the same factors and
+        divisors. The bound is reached where each has one term.
+        """
+        # As long as the other has no row; the first that it has is that of its least steps.
+        first = self(other.least() - 1)
+        # From there on, if this one has a row too, no term of either is bounded from below, and
+        # with x = y + lead, x // d - y // d is at most lead / d, rounded up.
+        lead = 0
+        for one, two in zip(self.terms, other.terms, strict=True):
+            lead = -((two.offset - one.offset - one.factor * lead) // one.divisor)
+        return max(first, lead)
+
     @property
     def rate(self) -> Fraction:
         """Rows for each step, in the long run."""
@@ -125,13 +140,30 @@ class Timing:
         """Of rows that wait for those of the same index of another value with as many rows."""
         if other.ready <= self.ready:
             return self
-        ready = self.ready | other.ready
-        least = {
-            count
-            for count in ready
-            if not any(count != later and _never_more(later, count) for later in ready)
-        }
-        return Timing(self.rows, frozenset(least))
+        # Of one timing, no count stands for another: only those of the two are compared.
+        ready = _least(self.ready, other.ready) | _least(other.ready, self.ready)
+        return Timing(self.rows, frozenset(ready))
+
+    def waiting(self, met: Timing) -> int:
+        """A bound on the rows of a stream that wait between its steps for those they meet.
+
+        Parameters
+        ----------
+        met : Timing
+            Of these rows, and of others of as many rows of a whole sequence, met.
+        """
+        if met.ready == self.ready:
+            return 0
+        return max(min(own.lead(other) for own in self.ready) for other in met.ready)
+
+
+def _least(counts: frozenset[Count], others: frozenset[Count]) -> set[Count]:
+    """Those of some counts that no other one stands for, as it is never more."""
+    return {
+        count
+        for count in counts
+        if not any(other != count and _never_more(other, count) for other in others)
+    }
 
 
 def _never_more(a: Count, b: Count) -> bool:

@@ -348,6 +348,21 @@ def test_bound_of_state():
     spec.check(wide(1, *delays, more, all_))  # whose last node, the output, does without it
 
 
+def test_bound_of_comparisons():
+    """Of 1024 delays, each meets at most 32 others that may be the least: 2**15 pairs."""
+    nodes = [
+        spec.Convolution(*(f"c{i}", 1, 1, (i + 1,)), over_time=True, padding=((0, i),))("x")
+        for i in range(1024)
+    ]
+    nodes += [
+        spec.Index.of(name, np.arange(1))(*(f"c{i}" for i in range(1024))) for name in ("a", "b")
+    ]
+    spec.check(wide(1, *nodes))
+    more = spec.Arithmetic("more", "add")("c1", "c0")
+    with pytest.raises(ValueError, match=r"up to layer 'more' .* that 65540 comparisons tell"):
+        spec.check(wide(1, *nodes, more))
+
+
 def changing_rates(n):
     nodes, last = [], "x"
     for k in range(n // 2):
@@ -388,6 +403,19 @@ LARGE = {
                 spec.Arithmetic(f"n{i}", "add")(f"n{i - 1}" if i else "x", f"c{i}"),
             )
         )
+    ),
+    "waits": lambda: graph(
+        *waits(16).nodes,
+        *(
+            spec.Convolution(*(f"s{i}", 3, 3, (2 + i,)), over_time=True, padding=((0, 1 + i),))(
+                "all"
+            )
+            for i in range(1000)
+        ),
+        *(
+            spec.Index.of(f"m{j}", np.arange(3))(*(f"s{i}" for i in range(1000) if i != j))
+            for j in range(60)
+        ),
     ),
     "names": lambda: wide(
         1,
