@@ -233,7 +233,8 @@ FILES: dict[str, Callable[[], tuple[bytes, str]]] = {
         file(in_a_row([delay(f"{n}", steps=2**19) for n in range(4096)])), "the state of one"),
     # work
     "work of 2**40": lambda: (
-        file(graph([node("matmul", f"{n}", "x", "x") for n in range(2**10)], shape=MATRIX)),
+        file(graph([node("matmul", f"{n + 1}", "x", f"{n}" if n else "x") for n in range(2**10)],
+                   shape=MATRIX)),
         r"a step would take 1\d{12} multiply-adds; at most 68719476736"),
     "work of 2**40 by shared weights": lambda: (
         file(in_a_row([matrix(f"{n}", 2**10) for n in range(2**10)], shape=[1, 2**20]), KERNEL,
@@ -242,7 +243,7 @@ FILES: dict[str, Callable[[], tuple[bytes, str]]] = {
         file(in_a_row([repeat("a", 2**16), matrix("b", 2**10)], shape=[1, 2**20]), KERNEL,
              data=bytes(2**12)), "multiply-adds; at most 68719476736"),
     "a state of 17 million": lambda: (
-        file(graph([delay(f"{n}", "x", shape=[2**20]) for n in range(17)], shape=[2**20])),
+        file(in_a_row([delay(f"{n}", shape=[2**20]) for n in range(17)], shape=[2**20])),
         "the state of one stream would be 17825792 numbers; at most 16777216"),
     "a delay of 2**31": lambda: (
         file(graph([delay("a", "x", steps=2**31 - 1)])), "steps is 2147483647; expected at most"),
