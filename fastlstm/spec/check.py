@@ -124,9 +124,10 @@ def check(graph: Graph) -> Facts:
         for count, name in zip(queues[node.name], node.reads, strict=True)
     )
     if (total := waiting + sum(map(math.prod, state.values()))) > MAX_STATE:
+        parts = f", {waiting} of them in rows that wait for others" if waiting else ""
         raise ValueError(
-            f"the state of one stream would be {total} numbers, {waiting} of them in rows that "
-            f"wait for others; at most {MAX_STATE} are supported"
+            f"the state of one stream would be {total} numbers{parts}; at most {MAX_STATE} are "
+            f"supported"
         )
     ahead = next(filter(None, (rows[name].looks_ahead for name in graph.outputs.values())), "")
     return Facts(rows, groups, tensors, state, queues, math.ceil(work), ahead)
@@ -356,26 +357,32 @@ def _queues(group: Group, rows: Mapping[str, Row]) -> dict[str, tuple[int, ...]]
 def _tensors(graph: Graph) -> dict[str, Shape]:
     """Every tensor's full name and shape; layers that share one ask for the same shape."""
     tensors: dict[str, Shape] = {}
-    own: dict[str, str] = {}  # of tensors that a layer has under its own name: whose
-    count = characters = 0
+    own: dict[str, str] = {}  # of each tensor: the first layer that names it
+    characters = 0
     for node in graph.nodes:
         shapes = node.layer.tensors()
-        # The number of layers of a stack alone decides how many names there are.
-        count += len(shapes)
+        # The depth of a stack alone decides how many names a layer has: they are counted before
+        # they are made. Those of all layers have no other bound than that on the depth of all.
         prefix = len(node.layer.weights or node.name) + 1
-        characters += sum(prefix + len(suffix) for suffix in shapes)
-        if count > MAX_TENSORS or characters > MAX_NAMES:
-            raise ValueError(
-                f"the layers up to {node.name!r} have {count} tensors, whose names are "
-                f"{characters} characters long; at most {MAX_TENSORS} tensors, and {MAX_NAMES} "
-                f"characters, are supported"
-            )
+        _check_count(node, len(shapes), sum(prefix + len(suffix) for suffix in shapes))
         for suffix, name in node.layer.names().items():
             shape = shapes[suffix]
-            if tensors.setdefault(name, shape) != shape:
+            if name not in tensors:
+                tensors[name], own[name] = shape, node.name
+                characters += len(name)
+            elif tensors[name] != shape:
                 raise ValueError(
                     f"layers {own[name]!r} and {node.name!r} share tensor {name!r}, but ask for "
                     f"shapes {tensors[name]} and {shape}"
                 )
-            own.setdefault(name, node.name)
+        _check_count(node, len(tensors), characters)
     return tensors
+
+
+def _check_count(node: Node, count: int, characters: int) -> None:
+    if count > MAX_TENSORS or characters > MAX_NAMES:
+        raise ValueError(
+            f"the layers up to {node.name!r} have {count} tensors, whose names are {characters} "
+            f"characters long; at most {MAX_TENSORS} tensors, and {MAX_NAMES} characters, are "
+            f"supported"
+        )

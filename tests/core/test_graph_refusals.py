@@ -16,10 +16,12 @@ from fastlstm.spec.check import (
     MAX_ALL_READS,
     MAX_AXES,
     MAX_DEPTH,
+    MAX_NAMES,
     MAX_NODES,
     MAX_RATE,
     MAX_READS,
     MAX_ROW,
+    MAX_TENSORS,
     MAX_TERMS,
     MAX_VALUES,
     MAX_WAITS,
@@ -265,7 +267,27 @@ def depth(n):
     return graph(spec.GRU("g", 3, 3, n)("x"))
 
 
+def normed(name, **options):
+    """A layer of ten tensors."""
+    return spec.LSTM(name, 3, 3, layer_norm="product", **options)("x")
+
+
+def tensors_of(n):
+    constants = [spec.Constant(f"c{i}", (3,))() for i in range(n % 10)]
+    return graph(*(normed(f"n{i}") for i in range(n // 10)), *constants, ADD("x", "x"))
+
+
+def names_of(n):
+    """Layers of two tensors, whose names are 522 characters, and constants of the others."""
+    linear = [spec.Linear(f"{i:04}".ljust(255, "a"), 3, 3)("x") for i in range(n // 522)]
+    left = [min(255, n % 522 - done) for done in range(0, n % 522, 255)]
+    constants = [spec.Constant(str(i) * size, (3,))() for i, size in enumerate(left)]
+    return graph(*linear, *constants, ADD("x", "x"))
+
+
 BOUNDS = {
+    "tensors": (tensors_of, MAX_TENSORS, "have 16385 tensors, whose names are"),
+    "names": (names_of, MAX_NAMES, "whose names are 1048577 characters long; at most 16384"),
     "nodes": (chain_of, MAX_NODES, "has 4097 nodes"),
     "depth": (depth, MAX_DEPTH, "4097 layers, those of stacks"),
     "inputs": (
@@ -325,6 +347,30 @@ def test_bounds(name):
     spec.check(make(bound))
     with pytest.raises(ValueError, match=message):
         spec.check(make(bound + 1))
+
+
+def test_tensors_that_are_shared_count_once():
+    """Of 4000 layers of the same ten tensors there are ten, whatever their names are."""
+    layers = [normed(f"n{i}".ljust(255, "a"), weights="w" * 240) for i in range(4000)]
+    assert len(spec.check(graph(*layers)).tensors) == 10
+    tied = [
+        spec.Embedding(f"e{i}", 7, 3, tensor_names=(("weight", "table"),))("word")
+        for i in range(4000)
+    ]
+    assert list(spec.check(graph(*tied, inputs=[TOKENS])).tensors) == ["table"]
+
+
+def test_names_of_one_layer_are_counted_before_they_are_made():
+    name = "n" * 255
+    deep = spec.LSTM(name, 3, 3, 2048, layer_norm="product", bidirectional=True)
+    made = graph(deep("x"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="have 40960 tensors"):
+            spec.check(made)
+        assert tracemalloc.get_traced_memory()[1] < 2**23  # their names alone are more
+    finally:
+        tracemalloc.stop()
 
 
 def test_bound_of_work():
