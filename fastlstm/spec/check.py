@@ -217,6 +217,13 @@ def _derived(layer: Layer, reads: Sequence[Row]) -> Row:
     beside, starts = list(reads), list[Row]()
     if layer.starts:
         beside, starts = list(reads[: -layer.starts]), list(reads[-layer.starts :])
+    if any(row.folded for row in starts):
+        raise ValueError(
+            "it would start from a single row of a whole sequence, which is known only at the end "
+            "of that sequence; expected a held value: make what folds the first sequence and what "
+            "starts from its row two models, and give the one's row to the other as an input with "
+            "held=True"
+        )
     if any(not row.held for row in starts):
         raise ValueError(
             "what a sequence starts from must be held for all of it; expected an input with "

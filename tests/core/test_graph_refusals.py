@@ -144,6 +144,28 @@ REFUSED = {
         lambda: graph(spec.GRU("a", 3, 3, initial_state="given")("x", "x")),
         "must be held for all of it; expected an input with held=True",
     ),
+    "start from a fold": (
+        lambda: graph(
+            *(spec.LSTM("encoder", 3, 3)("x"), spec.Fold("end", "last")("encoder")),
+            spec.GRU("decoder", 3, 3, initial_state="given")("x", "end"),
+        ),
+        r"layer 'decoder' .* 'end' \(3\): it would start from a single row of a whole sequence, "
+        r"which is known only at the end .* as an input with held=True",
+    ),
+    "start from what is computed of a fold": (
+        lambda: graph(
+            *(spec.Fold("end", "last")("x"), spec.Linear("bridge", 3, 3)("end")),
+            spec.Delay("later", (3,), initial_state="given")("x", "bridge"),
+        ),
+        r"layer 'later' .* it would start from a single row .* two models",
+    ),
+    "start from attention over time": (
+        lambda: graph(
+            spec.Attention("context")("x", "x"),
+            spec.RNN("decoder", 3, 3, initial_state="given")("x", "context"),
+        ),
+        r"layer 'decoder' .* it would start from a single row of a whole sequence",
+    ),
     "start's axes": (
         lambda: graph(spec.GRU("a", 3, 2, 2, initial_state="given")("x", "k"), inputs=[X, HELD]),
         "it takes rows of 2 x 2, and is given 3",
