@@ -869,7 +869,7 @@ class _Growth:
 
     def rate(self, value: Value) -> Fraction:
         assert value.row.timing is not None
-        return value.row.timing.rate
+        return Fraction(*value.row.timing.rate)
 
     def raise_by(self, value: Value) -> int:
         return self.size(max(1, min(3, int(4 / self.rate(value)))))
@@ -1230,12 +1230,12 @@ def _of_reads(node: spec.Node, rows: Mapping[str, spec.Row], inputs: set[str]) -
     found |= {"held row computed"} if reads and not timings else set()
     if len({timing.ready for timing in timings}) > 1:
         found.add("unequal delays meet")
-        found |= {"unequal delays meet at another rate"} if timings[0].rate != 1 else set()
+        found |= {"unequal delays meet at another rate"} if timings[0].rate != (1, 1) else set()
         found |= {"folds of unequal delays meet"} if reads[0].folded else set()
     if len({timing.rows for timing in timings}) > 1:
         found.add("folds of unequal rows meet")
     if made.timing and timings:
-        rate = made.timing.rate / timings[0].rate
+        rate = Fraction(*made.timing.rate) / Fraction(*timings[0].rate)
         if rate != 1:
             found.add(f"rate {'raised' if rate > 1 else 'lowered'} by {layer.kind}")
         if len(made.timing.ready) > 1:

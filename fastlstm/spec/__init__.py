@@ -30,7 +30,7 @@ from fastlstm.spec.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fastlstm.spec.recurrent import GRU, LSTM, RNN, Recurrent
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.time import Attention, Delay, Fold, Repeat, Slice, Spread, Window
-from fastlstm.spec.timing import Count, Term, Timing
+from fastlstm.spec.timing import Count, Rate, Term, Timing
 
 __all__ = [
     "FILL",
@@ -66,6 +66,7 @@ __all__ = [
     "OneHot",
     "Pooling",
     "RMSNorm",
+    "Rate",
     "Recurrent",
     "Reduce",
     "Repeat",

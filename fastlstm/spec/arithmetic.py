@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from fastlstm.spec import functions
-from fastlstm.spec.layer import Layer, OneRow, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import Layer, OneRow
 from fastlstm.spec.row import Row, Shape, broadcast
 
 __all__ = ["OPERATIONS", "Activation", "Arithmetic", "Reduce", "Softmax"]
@@ -21,7 +22,7 @@ OPERATIONS = {
 }
 
 
-@layer_kind
+@frozen
 class Arithmetic(Layer):
     """An operation between values, whose axes broadcast as NumPy's do.
 
@@ -48,7 +49,7 @@ class Arithmetic(Layer):
         return broadcast([row.shape for row in reads])
 
 
-@layer_kind
+@frozen
 class Activation(OneRow):
     """A function of each number; :mod:`.functions` has their names."""
 
@@ -69,7 +70,7 @@ def _check_axes(axes: Sequence[int], shape: Shape) -> None:
         raise ValueError(f"it goes over axes {list(axes)}, and is given {Row(shape)}")
 
 
-@layer_kind
+@frozen
 class Softmax(OneRow):
     """``exp(x) / sum(exp(x))`` over an axis, or its logarithm (``torch.nn.Softmax``).
 
@@ -90,7 +91,7 @@ class Softmax(OneRow):
         return shape
 
 
-@layer_kind
+@frozen
 class Reduce(OneRow):
     """Numbers over some axes of a step, made into one.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from typing import NamedTuple
 
 from fastlstm.spec.graph import Graph
 from fastlstm.spec.groups import Group, groups_of, needed
 from fastlstm.spec.layer import MAX_AXES, MAX_SIZE, Layer, Node, check_name
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.time import Delay
-from fastlstm.spec.timing import SAME, Timing
+from fastlstm.spec.timing import SAME, Rate, Timing
 
 __all__ = ["Facts", "check", "check_tensors"]
 
@@ -34,8 +32,7 @@ MAX_COMPARISONS = 2**16  # of those numbers, to tell the least of them
 MAX_WORK = 2**36  # multiply-adds for each step
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What :func:`check` finds out.
 
     Parameters
@@ -101,16 +98,9 @@ def check(graph: Graph) -> Facts:
             rows[node.name] = _row_of(node, rows)
     groups = needed(groups, graph.outputs.values())
     running = [node for group in groups for node in group.nodes]
-    work = Fraction(0)
-    for node in running:
-        row = rows[node.name]
-        times = row.timing.rate if row.timing else Fraction(1)
-        # A number that is moved or made by a function is as good as one multiply-add.
-        own = node.layer.work([rows[name] for name in node.reads])
-        work += times * (own + row.size)
-    if work > MAX_WORK:
+    if (work := _work(running, rows)) > MAX_WORK:
         raise ValueError(
-            f"a step would take {math.ceil(work)} multiply-adds; at most {MAX_WORK} are supported"
+            f"a step would take {work} multiply-adds; at most {MAX_WORK} are supported"
         )
     tensors = _tensors(graph)
     state: dict[str, Shape] = {}
@@ -130,7 +120,7 @@ def check(graph: Graph) -> Facts:
             f"supported"
         )
     ahead = next(filter(None, (rows[name].looks_ahead for name in graph.outputs.values())), "")
-    return Facts(rows, groups, tensors, state, queues, math.ceil(work), ahead)
+    return Facts(rows, groups, tensors, state, queues, work, ahead)
 
 
 def check_tensors(facts: Facts, shapes: Mapping[str, Shape]) -> None:
@@ -296,9 +286,12 @@ def _bounded(what: str, row: Row) -> Row:
             f"{what} has rows behind more than {MAX_TERMS} changes of rate that no single one "
             f"stands for"
         )
-    if row.timing and not Fraction(1, MAX_RATE) <= row.timing.rate <= MAX_RATE:
+    if row.timing is None:
+        return row
+    rate = row.timing.rate
+    if rate.rows > MAX_RATE * rate.steps or rate.steps > MAX_RATE * rate.rows:
         raise ValueError(
-            f"{what} has {row.timing.rate} rows for each step; at most {MAX_RATE}, or one in as "
+            f"{what} has {rate} rows for each step; at most {MAX_RATE}, or one in as "
             f"many steps, are supported"
         )
     return row
@@ -331,11 +324,11 @@ def _check_loop(group: Group, rows: dict[str, Row]) -> None:
             )
         if not isinstance(layer, Delay):
             row = _row_of(node, rows)
-            rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)
+            rows[node.name] = row._replace(timing=timing, looks_ahead=ahead)
     for node in group.nodes:
         if isinstance(node.layer, Delay):
             row = _row_of(node, rows)
-            rows[node.name] = dataclasses.replace(row, timing=timing, looks_ahead=ahead)
+            rows[node.name] = row._replace(timing=timing, looks_ahead=ahead)
 
 
 def _comparisons(group: Group, rows: Mapping[str, Row]) -> int:
@@ -359,6 +352,20 @@ def _queues(group: Group, rows: Mapping[str, Row]) -> dict[str, tuple[int, ...]]
         waiting |= {n: row.timing.waiting(met) for n, row in moving.items() if row.timing}
     # Each number is taken out by the first read of the value, and 0 left to the others.
     return {node.name: tuple(waiting.pop(name, 0) for name in node.reads) for node in group.nodes}
+
+
+def _work(nodes: Sequence[Node], rows: Mapping[str, Row]) -> int:
+    """Multiply-adds that the nodes take for each step, rounded up."""
+    total, steps = 0, 1
+    for node in nodes:
+        row = rows[node.name]
+        rate = row.timing.rate if row.timing else Rate(1, 1)
+        # A number that is moved or made by a function is as good as one multiply-add.
+        own = rate.rows * (node.layer.work([rows[name] for name in node.reads]) + row.size)
+        common = math.lcm(steps, rate.steps)
+        total = total * (common // steps) + own * (common // rate.steps)
+        steps = common
+    return -(-total // steps)
 
 
 def _tensors(graph: Graph) -> dict[str, Shape]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, ClassVar
 
-from fastlstm.spec.layer import MAX_REACH, OneRow, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import MAX_REACH, OneRow
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.timing import SAME, Term
 
@@ -16,7 +17,7 @@ __all__ = ["Convolution", "Pooling", "Sliding"]
 Pair = tuple[int, int]
 
 
-@layer_kind
+@frozen
 class Sliding(OneRow):
     """What convolutions and poolings share: a kernel, and how it moves over rows (C, ...).
 
@@ -143,7 +144,7 @@ class Sliding(OneRow):
 _NONE: tuple[Pair, ...] = ((0, 0),)
 
 
-@layer_kind
+@frozen
 class Convolution(Sliding):
     """``torch.nn.Conv1d``, ``Conv2d``, and their transposed kin.
 
@@ -258,7 +259,7 @@ class Convolution(Sliding):
         )
 
 
-@layer_kind
+@frozen
 class Pooling(Sliding):
     """``torch.nn.MaxPool1d``, ``AvgPool2d`` and their kin.
 

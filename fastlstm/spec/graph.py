@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from fastlstm.spec.frozen import Frozen, frozen
 from fastlstm.spec.kinds import layer_from_dict
 from fastlstm.spec.layer import Layer, Node, _plain, check_name
 from fastlstm.spec.row import Shape
@@ -13,8 +13,8 @@ from fastlstm.spec.row import Shape
 __all__ = ["Graph", "Input"]
 
 
-@dataclass(frozen=True)
-class Input:
+@frozen
+class Input(Frozen):
     """What a model is given.
 
     Parameters
@@ -45,8 +45,8 @@ class Input:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True)
-class Graph:
+@frozen
+class Graph(Frozen):
     """A model, in any order of its nodes; :func:`~fastlstm.spec.check` finds the one they run in.
 
     Parameters
@@ -59,12 +59,15 @@ class Graph:
 
     inputs: tuple[Input, ...]
     nodes: tuple[Node, ...]
-    outputs: Mapping[str, str] = field(hash=False)
+    outputs: Mapping[str, str]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "nodes", tuple(self.nodes))
         object.__setattr__(self, "outputs", dict(self.outputs))
+
+    def __hash__(self) -> int:
+        return hash((self.inputs, self.nodes))  # a mapping has none
 
     @classmethod
     def chain(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastlstm.spec.layer import Node
 from fastlstm.spec.time import Delay
@@ -11,8 +11,7 @@ from fastlstm.spec.time import Delay
 __all__ = ["Group", "groups_of", "needed"]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Nodes that run together: one, or those on loops through each other, row by row.
 
     Parameters

@@ -9,9 +9,10 @@ import operator
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, FrozenInstanceError, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from dataclasses import fields
+from typing import Any, ClassVar
 
+from fastlstm.spec.frozen import Frozen, extra, frozen
 from fastlstm.spec.row import Row, Shape
 from fastlstm.spec.timing import SAME, Term
 
@@ -23,11 +24,7 @@ __all__ = [
     "Node",
     "OneRow",
     "check_name",
-    "extra",
-    "layer_kind",
 ]
-
-Kind = TypeVar("Kind")
 
 # Sizes are stored as 32-bit integers by some readers of the file; every product here is a Python
 # integer, so nothing can wrap.
@@ -53,23 +50,8 @@ def check_name(what: str, name: object) -> None:
         )
 
 
-def extra(*, default: Any, least: float | None = None) -> Any:
-    """A field that a file holds only where it is not `default`: most layers do without it."""
-    metadata = {"extra": True} | ({} if least is None else {"least": least})
-    return dataclasses.field(default=default, kw_only=True, metadata=metadata)
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, extra))
-def layer_kind(cls: type[Kind]) -> type[Kind]:
-    """A frozen dataclass that takes its methods from :class:`Layer`.
-
-    To generate them for every kind would take a third of the time in which fastlstm is imported.
-    """
-    return dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-
-
-@layer_kind
-class Layer:
+@frozen
+class Layer(Frozen):
     """One layer: its options, the tensors it needs and the state it keeps.
 
     A layer maps rows to one row. It does not know where they come from: a
@@ -93,43 +75,6 @@ class Layer:
     kind: ClassVar[str]
     takes_tokens: ClassVar[bool] = False
     keeps_tokens: ClassVar[bool] = False  # whether it gives tokens where it is given some
-
-    if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
-
-        def __init__(self, *values: Any, **options: Any) -> None:
-            known = fields(self)
-            by_position = [field.name for field in known if not field.kw_only]
-            given = dict(zip(by_position, values)) | options  # noqa: B905 - checked below
-            if len(values) > len(by_position) or len(given) < len(values) + len(options):
-                raise TypeError(f"{type(self).__name__} takes {', '.join(by_position)}, each once")
-            for field in known:
-                if field.name not in given and field.default is MISSING:
-                    raise TypeError(f"{type(self).__name__} needs {field.name}")
-                object.__setattr__(self, field.name, given.pop(field.name, field.default))
-            if given:
-                raise TypeError(f"{type(self).__name__} takes no {', '.join(given)}")
-            self.__post_init__()
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"cannot assign to {name!r} of a layer")
-
-    def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete {name!r} of a layer")
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
-        return f"{type(self).__name__}({inside})"
 
     def __post_init__(self) -> None:
         check_name("layer", self.name)
@@ -264,8 +209,8 @@ class Layer:
             raise ValueError(f"it takes rows of {Row(shape)}, and is given {row}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
+@frozen
+class Node(Frozen):
     """A layer, and the names of the values it reads: inputs, or other layers."""
 
     layer: Layer
@@ -279,7 +224,7 @@ class Node:
         return self.layer.name
 
 
-@layer_kind
+@frozen
 class OneRow(Layer):
     """A layer that reads one value and looks at one step of it."""
 

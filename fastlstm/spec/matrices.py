@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fastlstm.spec.layer import Layer, OneRow, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import Layer, OneRow
 from fastlstm.spec.row import Row, Shape, broadcast
 
 __all__ = ["Constant", "Embedding", "Linear", "MatMul", "OneHot"]
 
 
-@layer_kind
+@frozen
 class Linear(OneRow):
     """``y = x W^T + b`` (``torch.nn.Linear``), for each position where there are some."""
 
@@ -39,7 +40,7 @@ class Linear(OneRow):
         return reads[0].size * self.out_features
 
 
-@layer_kind
+@frozen
 class MatMul(Layer):
     """The product of the matrices in the last two axes of two values (``torch.matmul``).
 
@@ -70,7 +71,7 @@ class MatMul(Layer):
         return math.prod(self.output(reads)) * reads[0].shape[-1]
 
 
-@layer_kind
+@frozen
 class _OfTokens(OneRow):
     """A layer of which each token stands for a row: `input_tokens` of them for rows of `width`."""
 
@@ -99,7 +100,7 @@ class _OfTokens(OneRow):
         return (*reads[0].shape, self.width)
 
 
-@layer_kind
+@frozen
 class Embedding(_OfTokens):
     """Token i is row i of a table (``torch.nn.Embedding``)."""
 
@@ -121,7 +122,7 @@ class Embedding(_OfTokens):
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
 
-@layer_kind
+@frozen
 class OneHot(_OfTokens):
     """Token i is a row of zeros with a one at place i."""
 
@@ -139,7 +140,7 @@ class OneHot(_OfTokens):
         return self.num_classes
 
 
-@layer_kind
+@frozen
 class Constant(Layer):
     """A row that is the same at every step. It reads nothing, and is called as its tensor is."""
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
-from fastlstm.spec.layer import MAX_SIZE, Layer, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import MAX_SIZE, Layer
 from fastlstm.spec.row import Row, Shape
 
 __all__ = ["FILL", "Index"]
@@ -17,7 +18,7 @@ FILL = -1  # the place of a number that comes from no input
 Run = tuple[int, int, int]
 
 
-@layer_kind
+@frozen
 class Index(Layer):
     """Each number of the output is one of the inputs', or `fill`.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlstm.spec.layer import OneRow, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import OneRow
 from fastlstm.spec.row import Row, Shape
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 
-@layer_kind
+@frozen
 class LayerNorm(OneRow):
     """``torch.nn.LayerNorm`` over the last axes of a step (https://arxiv.org/abs/1607.06450)."""
 
@@ -40,7 +41,7 @@ class LayerNorm(OneRow):
         return dict.fromkeys(suffixes, self.normalized_shape)
 
 
-@layer_kind
+@frozen
 class RMSNorm(OneRow):
     """``torch.nn.RMSNorm`` over the last axes of a step (https://arxiv.org/abs/1910.07467)."""
 
@@ -66,7 +67,7 @@ class RMSNorm(OneRow):
         return {"weight": self.normalized_shape} if self.elementwise_affine else {}
 
 
-@layer_kind
+@frozen
 class GroupNorm(OneRow):
     """``torch.nn.GroupNorm`` of a step of rows (C, ...): groups of channels, each on its own.
 
@@ -94,7 +95,7 @@ class GroupNorm(OneRow):
         return dict.fromkeys(("weight", "bias"), (self.num_channels,)) if self.affine else {}
 
 
-@layer_kind
+@frozen
 class BatchNorm(OneRow):
     """``torch.nn.BatchNorm1d`` and its kin in evaluation, by their running statistics.
 

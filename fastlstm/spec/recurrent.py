@@ -8,7 +8,8 @@ from dataclasses import KW_ONLY, field
 from typing import ClassVar
 
 from fastlstm.spec import functions
-from fastlstm.spec.layer import Layer, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import Layer
 from fastlstm.spec.row import Row, Shape
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -17,7 +18,7 @@ LSTM_ACTIVATIONS = ("sigmoid", "tanh", "tanh")
 GRU_ACTIVATIONS = ("sigmoid", "tanh")
 
 
-@layer_kind
+@frozen
 class Recurrent(Layer):
     """What LSTM, GRU and RNN share: a stack of ``num_layers`` layers in one or two directions.
 
@@ -213,7 +214,7 @@ class Recurrent(Layer):
         return each * math.prod(reads[0].shape[:-1])
 
 
-@layer_kind
+@frozen
 class LSTM(Recurrent):
     """``torch.nn.LSTM``; with ``proj_size``, h is projected (https://arxiv.org/abs/1402.1128).
 
@@ -283,7 +284,7 @@ class LSTM(Recurrent):
         return vectors
 
 
-@layer_kind
+@frozen
 class GRU(Recurrent):
     """``torch.nn.GRU``: the reset gate is applied after the recurrent product.
 
@@ -305,7 +306,7 @@ class GRU(Recurrent):
         return self._of_direction(self.activations, 2, direction)
 
 
-@layer_kind
+@frozen
 class RNN(Recurrent):
     """``torch.nn.RNN``: an Elman network with tanh or relu, or any function of a single number.
 

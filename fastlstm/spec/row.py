@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastlstm.spec.timing import Timing
 
@@ -12,8 +12,7 @@ __all__ = ["Row", "Shape", "broadcast"]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of a value, and which rows there are.
 
     Parameters

@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
-from fastlstm.spec.layer import MAX_REACH, Layer, OneRow, extra, layer_kind
+from fastlstm.spec.frozen import extra, frozen
+from fastlstm.spec.layer import MAX_REACH, Layer, OneRow
 from fastlstm.spec.row import Row, Shape, broadcast
 from fastlstm.spec.timing import Term
 
 __all__ = ["Attention", "Delay", "Fold", "Repeat", "Slice", "Spread", "Window"]
 
 
-@layer_kind
+@frozen
 class _OverTime(Layer):
     @property
     def over_time(self) -> bool:
         return True
 
 
-@layer_kind
+@frozen
 class Window(_OverTime, OneRow):
     """The last rows as one: of rows (...), rows (size, ...), the latest one last.
 
@@ -73,7 +74,7 @@ class Window(_OverTime, OneRow):
         return kept | ({"count": (1,)} if counts else {})
 
 
-@layer_kind
+@frozen
 class Delay(_OverTime):
     """The row of `steps` steps before: y[t] = x[t - steps].
 
@@ -128,7 +129,7 @@ class Delay(_OverTime):
         return {"x": "x_0"} if self.initial_state == "learned" else {}
 
 
-@layer_kind
+@frozen
 class Slice(_OverTime, OneRow):
     """Some of the rows: ``x[start : len(x) - end : step]``.
 
@@ -155,7 +156,7 @@ class Slice(_OverTime, OneRow):
         return kept | ({"count": (1,)} if self.start or self.end or self.step > 1 else {})
 
 
-@layer_kind
+@frozen
 class Repeat(_OverTime, OneRow):
     """Each row `times` times (``torch.repeat_interleave`` over time)."""
 
@@ -167,7 +168,7 @@ class Repeat(_OverTime, OneRow):
         return Term(self.times), Term(self.times)
 
 
-@layer_kind
+@frozen
 class Spread(_OverTime, OneRow):
     """The first axis of a row becomes time: each row (n, ...) is n rows (...)."""
 
@@ -184,7 +185,7 @@ class Spread(_OverTime, OneRow):
         return Term(self.size), Term(self.size)
 
 
-@layer_kind
+@frozen
 class Fold(_OverTime, OneRow):
     """One row of all the rows so far, number by number.
 
@@ -216,7 +217,7 @@ class Fold(_OverTime, OneRow):
         return total | ({} if self.function == "sum" else {"count": (1,)})
 
 
-@layer_kind
+@frozen
 class Attention(_OverTime):
     """Attention over time: the sum of softmax(scores) * values over the rows so far.
 

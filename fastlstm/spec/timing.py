@@ -7,14 +7,22 @@ any value is a few integers, and two values can be asked whether their rows meet
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from fractions import Fraction
+from typing import NamedTuple
 
-__all__ = ["SAME", "Count", "Term", "Timing"]
+__all__ = ["SAME", "Count", "Rate", "Term", "Timing"]
 
 
-@dataclass(frozen=True)
-class Term:
+class Rate(NamedTuple):
+    """Rows for steps, in lowest terms; rates are compared by cross products."""
+
+    rows: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}/{self.steps}" if self.steps > 1 else f"{self.rows}"
+
+
+class Term(NamedTuple):
     """``n -> max(0, (factor * n + offset) // divisor)``, and no row at all below `first`.
 
     Parameters
@@ -56,8 +64,7 @@ class Term:
 SAME = Term()
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """A number of rows as a function of the number of steps: terms, one after another."""
 
     terms: tuple[Term, ...] = (SAME,)
@@ -97,13 +104,15 @@ class Count:
         return max(first, lead)
 
     @property
-    def rate(self) -> Fraction:
+    def rate(self) -> Rate:
         """Rows for each step, in the long run."""
-        return math.prod((Fraction(t.factor, t.divisor) for t in self.terms), start=Fraction(1))
+        rows = math.prod(term.factor for term in self.terms)
+        steps = math.prod(term.divisor for term in self.terms)
+        common = math.gcd(rows, steps)
+        return Rate(rows // common, steps // common)
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """The number of rows of a value.
 
     Parameters
@@ -128,7 +137,7 @@ class Timing:
         return max(count.least() for count in self.ready) - 1
 
     @property
-    def rate(self) -> Fraction:
+    def rate(self) -> Rate:
         """Rows for each step, in the long run."""
         return self.rows.rate
 

@@ -89,7 +89,9 @@ class TestCounts:
                 least = count.least(rows)
                 assert count(least) >= rows, (terms, rows)
                 assert all(count(n) < rows for n in range(min(least, 200))), (terms, rows)
-            assert count.rate == math.prod(Fraction(t.factor, t.divisor) for t in terms)
+            rate = math.prod(Fraction(t.factor, t.divisor) for t in terms)
+            assert count.rate == (rate.numerator, rate.denominator)
+            assert str(count.rate) == str(rate)
 
     def test_equal_numbers_of_rows_compare_equal(self):
         """Down, up and down again has the rows of the first way down."""
@@ -109,7 +111,7 @@ class TestCounts:
         for _ in range(depth):
             count = count.then(Term(2))
         assert len(count.terms) == 2
-        assert count.rate == 1
+        assert count.rate == (1, 1)
 
 
 def steps_of(graph, tensors, T, rng):
