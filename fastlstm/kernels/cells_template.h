@@ -61,8 +61,11 @@ typedef vec accumulators[ROWS][4];
 
 /* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up: rounding errors
  * grow with the length of a sum, and a sum of 256 in one go would lose three times as much. One
- * lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. */
-enum { K_BLOCK = L == 1 ? 16 : 32 };
+ * lane has no fused multiply-add, rounds twice as often, and takes shorter blocks. From more than
+ * K_SPAN inputs on there would be too many blocks for one sum: those of each K_SPAN inputs have a
+ * sum of their own, and these are added up. */
+enum { K_BLOCK = L == 1 ? 16 : 32, K_SPAN = 1024 };
+_Static_assert(K_SPAN % K_BLOCK == 0, "a span is whole blocks");
 
 INLINE void clear(const int MN, const int G, accumulators acc) {
     UNROLL for (int i = 0; i < MN; ++i)
@@ -101,9 +104,25 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
     }
 }
 
+/* Set the totals of a span that is done aside, in `kept`, and begin those of the next. */
+INLINE void next_span(const int MN, const int G, const int last, vec (*total)[4],
+                      accumulators kept) {
+    UNROLL for (int i = 0; i < MN; ++i) {
+        UNROLL for (int g = 0; g < G; ++g) {
+            const int of = g == G - 1 ? last : g;
+            kept[i][g] = v_add(kept[i][g], total[i][of]);
+            total[i][of] = v_set1(0);
+        }
+    }
+}
+
 /* total[m * N + n][g] += the sum over inputs [k, K), block by block; w is N panels at input k. */
 INLINE void accumulate(const int M, const int N, const int G, const int last, vec (*total)[4],
                        const real *w, size_t stride, const real *const *x, size_t k, size_t K) {
+    const int several = K > K_SPAN; /* spans */
+    accumulators kept;
+    IN_MEMORY(kept);
+    if (several) clear(M * N, G, kept);
     while (k < K) {
         const size_t end = K - k < K_BLOCK ? K : k + K_BLOCK;
         accumulators acc;
@@ -111,7 +130,9 @@ INLINE void accumulate(const int M, const int N, const int G, const int last, ve
         clear(M * N, G, acc);
         for (; k < end; ++k, w += G * L) accumulate_one(M, N, G, acc, w, stride, x, k);
         add_to(M * N, G, last, acc, total);
+        if (several && k % K_SPAN == 0 && k < K) next_span(M * N, G, last, total, kept);
     }
+    if (several) add_to(M * N, G, last, kept, total);
 }
 
 /* Outputs [first, first + L) of `size`: all L, or what is left of them. */
@@ -164,7 +185,8 @@ INLINE void add_to_slice(const int G, accumulators acc, slice *side) {
 
 /* The recurrent sum of one row, with a slice computed in between: the sum waits for its weights to
  * come from the second-level cache, which leaves the multipliers idle half of the time. The slice
- * takes one input for every AHEAD of the sum, so that a part and a panel's step are as long. */
+ * takes one input for every AHEAD of the sum, so that a part and a panel's step are as long. Neither
+ * has more inputs than a span. */
 INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const real *const *h,
                               size_t K, slice *side) {
     enum { EACH = AHEAD ? AHEAD : 1, ROUND = K_BLOCK / EACH };

@@ -163,6 +163,7 @@ static void recur(const fl_layer *layer, const fl_cell *cell, const chunk *in, i
                          in->steps > 1 && !in->left;
     const int on_the_side = AHEAD && projects && B == 1 && layer->kind != FL_RNN &&
                             !cell->variant && cell->input_rows >= K_BLOCK &&
+                            cell->input_rows <= K_SPAN && cell->h_size <= K_SPAN &&
                             panels.end > panels.first;
     const size_t part = projects ? call->cut->gate_steps : in->steps;
     const size_t work = cell->gates.panels * cell->gates.stride + ROW_WORK * cell->hidden_size;
