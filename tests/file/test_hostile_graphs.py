@@ -5,20 +5,17 @@ Each is refused in words, within a second, and in memory of twice the file and 1
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from test_bounds import MEGABYTE, PEAK, entry, of, sealed
+from test_bounds import LINUX, MEGABYTE, entry, of, sealed
 
 from fastlstm import FormatError, format, spec
 
 Entry = dict[str, Any]
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 ROW, WIDE = [2], "😀" * 255
 NO_CHAIN = r"the graph is not a chain of layers, and this version of fastlstm runs only those"
 
@@ -272,12 +269,15 @@ FILES: dict[str, Callable[[], tuple[bytes, str]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=FILES)
-def given(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, int, str]:
+@pytest.fixture(params=FILES, scope="module")
+def given(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int, str]:
     """A file, how long it is, and what is said of it."""
     data, phrase = FILES[request.param]()
-    (tmp_path / "given").write_bytes(data)
-    return tmp_path / "given", len(data), phrase
+    path = tmp_path_factory.mktemp("hostile") / "given"
+    path.write_bytes(data)
+    return path, len(data), phrase
 
 
 def test_is_refused_in_words_within_a_second(given: tuple[Path, int, str]) -> None:
@@ -292,13 +292,12 @@ def test_is_refused_in_words_within_a_second(given: tuple[Path, int, str]) -> No
 
 @LINUX
 def test_takes_no_more_memory_than_its_share(
-    given: tuple[Path, int, str], python: Callable[..., str]
+    given: tuple[Path, int, str], peak_of: Callable[[str, Path], tuple[int, str]]
 ) -> None:
     path, size, _ = given
-    format.write_state(path.parent / "small", {"a": np.zeros(1)}, {})
-    peak, said = python(PEAK, "read_model", "given").split(maxsplit=1)
-    print(size / MEGABYTE, int(peak) / MEGABYTE, said)
-    assert int(peak) < 2 * size + 16 * MEGABYTE
+    peak, said = peak_of("read_model", path)
+    print(size / MEGABYTE, peak / MEGABYTE, said)
+    assert peak < 2 * size + 16 * MEGABYTE
     assert said.startswith("refused")
 
 
