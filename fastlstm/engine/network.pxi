@@ -393,9 +393,15 @@ cdef class Network:
         cdef size_t *lengths = <size_t *>left.data
         cdef const void *found
         cdef fl_call part
+        cdef double due = monotonic() + LOOK_SECONDS
         while t < T:
             if t:
                 check_signals()
+            # Each part may be too short to release the GIL for.
+            if monotonic() >= due:
+                with nogil:
+                    pass
+                due = monotonic() + LOOK_SECONDS
             for b in range(B):
                 if resets[t * B + b] and (whole.lengths == NULL or t < whole.lengths[b]):
                     memcpy(whole.state[b], cnp.PyArray_DATA(self.initial),
