@@ -13,7 +13,7 @@ from fastlstm import reference, spec
 
 torch = pytest.importorskip("torch")
 
-STEPS = 200
+STEPS = 50
 
 
 @pytest.fixture
