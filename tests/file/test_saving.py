@@ -531,7 +531,7 @@ def replaced(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("way", ["mapped", "read"])
 def test_no_load_fails_while_others_replace_the_file(way: str, replaced: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LOADS, str(replaced), "600", way],
+        [sys.executable, "-W", "error", "-c", LOADS, str(replaced), "150", way],
         check=False,
         capture_output=True,
         text=True,
