@@ -205,12 +205,15 @@ def reference_of(
 
 
 class TestAgainstTorch:
+    """Of one kernel and of float64: every kernel equals the reference, and that equals torch
+    (``test_reference.py``)."""
+
     @pytest.fixture(autouse=True)
     def torch(self):
         return pytest.importorskip("torch", reason="compares with torch itself")
 
     @pytest.mark.parametrize("cell", CELLS)
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", ENGINES[-2:])
     def test_sizes_around_lane_edges(self, rng, cell, engine):
         for I, H in itertools.product(sizes(engine), repeat=2):  # noqa: E741
             file = model_file(recurrent(cell, I, H), rng, dtype_of(engine))
@@ -220,7 +223,7 @@ class TestAgainstTorch:
                 expected = torch_forward(file.layers, file.tensors, x, state)
                 assert_all_close(model(x, state), expected)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", ENGINES[-2:])
     @pytest.mark.parametrize(("cell", "option"), OPTION_CASES)
     def test_options(self, rng, cell, option, engine):
         file = model_file(recurrent(cell, 5, 19, **OPTIONS[option]), rng, dtype_of(engine))
@@ -332,31 +335,32 @@ class TestRounding:
     FACTOR = 1.5
 
     @staticmethod
-    @functools.cache
-    def models(name: str) -> list[tuple[np.ndarray, ModelFile, np.ndarray]]:
-        """(input, model, float64 output) of every draw of weights."""
+    def draws(name: str) -> list[tuple[np.ndarray, ModelFile]]:
+        """(input, model) of every draw of weights."""
         case, found = golden()[0]["long"][name], []
         for seed, checksum in enumerate(case["checksums"]):
             shape = tool().LONG_T, tool().LONG_B
             x, file = drawn(f"{name} {seed}", [case["layer"]], *shape)
             assert tool().checksum(x, file.tensors) == checksum, "other weights were drawn"
-            found.append((x, file, reference.forward(file.layers, file.tensors, x)[0]))
+            found.append((x, file))
         return found
+
+    @classmethod
+    @functools.cache
+    def models(cls, name: str) -> list[tuple[np.ndarray, ModelFile, np.ndarray]]:
+        """The same, and the float64 output of each."""
+        return [
+            (x, file, reference.forward(file.layers, file.tensors, x)[0])
+            for x, file in cls.draws(name)
+        ]
 
     @pytest.mark.parametrize("name", LONG)
     def test_against_recorded_errors(self, isa, name):
-        errors = [np.abs(Model(f, isa=isa)(x)[0] - y).max() for x, f, y in self.models(name)]
-        ratio = np.median(np.divide(errors, golden()[0]["long"][name]["errors"]))
-        assert ratio <= self.FACTOR, f"{np.median(errors):.3g} is {ratio:.2f} times torch's error"
-
-    @pytest.mark.parametrize("name", LONG)
-    def test_every_draw_with_fused_multiply_add(self, isa, name):
-        """Stronger than a median; scalar rounds products and sums apart: 1.58 in one draw."""
-        if isa == "scalar":
-            pytest.skip("has no fused multiply-add")
+        """Of every draw; but scalar, which rounds products and sums apart, has 1.58 in one draw."""
         errors = [np.abs(Model(f, isa=isa)(x)[0] - y).max() for x, f, y in self.models(name)]
         ratios = np.divide(errors, golden()[0]["long"][name]["errors"])
-        assert ratios.max() <= self.FACTOR, f"{ratios.max():.2f} times torch's error in one draw"
+        ratio = np.median(ratios) if isa == "scalar" else ratios.max()
+        assert ratio <= self.FACTOR, f"{np.median(errors):.3g} is {ratio:.2f} times torch's error"
 
     @pytest.mark.parametrize("name", LONG)
     def test_against_torch_here(self, isa, name):
