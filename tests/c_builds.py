@@ -51,7 +51,7 @@ THREADS = Build("cc", ("-O1", "-g", "-fsanitize=thread", "-Wno-tsan"), ((), ("se
 AARCH64 = Build("aarch64-linux-gnu-gcc", ("-O3", "-static"), (("qemu-aarch64",),))
 
 
-def call(command: Sequence[object], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def call(command: Sequence[object], timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it prints."""
     words = [str(word) for word in command]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)

@@ -520,7 +520,7 @@ class TestLimits:
     def test_idle(self, model, path, rng):
         """Ends sessions, with a client and without, but not one that makes steps."""
         with (
-            serving(model, path, "--idle", 1) as served,
+            serving(model, path, "--idle", 3) as served,
             served.client() as active,
             served.client() as silent,
             served.client() as gone,
@@ -532,7 +532,7 @@ class TestLimits:
             while not select.select([silent.socket], [], [], 0.01)[0]:
                 active.ask(input_for(model, rng, 1))
                 assert time.monotonic() < end
-            text = r"^idle: no message for 1 seconds, the session has ended$"
+            text = r"^idle: no message for 3 seconds, the session has ended$"
             with pytest.raises(RefusedError, match=text):
                 silent.answer()
             active.ask(input_for(model, rng, 1))

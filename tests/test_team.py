@@ -50,7 +50,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     [(build, check) for build, checks in CHECKS_OF.items() for check in checks],
 )
 def test_team(build: str, check: str, driver: Programs) -> None:
-    done = call([*driver.command(build), check], timeout=60)
+    done = call([*driver.command(build), check], timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert not done.stderr
 
