@@ -67,16 +67,17 @@ def peak_of(
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(fastlstm.__file__).parents[1])},
     ) as process:
-        assert process.stdin
-        assert process.stdout
+        asked, told = process.stdin, process.stdout
+        assert asked
+        assert told
 
         def peak(reader: str, path: Path) -> tuple[int, str]:
-            print(reader, path, small, sep="\t", file=process.stdin, flush=True)
-            line = process.stdout.readline()
-            ended = process.stdout.readline() if " " in line else line
+            print(reader, path, small, sep="\t", file=asked, flush=True)
+            line = told.readline()
+            ended = told.readline() if " " in line else line
             assert int(ended) == 0, f"reading {path} ended with status {ended}"
             found, said = line.split(maxsplit=1)
             return int(found), said
 
         yield peak
-        process.stdin.close()
+        asked.close()
