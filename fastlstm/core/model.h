@@ -1,0 +1,176 @@
+/* model.h - a program packed for a kernel: what the operations read beside their own fields.
+ *
+ * Dimension letters in the shape comments:
+ *   T time, B batch, I input, H hidden, O output (of a cell H, or the projection's size), G gates,
+ *   L lanes of one vector, P panels, K rows of a panel, V tokens known.
+ * `real` is the type the model is packed for: float, or double where fl_kernel.real_size is 8.
+ * All sizes, strides and offsets count elements, not bytes, unless a name says bytes.
+ */
+#ifndef FL_MODEL_H
+#define FL_MODEL_H
+
+#include "program.h"
+
+/* A matrix packed in panels: panel p holds outputs [p * G * L, (p + 1) * G * L), zero padded. Of a
+ * matrix that is not a cell's the last panel may hold fewer vectors, none of them padding only. */
+typedef struct {
+    const void *weights;  /* real (P, K, G, L), 64-byte aligned; panels lie `stride` apart */
+    const void *bias;     /* real (P, G, L) */
+    const void *scale;    /* real (P, G, L), of the sum of bias and products, or NULL, */
+    const void *shift;    /* and what is then added, likewise */
+    size_t stride;        /* K * G * L */
+    size_t panels;        /* P */
+    size_t groups;        /* G: the gates of a cell, else 1 to 4 vectors of outputs a panel */
+    size_t last_groups;   /* those of the last panel */
+} fl_panels;
+
+/* What makes a cell another than PyTorch's: spec.LSTM and spec.GRU say what each part means. Such
+ * a cell computes the products of x and of h apart and reads them again from memory. Vectors are in
+ * the order of panels, real (P, G, L) or (P, L), or NULL where the cell has no such part. */
+typedef struct {
+    fl_activation functions[3];  /* LSTM: of gates, candidate, c; GRU: of gates, candidate */
+    double clip, cell_clip;      /* 0: none */
+    fl_cell_norm_kind norm;
+    double eps;
+    int coupled;                 /* LSTM without gate f: G is 3, in the order i g o */
+    const void *h_bias;          /* (P, G, L) what the product of h starts from */
+    const void *bias;            /* (P, G, L) added to the sum of both, or normalised, products */
+    const void *peepholes[3];    /* (P, L) of i, f, o */
+    const void *norm_x[2];       /* (P, G, L) weight and bias, FL_CELL_NORM_product */
+    const void *norm_h[2];       /* (P, G, L), likewise */
+    const void *norm_c[2];       /* (P, L) */
+    const void *norm_gate;       /* (P, G, L) weight, FL_CELL_NORM_gate */
+    fl_panels reset_gates;       /* GRU that resets before: K = H of r and z, and of n; the */
+    fl_panels reset_candidate;   /* cell's own panels then have the rows of x only */
+} fl_variant;
+
+/* FL_RECURRENT. Offsets, columns and sizes are those of the operation. */
+typedef struct {
+    fl_panels gates;        /* K = input_rows + O: rows of the input first, then of h */
+    fl_panels projection;   /* K = H; weights NULL if there is none */
+    const fl_variant *variant;  /* NULL for PyTorch's cell */
+    fl_activation activation;   /* RNN */
+    const void *bias_n;     /* real (P, L), plain GRU only: the bias inside r * (W_hn h + b_hn) */
+    const void *table;      /* real (V, P, G, L): the input product of each token, or NULL */
+    size_t tokens;          /* V, or 0 */
+    size_t input_rows;      /* I, or 0 if there is a table */
+    const void *h_0, *c_0;  /* real (O,), (H,), or NULL */
+} fl_cell;
+
+/* `count` numbers of one of the values that an operation reads, each `stride` behind the last. */
+typedef struct {
+    int32_t read;    /* which of them; -1: the fill of a move, else zeros */
+    uint32_t first;  /* the number of it */
+    int32_t stride;
+    uint32_t count;
+} fl_stretch;
+
+/* Rows that are put together from stretches of stride 1: row i of those from first[i] on, up to
+ * first[i + 1]. A row of one stretch that is not of zeros can be read where it lies. */
+typedef struct {
+    const fl_stretch *stretches;
+    const uint32_t *first;  /* (rows + 1,) */
+    uint32_t most;          /* stretches of any row */
+} fl_gather;
+
+/* FL_MOVE: y is these, one behind the other. A stretch lies within one value. */
+typedef struct {
+    const fl_stretch *stretches;
+    size_t count;
+} fl_packed_move;
+
+/* One function of a map: registers below the number of reads are what is read, each next one what
+ * the code before gave. */
+typedef struct {
+    fl_activation function;
+    uint32_t arity;
+    uint32_t from[3];  /* registers, `arity` of them */
+} fl_code;
+
+/* Registers of a map: its reads and its code. */
+enum { FL_MOST_REGISTERS = 64 };
+
+/* FL_MAP, with axes put together that every read strides over as one. The last of each read's
+ * strides is 0 or 1. No axes: y is one number. */
+typedef struct {
+    const fl_code *code;       /* (codes,) */
+    size_t codes;
+    const size_t *shape;       /* (axes,) */
+    const size_t *strides;     /* (reads, axes) */
+    size_t axes;
+} fl_packed_map;
+
+/* FL_PRODUCT: panels of each group (groups,), with K = columns; x of each position and group
+ * (positions, groups) by gather, which has no stretches (NULL) where there is one read and group, and
+ * x of position i is the numbers of it from i * columns on. */
+typedef struct {
+    const fl_panels *panels;
+    fl_gather x;
+    size_t groups, outputs, columns;
+} fl_packed_product;
+
+/* FL_TAPS: weight (taps, C), vectors (C,) or NULL; x (positions, taps), each of C numbers. */
+typedef struct {
+    const void *weight, *bias, *scale, *shift;
+    const fl_stretch *x;
+    size_t taps, channels;
+} fl_packed_taps;
+
+/* FL_NORM: vectors (n,), or (outer * n,) where `each` is not 0; or NULL. */
+typedef struct {
+    const void *weight, *bias;
+    int weight_each, bias_each;
+} fl_packed_norm;
+
+/* FL_LOOKUP: real (V, width). */
+typedef struct {
+    const void *table;
+    size_t tokens, width;
+} fl_packed_lookup;
+
+typedef union {
+    fl_packed_move move;
+    fl_packed_map map;
+    fl_packed_product product;
+    fl_packed_taps taps;
+    fl_packed_norm norm;
+    fl_packed_lookup lookup;
+    fl_cell recurrent;
+} fl_packed;
+
+struct fl_running;  /* a call under way: call.h */
+
+/* What a file of an instruction set fills. */
+typedef struct {
+    const char *name;
+    size_t lanes;             /* L, what the weights must be packed for */
+    size_t real_size;         /* 4 or 8 */
+    uint32_t needs;           /* FL_CPU_ bits */
+    size_t gemm_rows;         /* rows from which a BLAS projects faster than the kernel; 0: never */
+    void (*run)(struct fl_running *call);    /* the operations behind the held ones, of a call */
+    void (*begin)(struct fl_running *call);  /* the held ones */
+} fl_kernel;
+
+/* Instruction sets, best first, the plain kernels for float and double last; ends with NULL. */
+extern const fl_kernel *const fl_kernels[];
+
+enum { FL_CPU_AVX2 = 1, FL_CPU_AVX512 = 2, FL_CPU_NEON = 4 };
+
+/* The FL_CPU_ bits that processor and operating system support, each checked (CPUID, XGETBV). */
+uint32_t fl_cpu_features(void);
+
+/* The kernel of this name, or if it is NULL the best one, for reals of this size, if this processor
+ * can run it, else NULL. */
+const fl_kernel *fl_find(const char *name, size_t real_size);
+
+/* Read only once it is made, and all of it in one block of memory. */
+typedef struct fl_model {
+    fl_program program;
+    const fl_kernel *kernel;
+    const fl_packed *packed;     /* (operations,) */
+    const void *const *vectors;  /* (vectors,) real (count,); NULL where only panels have it */
+    const size_t *buffer_sizes;  /* (buffers,) the most numbers of a row of any value in it */
+    size_t bytes;                /* of the block */
+} fl_model;
+
+#endif
