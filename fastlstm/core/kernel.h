@@ -1,0 +1,56 @@
+/* kernel.h - all that runs a program, for one instruction set.
+ *
+ * An instruction set's file defines, and then includes this file:
+ *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SCALAR | FL_SCALAR64   which operations vec.h gives
+ *   FL_KERNEL    the fl_kernel object to define
+ *   FL_NAME      its name, a string
+ *   FL_NEEDS     the FL_CPU_ bits it needs
+ *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
+ *   GEMM_ROWS    rows from which a BLAS does input projections faster, 0 if it never does
+ *   ROWS         batch rows computed together, 2 to 6: ROWS * 4 accumulators fit the registers
+ *   PANELS       panels of a single row computed together, so that enough sums are in flight
+ *   AHEAD        rows projected on the side of a scan: (AHEAD + 1) * 4 accumulators fit; 0: none
+ * Combinations tested: the files beside this one.
+ *
+ * The summation order of every output is: bias, then the inputs, then h, each in blocks. It does
+ * not depend on ROWS, on how many rows or steps a call has, or on who else is in the batch, so
+ * neither does any bit of the result. No expression may be contracted (-ffp-contract=off).
+ */
+#include "call.h"
+
+#define FL_PRAGMA(x) _Pragma(#x)
+#if defined(FL_TARGET)
+#if defined(__clang__)
+#define FL_REGION(t) \
+    FL_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+#define FL_REGION_END FL_PRAGMA(clang attribute pop)
+#else
+#define FL_REGION(t) FL_PRAGMA(GCC push_options) FL_PRAGMA(GCC target(t))
+#define FL_REGION_END FL_PRAGMA(GCC pop_options)
+#endif
+#else
+#define FL_REGION(t)
+#define FL_REGION_END
+#endif
+
+FL_REGION(FL_TARGET)
+
+#include "vec.h"
+
+#define UNROLL FL_PRAGMA(GCC unroll 8)
+
+#include "ranks.h"
+#include "view.h"
+
+#include "functions.h"
+#include "cells.h"
+#include "rows.h"
+#include "products.h"
+#include "recurrent.h"
+#include "time.h"
+#include "run.h"
+
+FL_REGION_END
+
+extern const fl_kernel FL_KERNEL;
+const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run_call, begin_call};

@@ -1,0 +1,10 @@
+/* scalar.c - the float kernel of any machine, one lane. */
+#define FL_SCALAR
+#define FL_KERNEL fl_scalar
+#define FL_NAME "scalar"
+#define FL_NEEDS 0
+#define GEMM_ROWS 16
+#define ROWS 2
+#define PANELS 2
+#define AHEAD 0
+#include "kernel.h"

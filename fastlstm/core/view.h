@@ -1,0 +1,101 @@
+/* view.h - where the rows of a value are, and which of them there are. A part of kernel.h. */
+
+/* Row t of batch row b begins at base + t * t + b * b, or, of a held value, at `offset` of the state
+ * of b. */
+typedef struct {
+    real *base;           /* of tokens int64_t, for token_at */
+    ptrdiff_t t, b;       /* strides in elements */
+    const size_t *later;  /* (B,) rows to skip of each batch row, or NULL: none */
+    void *const *states;  /* (B,) of a held value, else NULL */
+    size_t offset;
+} view;
+
+INLINE real *at(const view *a, size_t t, size_t b) {
+    if (a->states) return (real *)a->states[b] + a->offset;
+    if (a->later) t += a->later[b];
+    return a->base + (ptrdiff_t)t * a->t + (ptrdiff_t)b * a->b;
+}
+
+/* Token i of a row of n tokens, which an input is; one outside [0, n) counts as 0. They were
+ * checked, but they are the caller's: another thread may have written to them since, and must not
+ * make a table be read beyond its end. */
+INLINE size_t token_at(const view *a, size_t t, size_t b, size_t i, size_t n) {
+    const int64_t *row = (const int64_t *)(const void *)a->base;
+    const int64_t token =
+        ((const volatile int64_t *)row)[(ptrdiff_t)t * a->t + (ptrdiff_t)b * a->b + (ptrdiff_t)i];
+    return (uint64_t)token < n ? (size_t)token : 0;
+}
+
+/* Where the rows of this chunk of a value are. */
+static view view_of(const run *in, size_t value) {
+    const fl_running *call = in->call;
+    const fl_value *v = call->model->program.value + value;
+    const size_t n = v->number, B = call->B;
+    const int held = v->line < 0;
+    view made = {NULL, 0, 0, NULL, NULL, 0};
+    switch (v->place) {
+    case FL_PLACE_input: {
+        const fl_rows *rows = call->inputs + n;
+        made.t = held ? 0 : rows->t;
+        made.b = rows->b;
+        made.base = v->tokens ? (real *)(void *)((int64_t *)rows->data +
+                                                 (ptrdiff_t)in->first * made.t)
+                              : (real *)rows->data + (ptrdiff_t)in->first * made.t;
+        break;
+    }
+    case FL_PLACE_output: {
+        const fl_rows *rows = call->outputs + n;
+        const size_t *written = (const size_t *)shared_at(call, call->cut->written) + n * B;
+        made.t = held ? 0 : rows->t;
+        made.b = rows->b;
+        made.base = rows->data;
+        made.later = held ? NULL : written;
+        break;
+    }
+    case FL_PLACE_buffer:
+        made.base = shared_at(call, call->cut->buffer[n]);
+        made.t = held ? 0 : (ptrdiff_t)(B * v->count);
+        made.b = (ptrdiff_t)v->count;
+        break;
+    case FL_PLACE_state:
+        made.states = call->states;
+        made.offset = n;
+        break;
+    default: made.base = (real *)(uintptr_t)call->model->vectors[n];
+    }
+    return made;
+}
+
+/* Whether batch row b has row t. */
+INLINE int has_row(const run *in, size_t t, size_t b) { return !in->on.of || t < in->on.of[b]; }
+
+/* A row of this rank's: number r of those of the operation, row t of batch row b. */
+typedef struct {
+    size_t r, t, b;
+} position;
+
+INLINE position skip_missing(const run *in, position p) {
+    const size_t B = in->call->B;
+    while (p.r < in->mine.end && !has_row(in, p.t, p.b)) {
+        ++p.r;
+        if (++p.b == B) p.b = 0, ++p.t;
+    }
+    return p;
+}
+
+INLINE position first_row(const run *in) {
+    const size_t B = in->call->B, r = in->mine.first;
+    position p = {r, in->rows.first, r};
+    if (r >= B) p.t += r / B, p.b = r % B;
+    return skip_missing(in, p);
+}
+
+INLINE position next_row(const run *in, position p) {
+    ++p.r;
+    if (++p.b == in->call->B) p.b = 0, ++p.t;
+    return in->on.of ? skip_missing(in, p) : p;
+}
+
+/* Each of this rank's rows that there are, in order: p.t and p.b say which. */
+#define FOR_ROWS(in, p)                                                                           \
+    for (position p = first_row(in); p.r < (in)->mine.end; p = next_row(in, p))
