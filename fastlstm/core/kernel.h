@@ -43,6 +43,7 @@ FL_REGION(FL_TARGET)
 #include "view.h"
 
 #include "functions.h"
+#include "panels.h"
 #include "cells.h"
 #include "rows.h"
 #include "products.h"
