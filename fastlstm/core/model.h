@@ -164,13 +164,13 @@ uint32_t fl_cpu_features(void);
 const fl_kernel *fl_find(const char *name, size_t real_size);
 
 /* Read only once it is made, and all of it in one block of memory. */
-typedef struct fl_model {
+struct fl_model {
     fl_program program;
     const fl_kernel *kernel;
     const fl_packed *packed;     /* (operations,) */
     const void *const *vectors;  /* (vectors,) real (count,); NULL where only panels have it */
     const size_t *buffer_sizes;  /* (buffers,) the most numbers of a row of any value in it */
     size_t bytes;                /* of the block */
-} fl_model;
+};
 
 #endif

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fastlstm.h"
 #include "operations.h"
 
 typedef enum {
@@ -124,7 +125,7 @@ typedef struct {
 } fl_operation;
 
 /* All pointers are into the memory that it was decoded to. */
-typedef struct {
+struct fl_program {
     size_t state_size, lines, buffers;
     size_t held;       /* operations that begin a sequence, from the first on */
     int looks_ahead;   /* runs only whole, in one chunk */
@@ -141,7 +142,7 @@ typedef struct {
     size_t input_count, output_count;
     const fl_operation *operations;
     size_t operation_count;
-} fl_program;
+};
 
 /* Numbers that a function takes: 1, 2 or 3. */
 size_t fl_arity(fl_function function);

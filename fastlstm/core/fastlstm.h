@@ -1,0 +1,217 @@
+/* fastlstm.h - the engine's whole public face in C: programs, models, states, calls.
+ *
+ * Nothing here allocates, locks or prints: what is made lies in memory of the caller's, whose size
+ * is told first, and which must begin at a multiple of FL_ALIGNMENT bytes. Programs, states and
+ * arguments are checked as untrusted; an error is a number, fl_error_text() says what it means, and
+ * where a call takes a `message` it is given what was wrong exactly.
+ *
+ * A program says what to compute (Python writes it, `fastlstm export`). A model is a program packed
+ * with its tensors for one instruction set; it is only read once it is made, and many threads may
+ * share it. A state is that of one stream: fl_state_size() bytes, which may be copied as they are.
+ *
+ *   fl_program_size, fl_program_init     bytes -> fl_program, checked
+ *   fl_model_size, fl_model_init         fl_program and tensors -> fl_model
+ *   fl_begin                             where each sequence starts
+ *   fl_scratch_size, fl_run, fl_flush    steps -> rows
+ *
+ * Dimension letters in the shape comments: T steps, B streams of one call.
+ * `real` is float or double, as the model was made. Strides count elements.
+ */
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Counted up when a struct or a function below changes so that a caller must be compiled anew. A
+ * struct that begins with struct_size may get more fields at its end without that. */
+#define FL_ABI 1
+int fl_abi(void); /* FL_ABI of the library that was linked */
+
+enum { FL_ALIGNMENT = 64 };
+
+typedef enum {
+    FL_OK,
+    FL_BAD_ARGUMENT,  /* an argument, or a field of a call, is not as it must be */
+    FL_BAD_PROGRAM,   /* the program is not one, is damaged, or computes what cannot be */
+    FL_BAD_TENSORS,   /* the tensors are not those that the program was made for */
+    FL_BAD_STATE,     /* numbers of a state that no state can have */
+    FL_TOO_LARGE,     /* more memory than can be addressed, or a bound of the program's is passed */
+    FL_LITTLE_MEMORY, /* less memory was given than was asked for, or it is not aligned */
+    FL_NO_KERNEL,     /* this processor, or this build, has no such instruction set */
+    FL_STOPPED        /* the call's `stop` said so */
+} fl_error;
+
+/* What an error means, in English, without a full stop; never NULL. */
+const char *fl_error_text(fl_error error);
+
+typedef enum { FL_FLOAT32, FL_FLOAT64 } fl_type;
+
+/* ---- Programs ---- */
+
+typedef struct fl_program fl_program;
+
+/* Bytes that the decoded program takes. `program` needs no alignment; all sizes in it are checked
+ * against `bytes`, and nothing else is as yet. */
+fl_error fl_program_size(const void *program, size_t bytes, size_t *memory_bytes);
+
+/* Decode and check a program into `memory`, which from then on is the program's; `program` is not
+ * needed any more. message (message_bytes,), or NULL: what is wrong, and with which operation. */
+fl_error fl_program_init(const void *program, size_t bytes, void *memory, size_t memory_bytes,
+                         const fl_program **made, char *message, size_t message_bytes);
+
+/* What there is of: */
+typedef enum {
+    FL_COUNT_INPUTS,  /* per step or held */
+    FL_COUNT_OUTPUTS,
+    FL_COUNT_PARTS,   /* of a state */
+    FL_COUNT_TENSORS,
+    FL_COUNT_STATE,   /* numbers in a state */
+    FL_COUNT_AHEAD    /* 1: sequences run only whole, as rows depend on later ones */
+} fl_count_of;
+size_t fl_count(const fl_program *program, fl_count_of what);
+
+typedef struct {
+    size_t count;   /* numbers of a row */
+    size_t tokens;  /* not 0: a row is int64 tokens, each at least 0 and less than this */
+    int held;       /* one row for a whole sequence, read by fl_begin */
+} fl_row_shape;
+
+/* Of input `number`, or output; of one that is not there, all 0. */
+fl_row_shape fl_input_shape(const fl_program *program, size_t number);
+fl_row_shape fl_output_shape(const fl_program *program, size_t number);
+
+/* Names and fields of all that a program can say, a line each, as plan/operations.py has them.
+ * Returns the characters of all of it; text (bytes,), unless bytes is 0, is given what there is room
+ * for and a 0 behind it. */
+size_t fl_vocabulary(char *text, size_t bytes);
+
+/* ---- Models ---- */
+
+typedef struct fl_model fl_model;
+
+/* The numbers of one tensor, one behind the other, aligned as their type needs. */
+typedef struct {
+    const void *data;    /* (count,) */
+    size_t count;
+    fl_type type;
+    const void *scales;  /* of a type that has them; else NULL */
+} fl_tensor_data;
+
+typedef struct {
+    size_t struct_size;  /* sizeof(fl_model_config) */
+    fl_type type;        /* of all that is computed */
+    const char *isa;     /* the name of an instruction set, or NULL: the best there is */
+} fl_model_config;
+
+fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
+                       char *message, size_t message_bytes);
+
+/* tensors (FL_COUNT_TENSORS,) are not needed any more afterwards; `program` is, as long as the model. */
+fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
+                       const fl_tensor_data *tensors, size_t tensor_count, void *memory,
+                       size_t memory_bytes, const fl_model **made, char *message,
+                       size_t message_bytes);
+
+const char *fl_model_isa(const fl_model *model);
+const fl_program *fl_model_program(const fl_model *model);
+
+/* Name of instruction set `number` for reals of `type` that this processor can run, best first, or
+ * NULL behind the last. */
+const char *fl_isa(fl_type type, size_t number);
+
+/* ---- States ---- */
+
+/* Bytes of one stream's state. */
+size_t fl_state_size(const fl_model *model);
+
+typedef struct {
+    size_t rows, count;  /* its shape; of a count both are 1, and it is an int64 */
+    int is_count;
+} fl_part_shape;
+
+fl_part_shape fl_state_part(const fl_program *program, size_t part);
+
+/* Numbers of a part of a state as they are known by name: real (rows, count), the oldest row of a
+ * ring first; or one int64. */
+fl_error fl_state_read(const fl_model *model, const void *state, size_t part, void *to,
+                       size_t to_bytes);
+fl_error fl_state_write(const fl_model *model, void *state, size_t part, const void *from,
+                        size_t from_bytes);
+
+/* ---- Calls ---- */
+
+/* Row t of stream b of an input or output begins at element t * t + b * b of data; its numbers
+ * follow one another. */
+typedef struct {
+    void *data;      /* real, or int64_t of tokens; an input is only read */
+    ptrdiff_t t, b;  /* strides; of a held value t does not count */
+} fl_rows;
+
+/* Threads of the caller's that share the work of a call; all get `team` as they are called. */
+typedef struct {
+    void *team;
+    /* How many of `wanted` ranks may be used now; 1: the caller alone. */
+    size_t (*take)(void *team, size_t wanted, int is_long);
+    /* Run work(job, rank, ranks) on each rank at once; rank 0 is the caller. */
+    void (*run)(void *team, size_t ranks, void (*work)(void *job, size_t rank, size_t ranks),
+                void *job);
+    /* Wait for all ranks that have not left. */
+    void (*barrier)(void *team, size_t rank, size_t ranks);
+    void (*leave)(void *team, size_t rank);
+    size_t size;     /* ranks at most */
+} fl_threads;
+
+/* y (rows, outputs) += x (rows, inputs) w (inputs, outputs), all row-major; rows of x and y lie
+ * `x_stride` and `y_stride` apart, those of w follow each other. A BLAS behind one signature. */
+typedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x, size_t x_stride,
+                        const void *w, void *y, size_t y_stride);
+
+typedef struct {
+    size_t struct_size;         /* sizeof(fl_call) */
+    size_t T, B;
+    const fl_rows *inputs;      /* (FL_COUNT_INPUTS,); held ones are read by fl_begin only */
+    const fl_rows *outputs;     /* (FL_COUNT_OUTPUTS,); they overlap no input, state or scratch */
+    void *const *states;        /* (B,), each fl_state_size bytes, all distinct */
+    const size_t *lengths;      /* (B,) steps of each stream, none of more than T; NULL: all T */
+    int whole;                  /* the sequence ends with this call: fl_flush comes next, so that */
+                                /* what is folded has one row, and that then */
+    void *scratch;              /* scratch_bytes, aligned */
+    size_t scratch_bytes;       /* of fl_scratch_size for this T or more, and this B */
+    const fl_threads *threads;  /* NULL: the caller alone */
+    fl_gemm gemm;               /* NULL: the kernel's own loops, whose bits depend on nothing */
+    int (*stop)(void *who);     /* asked now and then, by the caller's thread; not 0: stop. Or NULL */
+    void *who;
+    size_t turn;                /* written: 0 at first, and then left as it is */
+    size_t steps_done;          /* written: T, or the steps after which the states are as left */
+    size_t *rows;               /* written, (FL_COUNT_OUTPUTS, B): rows that the call gave. Or NULL */
+} fl_call;
+
+/* Bytes of scratch memory for calls of T steps of B streams on up to `threads` threads. */
+fl_error fl_scratch_size(const fl_model *model, size_t T, size_t B, size_t threads,
+                         size_t *bytes);
+
+/* Put `states` where a sequence starts, with the rows that held inputs have: of a call, B, inputs,
+ * states and scratch are read. */
+fl_error fl_begin(const fl_model *model, fl_call *call);
+
+/* T steps. A call that is stopped leaves the states as they were after its first `steps_done`
+ * steps; what the outputs hold beyond their rows is undefined. */
+fl_error fl_run(const fl_model *model, fl_call *call);
+
+/* The rows that are due at the end of the sequences. The states stay as they are. */
+fl_error fl_flush(const fl_model *model, fl_call *call);
+
+/* Rows that `output` of a stream in this state gives for T steps, or with T 0 and `ending` for its
+ * end; state NULL: at its start. SIZE_MAX: more than can be. */
+size_t fl_output_rows(const fl_model *model, size_t output, size_t T, int ending, int whole,
+                      const void *state);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
