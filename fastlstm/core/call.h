@@ -21,29 +21,6 @@
 
 #include "model.h"
 
-/* Rows of one input or output of a call: row t of batch row b begins at element t * t + b * b of
- * data; its numbers follow each other. Of a held value t does not count. */
-typedef struct {
-    void *data;      /* real, or int64_t of tokens */
-    ptrdiff_t t, b;  /* strides in elements */
-} fl_rows;
-
-/* y (rows, outputs) += x (rows, inputs) w (inputs, outputs), all row-major; rows of x and y lie
- * `x_stride` and `y_stride` apart, those of w follow each other. A BLAS behind one signature. */
-typedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x, size_t x_stride,
-                        const void *w, void *y, size_t y_stride);
-
-/* Who shares the work of a call: threads of the caller's. team.h's functions of the same names say
- * what each does. */
-typedef struct {
-    void *team;
-    size_t (*take)(void *team, size_t wanted, int is_long);
-    void (*run)(void *team, size_t ranks, void (*work)(void *job, size_t rank, size_t ranks),
-                void *job);
-    void (*barrier)(void *team, size_t rank, size_t ranks);
-    void (*leave)(void *team, size_t rank);
-} fl_threads;
-
 /* What may stop a call before its end. The thread that made the call asks now and then; all ranks
  * heed the answer. `work` has a cache line of its own: who asks writes it at every step, and the
  * others read `stop` as often. */

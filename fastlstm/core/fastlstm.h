@@ -86,8 +86,8 @@ fl_row_shape fl_input_shape(const fl_program *program, size_t number);
 fl_row_shape fl_output_shape(const fl_program *program, size_t number);
 
 /* Names and fields of all that a program can say, a line each, as plan/operations.py has them.
- * Returns the characters of all of it; text (bytes,), unless bytes is 0, is given what there is room
- * for and a 0 behind it. */
+ * Returns the characters of all of it; text (bytes,) is given what there is room for and a 0 behind
+ * it, unless bytes is 0. */
 size_t fl_vocabulary(char *text, size_t bytes);
 
 /* ---- Models ---- */
@@ -111,7 +111,7 @@ typedef struct {
 fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
                        char *message, size_t message_bytes);
 
-/* tensors (FL_COUNT_TENSORS,) are not needed any more afterwards; `program` is, as long as the model. */
+/* tensors (tensors,) are not needed any more afterwards; `program` is, as long as the model. */
 fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
                        const fl_tensor_data *tensors, size_t tensor_count, void *memory,
                        size_t memory_bytes, const fl_model **made, char *message,
@@ -174,8 +174,8 @@ typedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *
 typedef struct {
     size_t struct_size;         /* sizeof(fl_call) */
     size_t T, B;
-    const fl_rows *inputs;      /* (FL_COUNT_INPUTS,); held ones are read by fl_begin only */
-    const fl_rows *outputs;     /* (FL_COUNT_OUTPUTS,); they overlap no input, state or scratch */
+    const fl_rows *inputs;      /* (inputs,); held ones are read by fl_begin only */
+    const fl_rows *outputs;     /* (outputs,); they overlap no input, state or scratch */
     void *const *states;        /* (B,), each fl_state_size bytes, all distinct */
     const size_t *lengths;      /* (B,) steps of each stream, none of more than T; NULL: all T */
     int whole;                  /* the sequence ends with this call: fl_flush comes next, so that */
@@ -184,11 +184,11 @@ typedef struct {
     size_t scratch_bytes;       /* of fl_scratch_size for this T or more, and this B */
     const fl_threads *threads;  /* NULL: the caller alone */
     fl_gemm gemm;               /* NULL: the kernel's own loops, whose bits depend on nothing */
-    int (*stop)(void *who);     /* asked now and then, by the caller's thread; not 0: stop. Or NULL */
+    int (*stop)(void *who);     /* asked now and then, by the caller; not 0: stop. Or NULL */
     void *who;
     size_t turn;                /* written: 0 at first, and then left as it is */
     size_t steps_done;          /* written: T, or the steps after which the states are as left */
-    size_t *rows;               /* written, (FL_COUNT_OUTPUTS, B): rows that the call gave. Or NULL */
+    size_t *rows;               /* written, (outputs, B): rows that the call gave. Or NULL */
 } fl_call;
 
 /* Bytes of scratch memory for calls of T steps of B streams on up to `threads` threads. */

@@ -101,8 +101,8 @@ typedef struct {
 } fl_packed_map;
 
 /* FL_PRODUCT: panels of each group (groups,), with K = columns; x of each position and group
- * (positions, groups) by gather, which has no stretches (NULL) where there is one read and group, and
- * x of position i is the numbers of it from i * columns on. */
+ * (positions, groups) by gather, which has no stretches (NULL) where there is one read, one group,
+ * and x of position i is the numbers of it from i * columns on. */
 typedef struct {
     const fl_panels *panels;
     fl_gather x;
