@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "container": {"errors", "document", "durable", "identity"},
     "format": {"spec", "chain", "errors", "container", "document", "identity"},
     "pack": {"chain"},
+    "plan": {"spec", "reference"},
     "sources": {"spec", "chain", "errors"},
     "sources/pytorch/reader": {"spec", "chain", "errors", "format"},
     "stream": {"chain", "format", "_engine"},
