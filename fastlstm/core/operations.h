@@ -10,6 +10,11 @@
  * Operations run in their order, over all rows that a chunk of steps gives, batch row by batch row
  * on its own: nothing an operation does depends on how many steps a chunk has.
  *
+ * An operation keeps the line of what it reads, unless it makes another number of rows: a window
+ * (but one of stride 1 with before = reach + ahead and nothing behind, which gives a row for each that
+ * it reads), spread, a folded fold or attention, and meet. Two of these may make the same line, if
+ * they read one line and make as many rows of it.
+ *
  * Numbers of several values that an operation reads at once are counted on: those of the second
  * stand behind those of the first. A *place* is such a number's, from 0, or -1 for none.
  */
@@ -89,7 +94,8 @@
 
 /* ---- Operations on rows: each row of y is made of the same row of what is read. ---- */
 
-/* y[i] is the number at a place, or fill. runs: (start, stride, count) of places, as spec.Index. */
+/* y[i] is the number at a place, or fill; of a token the number that it is. runs: (start, stride,
+ * count) of places, as spec.Index. */
 #define FL_MOVE_FIELDS(F) F(list, reads) F(value, y) F(list, runs) F(number, fill)
 
 /* Functions of numbers, number by number. y has the axes `shape` (n,); what is read strides over
@@ -188,7 +194,8 @@
     F(list, reads) F(list, ys) F(list, capacities) F(list, queues) F(offset, heads)
 
 /* The next `operations` run row by row: all of them for one row, then all for the next. Those among
- * them are recall, remember, recurrent, and operations on rows. */
+ * them are recall, remember, recurrent along time that is not reverse, window, fold and attention that
+ * keep the line, and operations on rows. */
 #define FL_LOOP_FIELDS(F) F(size, operations)
 
 /* Put the row of a held value into the state. */
