@@ -1,4 +1,4 @@
-"""Derive the constants of the functions in kernels/vec.h, and measure them over the floats.
+"""Derive the constants of the functions in kernels/vec.h and core/functions.h, and measure them.
 
 The kernels compute ``exp(x) = 2^n (1 + p)`` with ``n = round(x / ln 2)``, ``r = x - n ln 2`` and
 ``p = expm1(r) = r + r^2 q(r)``, where q is a polynomial of degree 4; for ``exp(k x)``, with k a
@@ -13,6 +13,10 @@ distribution is ``Phi(-a) = exp(-a^2 / 2) p(a) / q(a)`` with polynomials of degr
 ``p - q f`` is least, relative to q f, is linear in the coefficients where the q divided by is that
 of the round before (H. L. Loeb, *Algorithms for Chebyshev Approximations Using the Ratio of Linear
 Forms*, 1960).
+
+``log(1 + f)`` is ``f - f^2 / 2 + f^3 q(f)``, and for a power, where more of it is needed, ``2 t +
+2 t^3 p(t^2)`` with ``t = f / (2 + f)``; ``sin(r) = r + r^3 s(r^2)`` and ``cos(r) = 1 - r^2 / 2 +
+r^4 c(r^2)``. pi / 2 is a sum of three floats, and 2 / pi is printed bit by bit.
 
 Then tests/kernels/functions_driver.c is compiled for every instruction set of this machine and run,
 all functions or those that are named, over every 997th float32 or, with ``--exhaustive``, over all
@@ -42,7 +46,7 @@ from scipy import special
 Array = npt.NDArray[Any]
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "fastlstm" / "kernels"
+INCLUDE = [f"-I{ROOT / 'fastlstm' / folder}" for folder in ("kernels", "core")]
 DRIVER = ROOT / "tests" / "kernels" / "functions_driver.c"
 
 # What a compiler must be told for vec.h alone, which the kernels' files tell it themselves.
@@ -55,11 +59,14 @@ FLAGS = {
 ISAS = {"x86_64": ("avx512", "avx2", "scalar"), "aarch64": ("neon", "scalar")}
 
 LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
+PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 # 1 / ln 2 and its product with x are rounded to float32 before n is found, which takes r a little
 # beyond ln(2) / 2: by 88 times 2^-24, twice, at most (of silu, by 94 where it ends).
 REACH = float(LN2 / 2) + 88 * 2.0**-23
 BITS_OF_N = 8  # |n| <= 135
 FARTHEST = 13.3  # a little beyond the end of gelu
+# Likewise, 2 / pi and its product with x, below 2^17.
+QUARTER = float(PI / 4) + 2**17 * 2.0**-24
 
 LEAST = 2.0**-126  # normal float32
 BEYOND = 2.0**128 - 2.0**103  # float32 rounds it to infinity
@@ -108,6 +115,43 @@ def fit_normal(
     return rounded[: degree + 1], [np.float32(1), *rounded[degree + 1 :]], error
 
 
+def fit_log(degree: int = 7) -> tuple[list[np.float32], float]:
+    """q's coefficients, constant first, and the largest relative error of log(1 + f) they leave."""
+    f = chebyshev(np.sqrt(0.5) - 1, np.sqrt(2) - 1)
+    near, far = np.where(np.abs(f) < 0.1, f, 0), np.where(np.abs(f) < 0.1, 0.1, f)
+    series = np.sum([(-near) ** k / (k + 3) for k in range(30)], axis=0)
+    exact = np.where(near == f, series, (np.log1p(far) - far + far**2 / 2) / far**3)
+    relative = f**2 / (1 - f / 2 + f**2 * exact)  # f^3 / log(1 + f)
+    return round_in_turn(f[:, None] ** np.arange(degree + 1) * relative[:, None], exact * relative)
+
+
+def fit_atanh(degree: int = 3) -> tuple[list[np.float32], float]:
+    """p's coefficients, constant first, and the largest relative error of atanh they leave."""
+    square = ((3 - np.sqrt(8)) * chebyshev(0, 1)) ** 2  # t is (m - 1) / (m + 1), m up to sqrt(2)
+    exact = np.sum([square**k / (2 * k + 3) for k in range(20)], axis=0)
+    relative = square / (1 + square * exact)
+    columns = square[:, None] ** np.arange(degree + 1)
+    return round_in_turn(columns * relative[:, None], exact * relative)
+
+
+def fit_sine(degree: int = 2) -> tuple[list[np.float32], float]:
+    """s's coefficients, constant first, and the largest relative error of sin(r) they leave."""
+    square = (QUARTER * chebyshev(0, 1)) ** 2
+    exact = np.sum([(-1.0) ** (k + 1) * square**k / factorial(2 * k + 3) for k in range(12)], axis=0)
+    relative = square / (1 + square * exact)
+    columns = square[:, None] ** np.arange(degree + 1)
+    return round_in_turn(columns * relative[:, None], exact * relative)
+
+
+def fit_cosine(degree: int = 2) -> tuple[list[np.float32], float]:
+    """c's coefficients, constant first, and the largest relative error of cos(r) they leave."""
+    square = (QUARTER * chebyshev(0, 1)) ** 2
+    exact = np.sum([(-1.0) ** k * square**k / factorial(2 * k + 4) for k in range(12)], axis=0)
+    relative = square**2 / (1 - square / 2 + square**2 * exact)
+    columns = square[:, None] ** np.arange(degree + 1)
+    return round_in_turn(columns * relative[:, None], exact * relative)
+
+
 def chebyshev(least: float, most: float, size: int = 2001) -> Array:
     """Points from the largest to the least, close together at both ends."""
     points: Array = least + (most - least) * (1 + np.cos(np.linspace(0, np.pi, size))) / 2
@@ -148,6 +192,14 @@ def split_ln2() -> tuple[np.float32, np.float32]:
     return np.float32(high), np.float32(LN2 - high)
 
 
+def split_half_pi() -> tuple[np.float32, ...]:
+    """pi / 2 as three floats."""
+    parts: list[np.float32] = []
+    for _ in range(3):
+        parts.append(np.float32(PI / 2 - sum(Fraction(float(part)) for part in parts)))
+    return tuple(parts)
+
+
 def print_constants() -> None:
     def c(*values: Any) -> str:
         return " ".join(f"{np.float32(value):.9g}f" for value in values)
@@ -168,6 +220,17 @@ def print_constants() -> None:
     print(error_of("Phi", error))
     print(f"p, highest power first: {c(*p[::-1])}")
     print(f"q, highest power first: {c(*q[::-1])}")
+    for name, of, fit in [
+        *(("log", "q", fit_log), ("atanh", "p", fit_atanh)),
+        *(("sine", "s", fit_sine), ("cosine", "c", fit_cosine)),
+    ]:
+        coefficients, error = fit()
+        print(error_of(name, error))
+        print(f"{of}, highest power first: {c(*coefficients[::-1])}")
+    print(f"2 / pi: {c(2 / PI)}, -pi / 2: {c(*(-part for part in split_half_pi()))}")
+    print(f"pi / 2 times 2^-62: {float(PI / 2**63)!r}")
+    bits = int(2 / PI * 2**224)
+    print("2 / pi:", *(f"{bits >> shift & 0xFFFFFFFF:#x}" for shift in range(192, -32, -32)))
 
 
 # Functions
@@ -205,6 +268,10 @@ def gelu(x: Array) -> Array:
 
 def gelu_tanh(x: Array) -> Array:
     return np.maximum(x, -1e3) * sigmoid(doubled_argument(x))
+
+
+def power_of(x: Array, base: float) -> Array:
+    return np.power(base, x)
 
 
 def doubled_argument(x: Array) -> Array:
@@ -267,6 +334,15 @@ FUNCTIONS = {
     ),
     "hardtanh": Function(np.clip, 0, (-0.7, 1.3)),
     "scaled_tanh": Function(scaled_tanh, 4.5, (1.7159, 0.6667)),
+    "floor": Function(np.floor, 0),
+    "sign": Function(lambda x: (x > 0).astype(np.float64) - (x < 0), 0),
+    "reciprocal": Function(lambda x: 1 / x, 0.5),
+    "exp": Function(np.exp, 2.5),
+    "log": Function(np.log, 2.5),
+    "sin": Function(np.sin, 2.5),
+    "cos": Function(np.cos, 2.5),
+    "power": Function(np.power, 4, (2.37,)),
+    "power_of": Function(power_of, 4, (0.83,)),
 }
 
 
@@ -288,7 +364,7 @@ class Worst:
         NaN must stay NaN. What is less than the least normal number counts as zero, in the course
         of a function too, which may double it: so a result below twice that may be off by as much.
         """
-        wide = np.where(np.abs(x) < LEAST, 0, x).astype(np.float64)
+        wide = np.where(np.abs(x) < LEAST, np.copysign(0, x), x).astype(np.float64)
         exact = function.exact(wide, *function.arguments())
         exact = np.where(np.abs(exact) >= BEYOND, np.copysign(np.inf, exact), exact)
         _, exponent = np.frexp(function.scale(wide, exact))
@@ -313,7 +389,7 @@ def run(command: Sequence[object], name: str, x: Array) -> Array:
 def build(isa: str, folder: Path) -> Path | None:
     """The driver, or None if this processor cannot run it."""
     program = folder / isa
-    flags = ["-std=c11", "-O3", "-ffp-contract=off", *FLAGS[isa], f"-I{KERNELS}"]
+    flags = ["-std=c11", "-O3", "-ffp-contract=off", *FLAGS[isa], *INCLUDE]
     subprocess.run(["cc", *flags, DRIVER, "-lm", "-o", program], check=True)
     try:
         run([program], "tanh", np.zeros(64, np.float32))

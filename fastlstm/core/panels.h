@@ -102,40 +102,6 @@ INLINE void start_sums(const int G, vec *total, const row *r, size_t at) {
         total[g] = v_add(total[g], v_load(r->table + at + (size_t)g * L));
 }
 
-/* The functions that few models have, in one place instead of in every block. */
-static __attribute__((noinline)) vec apply_other(const fl_activation *activation, vec a) {
-    const vec alpha = v_set1((real)activation->alpha), beta = v_set1((real)activation->beta);
-    switch (activation->function) {
-    case FL_FUNCTION_softsign: return v_softsign(a);
-    case FL_FUNCTION_softplus: return v_softplus(a);
-    case FL_FUNCTION_silu: return v_silu(a);
-    case FL_FUNCTION_gelu: return v_gelu(a);
-    case FL_FUNCTION_gelu_tanh: return v_gelu_tanh(a);
-    case FL_FUNCTION_affine: return v_affine(a, alpha, beta);
-    case FL_FUNCTION_elu: return v_elu(a, alpha);
-    case FL_FUNCTION_leaky_relu: return v_leaky_relu(a, alpha);
-    case FL_FUNCTION_thresholded_relu: return v_thresholded_relu(a, alpha);
-    case FL_FUNCTION_hard_sigmoid: return v_hard_sigmoid(a, alpha, beta);
-    case FL_FUNCTION_scaled_tanh: return v_scaled_tanh(a, alpha, beta);
-    case FL_FUNCTION_clip: return v_hardtanh(a, alpha, beta);
-    case FL_FUNCTION_abs: return v_flush(v_abs(a));
-    case FL_FUNCTION_sqrt: return v_sqrt(a);
-    case FL_FUNCTION_square: return v_mul(a, a);
-    case FL_FUNCTION_reciprocal: return v_div(v_set1(1), a);
-    default: return a;
-    }
-}
-
-INLINE vec apply(const fl_activation *activation, vec a) {
-    switch (activation->function) {
-    case FL_FUNCTION_identity: return a;
-    case FL_FUNCTION_relu: return v_relu(a);
-    case FL_FUNCTION_tanh: return v_tanh(a);
-    case FL_FUNCTION_sigmoid: return v_sigmoid(a);
-    default: return apply_other(activation, a);
-    }
-}
-
 /* A product with a matrix in panels. */
 typedef struct {
     const real *weights;   /* (P, K, G, L), panels `stride` apart */

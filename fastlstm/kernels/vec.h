@@ -8,7 +8,8 @@
  * v_keep has the compiler hold a vector in a register that it would rather load again for each use.
  * v_total(a) adds the lanes up, halves by halves. v_all_finite(a): no lane is infinite or NaN.
  * v_scale(a, n) is a times 2^n for integral n in [-127, 128], where 2^-127 counts as 0 and 2^128 as
- * infinity. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway, and so do v_min
+ * infinity. v_split(a, &n) is a / 2^n, in [sqrt(1/2), sqrt(2)), of a normal a > 0; of others it is
+ * any number, and so is n. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway, and so do v_min
  * and v_max but for those of NEON.
  *
  * Every operation of AVX2, AVX-512 and NEON rounds once and to nearest, so that the same operations
@@ -54,6 +55,8 @@ INLINE unsigned v_flush_denormals(void) { return 0; }
 INLINE void v_restore(unsigned before) { (void)before; }
 #endif
 
+enum { V_ROOT_HALF = 0x3f3504f3 }; /* the bits of a float, sqrt(1/2) */
+
 #if defined(FL_AVX512)
 
 enum { L = 16 };
@@ -89,6 +92,13 @@ INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) {
 }
 INLINE vec v_product_error(vec a, vec b, vec product) { return _mm512_fmsub_ps(a, b, product); }
 INLINE vec v_round(vec a) { return _mm512_roundscale_ps(a, 0x08); }
+INLINE vec v_floor(vec a) { return _mm512_roundscale_ps(a, 0x09); }
+INLINE vec v_split(vec a, vec *n) {
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i e = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(V_ROOT_HALF)), 23);
+    *n = _mm512_cvtepi32_ps(e);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(e, 23)));
+}
 INLINE vec v_scale(vec a, vec n) {
     return _mm512_mul_ps(a, _mm512_scalef_ps(_mm512_set1_ps(1.0f), n));
 }
@@ -135,6 +145,13 @@ INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) {
 }
 INLINE vec v_product_error(vec a, vec b, vec product) { return _mm256_fmsub_ps(a, b, product); }
 INLINE vec v_round(vec a) { return _mm256_round_ps(a, 0x08); }
+INLINE vec v_floor(vec a) { return _mm256_round_ps(a, 0x09); }
+INLINE vec v_split(vec a, vec *n) {
+    __m256i bits = _mm256_castps_si256(a);
+    __m256i e = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(V_ROOT_HALF)), 23);
+    *n = _mm256_cvtepi32_ps(e);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(e, 23)));
+}
 INLINE vec v_scale(vec a, vec n) {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
@@ -187,6 +204,13 @@ INLINE vec v_product_error(vec a, vec b, vec product) {
     return vfmaq_f32(vnegq_f32(product), a, b);
 }
 INLINE vec v_round(vec a) { return vrndnq_f32(a); }
+INLINE vec v_floor(vec a) { return vrndmq_f32(a); }
+INLINE vec v_split(vec a, vec *n) {
+    int32x4_t bits = vreinterpretq_s32_f32(a);
+    int32x4_t e = vshrq_n_s32(vsubq_s32(bits, vdupq_n_s32(V_ROOT_HALF)), 23);
+    *n = vcvtq_f32_s32(e);
+    return vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(e, 23)));
+}
 INLINE vec v_scale(vec a, vec n) {
     int32x4_t e = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
     return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(e, 23)));
@@ -234,10 +258,12 @@ INLINE int v_all_finite(vec a) { return isfinite(a); }
 INLINE vec v_abs(vec a) { return fabs(a); }
 INLINE vec v_sign_of(vec magnitude, vec sign) { return copysign(magnitude, sign); }
 INLINE vec v_sqrt(vec a) { return sqrt(a); }
+INLINE vec v_floor(vec a) { return floor(a); }
 #else
 INLINE vec v_abs(vec a) { return fabsf(a); }
 INLINE vec v_sign_of(vec magnitude, vec sign) { return copysignf(magnitude, sign); }
 INLINE vec v_sqrt(vec a) { return sqrtf(a); }
+INLINE vec v_floor(vec a) { return floorf(a); }
 INLINE vec v_product_error(vec a, vec b, vec product) {
     return (real)((double)a * (double)b - (double)product);
 }

@@ -1,4 +1,4 @@
-/* functions_driver.c - one function of vec.h, of one instruction set, for numbers from a file.
+/* functions_driver.c - one function of vec.h or functions.h, of one instruction set, for numbers from a file.
  *
  *   functions_driver FUNCTION ALPHA BETA <x >y
  *
@@ -13,39 +13,61 @@
 #if !defined(FL_AVX512) && !defined(FL_AVX2) && !defined(FL_NEON) && !defined(FL_SCALAR64)
 #define FL_SCALAR
 #endif
+#include "program.h"
+
 #include "vec.h"
+
+#include "functions.h"
 
 enum { BLOCK = 4096 * L };
 
 typedef vec function(vec x, vec alpha, vec beta);
 
-#define FUNCTIONS(F)                \
-    F(sigmoid, x)                   \
-    F(tanh, x)                      \
-    F(expm1, v_min(v_set1(0), x))   \
-    F(elu, x, alpha)                \
-    F(softplus, x)                  \
-    F(softsign, x)                  \
-    F(silu, x)                      \
-    F(gelu, x)                      \
-    F(gelu_tanh, x)                 \
-    F(relu, x)                      \
-    F(sqrt, x)                      \
-    F(leaky_relu, x, alpha)         \
-    F(thresholded_relu, x, alpha)   \
-    F(affine, x, alpha, beta)       \
-    F(hard_sigmoid, x, alpha, beta) \
-    F(hardtanh, x, alpha, beta)     \
-    F(scaled_tanh, x, alpha, beta)
+#define FUNCTIONS(F)                                  \
+    F(sigmoid, v_sigmoid(x))                          \
+    F(tanh, v_tanh(x))                                \
+    F(expm1, v_expm1(v_min(v_set1(0), x)))            \
+    F(elu, v_elu(x, alpha))                           \
+    F(softplus, v_softplus(x))                        \
+    F(softsign, v_softsign(x))                        \
+    F(silu, v_silu(x))                                \
+    F(gelu, v_gelu(x))                                \
+    F(gelu_tanh, v_gelu_tanh(x))                      \
+    F(relu, v_relu(x))                                \
+    F(sqrt, v_sqrt(x))                                \
+    F(leaky_relu, v_leaky_relu(x, alpha))             \
+    F(thresholded_relu, v_thresholded_relu(x, alpha)) \
+    F(affine, v_affine(x, alpha, beta))               \
+    F(hard_sigmoid, v_hard_sigmoid(x, alpha, beta))   \
+    F(hardtanh, v_hardtanh(x, alpha, beta))           \
+    F(scaled_tanh, v_scaled_tanh(x, alpha, beta))     \
+    F(floor, v_floor(x))                              \
+    F(sign, v_sign(x))                                \
+    F(reciprocal, v_div(v_set1(1), x))                \
+    F(exp, v_exp_of_any(x))                           \
+    F(log, v_log(x))                                  \
+    F(sin, v_sin(x))                                  \
+    F(cos, v_cos(x))                                  \
+    F(power, v_power(x, alpha))                       \
+    F(power_of, v_power(alpha, x))                    \
+    F(minimum, v_minimum(x, alpha))                   \
+    F(minimum_of, v_minimum(alpha, x))                \
+    F(maximum, v_maximum(x, alpha))                   \
+    F(maximum_of, v_maximum(alpha, x))                \
+    F(equal, v_equal(x, alpha))                       \
+    F(not_equal, v_not_equal(x, alpha))               \
+    F(less, v_less(x, alpha))                         \
+    F(less_equal, v_less_equal(x, alpha))             \
+    F(where, v_where(x, alpha, beta))
 
-#define DEFINE(name, ...)                              \
+#define DEFINE(name, value)                            \
     static vec name##_of(vec x, vec alpha, vec beta) { \
         (void)alpha, (void)beta;                       \
-        return v_##name(__VA_ARGS__);                  \
+        return value;                                  \
     }
 FUNCTIONS(DEFINE)
 
-#define ROW(name, ...) {#name, name##_of},
+#define ROW(name, value) {#name, name##_of},
 static const struct {
     const char *name;
     function *of;
