@@ -34,21 +34,34 @@ typedef struct {
     uint64_t mode;            /* the caller's floating-point mode */
 } fl_watch;
 
-/* How a call is cut into chunks, and where its scratch memory goes. Buffers and `shared` are shared
- * by the ranks of a call, byte offsets into the scratch; then comes each rank's own. */
+/* How a call is cut into chunks, and where its scratch memory goes, in bytes from its beginning on:
+ * the buffers of a chunk, where fl_model.rooms say; what its ranks share; what each has to itself. */
 typedef struct {
     size_t chunk;            /* steps that pass through all operations before the next ones start */
-    size_t gate_steps;       /* rows of one line whose input projections are made together */
-    size_t *buffer;          /* (buffers,) offset of each */
-    size_t *capacity;        /* (lines,) rows of each batch row that a chunk has at most */
-    size_t lines;            /* (lines, B) rows of each batch row, size_t */
-    size_t written;          /* (outputs, B) rows that the call has given, size_t */
-    size_t kept;             /* real (B, state_size) the states as the chunk began, or a copy to end */
-    size_t states;           /* (B,) pointers to those */
+    size_t gate_steps;       /* rows of a batch row whose input projections are made together */
     size_t shared;           /* what an operation shares between its ranks while it runs */
-    size_t own, own_bytes;   /* of the first rank, and from one rank to the next */
+    size_t kept;             /* real (B, state_size): the states as the chunk began, or a copy */
+    size_t states;           /* (B,) pointers to those */
+    size_t own, own_bytes;   /* of the first rank, and from one rank to the next: */
+    size_t counts;           /*   size_t (lines + outputs, B) rows that each batch row has */
+    size_t lines;            /*   line (1 + lines + outputs,) */
+    size_t work;             /*   what an operation uses while it runs */
     size_t bytes;            /* total */
 } fl_cut;
+
+/* How a call goes on one thread, and how on a team. */
+typedef struct {
+    fl_cut alone;
+    fl_cut shared;   /* of all rows, or of the most rows one rank has; unused if ranks is 1 */
+    size_t ranks;    /* threads that the work is worth */
+    int by_rows;     /* each rank runs rows of its own, else its panels of all rows */
+    int is_long;     /* the work takes longer than waking a thread */
+    size_t bytes;    /* of scratch memory for either way */
+} fl_plan;
+
+/* Fill `plan` for calls of up to T steps of exactly B streams on up to `threads` threads. Not 0: a
+ * size is too large. A call without steps (fl_begin, fl_flush) takes any plan for as many streams. */
+int fl_plan_call(const fl_model *model, size_t T, size_t B, size_t threads, fl_plan *plan);
 
 typedef struct fl_running {
     const fl_model *model;
@@ -56,19 +69,28 @@ typedef struct fl_running {
     const fl_rows *inputs;    /* (inputs,) */
     const fl_rows *outputs;   /* (outputs,); they overlap no input and no state */
     const size_t *lengths;    /* (B,) steps of each row, none of more than T; NULL: all have T */
-    int whole;                /* the sequence ends with this call: a folded value has one row */
-    int ending;               /* no steps come any more: what is due at the end is given now */
+    int whole;                /* what is folded has one row for all, and that at the end */
+    int ending;               /* there are no steps: what is due at the end is given */
     void *const *states;      /* (B,) pointers to real (state_size,), all distinct */
-    void *scratch;            /* cut->bytes, 64-byte aligned */
+    void *scratch;            /* as the plan says, 64-byte aligned */
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
     fl_watch *watch;          /* NULL: nothing stops this call; else `ask` and `who` are set */
-    size_t turn;              /* steps run before: which way panels are taken */
+    size_t turn;              /* steps run before: which way panels are taken; counted on */
+    size_t *given;            /* written, (outputs, B): rows of each output; or NULL. The next */
+    size_t given_stride;      /* output's lie so far behind */
+    size_t done;              /* written: T, or the steps made before the call stopped */
+    const fl_threads *threads; /* who shares the work; NULL: nobody. The rest is set by fl_share: */
     const fl_cut *cut;
-    const fl_threads *threads; /* who shares the work, unless ranks is 1, */
     size_t rank, ranks;       /* which part of the rows and panels this is, */
     size_t member, members;   /* and of the team: who has rows of its own has all their panels */
     int asks;                 /* whether this is the rank that asks `watch` */
 } fl_running;
+
+/* Run a call as planned: alone, or on its threads if the plan has more ranks than one and they are
+ * free. Either way gives the same bits, save where a BLAS is used. A call that is stopped leaves each
+ * state as it is after the first `done` steps; what the outputs hold beyond their rows is
+ * undefined. Of a program that looks ahead T steps are a whole sequence, and are all or none. */
+void fl_share(fl_running *call, const fl_plan *plan);
 
 /* Rows or panels [first, end). */
 typedef struct {
@@ -88,12 +110,14 @@ typedef enum { BY_RANK_0, BY_ROWS, BY_PANELS } division;
 typedef struct {
     const fl_running *call;
     const fl_packed *packed; /* what packing gave this operation: in->packed->product */
-    const line *lines;  /* (lines,), and lines[-1], of held values and constants, with one row */
+    line *lines;        /* (lines,), and lines[-1], of held values and constants, with one row */
+    line *given;        /* (outputs,) rows that the call gave before this chunk */
     line on;            /* of the line whose rows this operation runs over */
     range rows;         /* those t of them that it runs over now */
     division by;
     range mine;         /* of the rows r = (t - rows.first) * B + b those that are this rank's */
     size_t first;       /* number of the chunk's first step within the call */
+    int ends;           /* no rows come behind those of this chunk */
     int back;           /* panels are taken from the last to the first */
 } run;
 

@@ -9,6 +9,7 @@
 #ifndef FL_MODEL_H
 #define FL_MODEL_H
 
+#include "lines.h"
 #include "program.h"
 
 /* A matrix packed in panels: panel p holds outputs [p * G * L, (p + 1) * G * L), zero padded. Of a
@@ -169,7 +170,8 @@ struct fl_model {
     const fl_kernel *kernel;
     const fl_packed *packed;     /* (operations,) */
     const void *const *vectors;  /* (vectors,) real (count,); NULL where only panels have it */
-    const size_t *buffer_sizes;  /* (buffers,) the most numbers of a row of any value in it */
+    const fl_bound *bounds;      /* (lines,), fl_bound_lines */
+    const fl_room *rooms;        /* (buffers + 1,), fl_place_buffers */
     size_t bytes;                /* of the block */
 };
 

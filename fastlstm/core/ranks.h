@@ -7,10 +7,15 @@ INLINE void *shared_at(const fl_running *call, size_t offset) {
     return (char *)call->scratch + offset;
 }
 
+/* Each rank has some to itself. */
+INLINE void *own_at(const fl_running *call, size_t offset) {
+    return shared_at(call, call->cut->own + call->rank * call->cut->own_bytes + offset);
+}
+
 /* What an operation may use while it runs: of all its ranks, and of this one. */
 INLINE void *shared_scratch(const fl_running *call) { return shared_at(call, call->cut->shared); }
 INLINE void *own_scratch(const fl_running *call) {
-    return shared_at(call, call->cut->own + call->rank * call->cut->own_bytes);
+    return own_at(call, call->cut->work);
 }
 
 /* This rank's part of n panels or rows. A call alone is not made to wait for a division. */

@@ -24,17 +24,6 @@ typedef struct {
     size_t shared, own;  /* bytes */
 } fl_need;
 
-/* a * b + c, or SIZE_MAX if that or an operand overflows; SIZE_MAX never is a legal size here. */
-static inline size_t fl_checked(size_t a, size_t b, size_t c) {
-    size_t product, sum;
-    if (a == SIZE_MAX || b == SIZE_MAX || c == SIZE_MAX) return SIZE_MAX;
-    if (__builtin_mul_overflow(a, b, &product) || __builtin_add_overflow(product, c, &sum))
-        return SIZE_MAX;
-    return sum;
-}
-
-static inline size_t fl_most(size_t a, size_t b) { return a > b ? a : b; }
-
 static inline fl_need fl_map_need(const fl_map *map, const fl_packed_map *packed,
                                   const fl_extent *extent) {
     const fl_need need = {0, 0};

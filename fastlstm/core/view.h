@@ -45,18 +45,20 @@ static view view_of(const run *in, size_t value) {
     }
     case FL_PLACE_output: {
         const fl_rows *rows = call->outputs + n;
-        const size_t *written = (const size_t *)shared_at(call, call->cut->written) + n * B;
+        const line *given = in->given + n;
         made.t = held ? 0 : rows->t;
         made.b = rows->b;
-        made.base = rows->data;
-        made.later = held ? NULL : written;
+        made.later = held ? NULL : given->of;
+        made.base = (real *)rows->data + (given->of ? 0 : (ptrdiff_t)given->rows * made.t);
         break;
     }
-    case FL_PLACE_buffer:
-        made.base = shared_at(call, call->cut->buffer[n]);
+    case FL_PLACE_buffer: {
+        const fl_room *room = call->model->rooms + n;
+        made.base = (real *)call->scratch + B * (call->cut->chunk * room->each + room->more);
         made.t = held ? 0 : (ptrdiff_t)(B * v->count);
         made.b = (ptrdiff_t)v->count;
         break;
+    }
     case FL_PLACE_state:
         made.states = call->states;
         made.offset = n;
