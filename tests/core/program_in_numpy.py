@@ -250,8 +250,9 @@ class Call:
         return np.concatenate([np.broadcast_to(x, (*steps, x.shape[-1])) for x in xs], axis=-1)
 
     def put(self, number: int, y: Array) -> None:
-        """The rows of a value, or in a loop its next one."""
+        """The rows of a value (T, B, axes of count numbers), or in a loop its next one."""
         value = self._value(number)
+        y = y.reshape(*y.shape[:2], value.count)
         shape = (self.rows[value.line], len(self.state), value.count)
         if value.place == "state":
             self.state[:, value.number : value.number + value.count] = y[0]

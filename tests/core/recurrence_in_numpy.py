@@ -35,7 +35,7 @@ def recurrent(call: Call, r: op.Recurrent) -> None:
 
     def steps_first(x: Array) -> Array:
         """(T, B, P * S * n) as (steps, all else, n): steps of time, or S of each row."""
-        x = np.broadcast_to(x, (T, B, x.shape[-1])).reshape(T, B, P, S, -1)
+        x = np.broadcast_to(x, (T, B, x.shape[-1])).reshape(T, B, P, S, x.shape[-1] // (P * S))
         return np.moveaxis(x, 3, 0) if r.along_positions else x[:, :, :, 0]
 
     x, mask = steps_first(call.get(r.x)), None
@@ -70,7 +70,7 @@ def recurrent(call: Call, r: op.Recurrent) -> None:
         if column >= 0:
             made = np.moveaxis(made, 0, 3) if r.along_positions else made[..., None, :]
             y[..., column : column + made.shape[-1]] = made
-    call.put(r.y, y.reshape(T, B, -1))
+    call.put(r.y, y)
 
 
 def products_of_x(r: op.Recurrent, w: Weights, x: Array) -> Array:

@@ -57,7 +57,7 @@ def behind(call: Call, one: Any, y: Array) -> None:
     bias, scale, shift = (call.of.vector(number) for number in (one.bias, one.scale, one.shift))
     y = y if bias is None else bias + y
     y = y if scale is None else scale * y + shift
-    call.put(one.y, function(one.function, y).reshape(*y.shape[:2], -1))
+    call.put(one.y, function(one.function, y))
 
 
 def product(call: Call, p: op.Product) -> None:
@@ -71,7 +71,7 @@ def product(call: Call, p: op.Product) -> None:
         places = np.where(places < 0, -1, places + np.arange(p.piece))
         seen = gather(x, places.reshape(p.positions, len(matrices), columns))
     y = np.stack([seen[..., g, :] @ matrix.T for g, matrix in enumerate(matrices)], axis=-2)
-    behind(call, p, y.reshape(*y.shape[:3], -1))
+    behind(call, p, y.reshape(*y.shape[:3], len(matrices) * len(matrices[0])))
 
 
 def taps(call: Call, p: op.Taps) -> None:
@@ -83,13 +83,14 @@ def taps(call: Call, p: op.Taps) -> None:
 
 def matmul(call: Call, m: op.MatMul) -> None:
     places = call.of.list(m.places).reshape(-1, 2)
-    (n, k, p), a, b = (m.n, m.k, m.p), call.get(m.a), call.get(m.b)
-    a, b = (
-        x[..., first[:, None] + np.arange(rows * columns)].reshape(*x.shape[:2], -1, rows, columns)
-        for x, first, rows, columns in ((a, places[:, 0], n, k), (b, places[:, 1], k, p))
-    )
-    y = a @ b
-    call.put(m.y, y.reshape(*y.shape[:2], -1))
+
+    def matrices(number: int, first: Array, rows: int, columns: int) -> Array:
+        x = call.get(number)
+        places = first[:, None] + np.arange(rows * columns)
+        return x[..., places].reshape(*x.shape[:2], len(first), rows, columns)
+
+    a = matrices(m.a, places[:, 0], m.n, m.k)
+    call.put(m.y, a @ matrices(m.b, places[:, 1], m.k, m.p))
 
 
 def over(call: Call, one: Any) -> Array:
@@ -106,7 +107,7 @@ def reduce(call: Call, r: op.Reduce) -> None:
         y = scale[..., 0, :] * np.sqrt(np.square(x / scale).sum(axis=-2))
     else:
         y = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}[r.reduction](x, axis=-2)
-    call.put(r.y, y.reshape(*x.shape[:2], -1))
+    call.put(r.y, y)
 
 
 def softmax(call: Call, s: op.Softmax) -> None:
@@ -114,7 +115,7 @@ def softmax(call: Call, s: op.Softmax) -> None:
     shifted = x - x.max(axis=-2, keepdims=True)
     total = np.exp(shifted).sum(axis=-2, keepdims=True)
     y = shifted - np.log(total) if s.log else np.exp(shifted) / total
-    call.put(s.y, y.reshape(*x.shape[:2], -1))
+    call.put(s.y, y)
 
 
 def norm(call: Call, n: op.Norm) -> None:
@@ -129,16 +130,16 @@ def norm(call: Call, n: op.Norm) -> None:
         y = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + x.dtype.type(n.eps))
     y = y if weight is None else y * weight
     y = y if bias is None else y + bias
-    call.put(n.y, y.reshape(*y.shape[:2], -1))
+    call.put(n.y, y)
 
 
 def lookup(call: Call, look: op.Lookup) -> None:
     table, tokens = call.of.matrix(look.table), call.get(look.x)[..., call.of.list(look.places)]
     y = table[np.where((tokens >= 0) & (tokens < len(table)), tokens, 0)]
-    call.put(look.y, y.reshape(*tokens.shape[:2], -1))
+    call.put(look.y, y)
 
 
 def one_hot(call: Call, one: op.OneHot) -> None:
     tokens = call.get(one.x)[..., call.of.list(one.places)]
     y = (tokens[..., None] == np.arange(one.classes)).astype(call.of.dtype)
-    call.put(one.y, y.reshape(*tokens.shape[:2], -1))
+    call.put(one.y, y)

@@ -37,7 +37,7 @@ def window(call: Call, w: op.Window) -> None:
     assert (at[real] >= 0).all(), "a window sees what is not kept"
     y = x[np.where(real, at, 0)] if len(x) else call.of.arrays.zeros((*at.shape, *x.shape[1:]))
     y = np.where(real[..., None, None], y, x.dtype.type(w.fill))  # (T', size, B, count)
-    call.put_new(w.y, np.moveaxis(y, 1, 2).reshape(len(y), len(call.state), -1))
+    call.put_new(w.y, np.moveaxis(y, 1, 2))
 
 
 def delay(call: Call, d: op.Delay) -> None:
