@@ -151,13 +151,14 @@
 /* Row j of y is rows j * stride - before + k * dilation of x, k in [0, size), one behind the other;
  * fill stands for those before the first, and behind the last. With reach = dilation * (size - 1),
  * after n rows a stream has given max(0, (n - ahead + before - reach - 1 + stride) / stride) of them,
- * rounded down, and at its end, unless n is 0, as many as of n + behind. before may be negative. The
+ * rounded down, and at its end, unless n is 0, as many as of n + behind. before may be negative, and
+ * so may behind: of the rows that x itself has only at the end, the last ones are then left out. The
  * last reach + ahead rows are kept in a ring (as many, count of x), if there are any; its oldest row
  * is number `position`. rows counts those that were read, as far as anything depends on it: -1 where
  * nothing does, as every row read gives one from the first on. */
 #define FL_WINDOW_FIELDS(F)                                                                        \
     F(value, x) F(value, y) F(size, size) F(size, stride) F(size, dilation) F(integer, before)     \
-    F(size, ahead) F(size, behind) F(number, fill) F(offset, ring) F(offset, position)             \
+    F(size, ahead) F(integer, behind) F(number, fill) F(offset, ring) F(offset, position)             \
     F(offset, rows)
 
 /* y[t] = x[t - steps], by a ring (steps, count), whose oldest row is number `position`. */
