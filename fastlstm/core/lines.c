@@ -16,11 +16,12 @@ static fl_bound of_window(fl_bound x, const fl_window *w) {
     const ptrdiff_t seen =
         (ptrdiff_t)fl_checked(w->dilation, w->size - 1, w->ahead); /* both are below 2^31 */
     const size_t early = w->before > seen ? (size_t)(w->before - seen) : 0;
+    const size_t late = w->behind > 0 ? (size_t)w->behind : 0;
     size_t divisor;
     /* A smaller divisor is a bound too. */
     if (__builtin_mul_overflow(x.divisor, w->stride, &divisor)) divisor = x.divisor;
     x.divisor = divisor;
-    x.more = fl_checked(1, fl_checked(1, x.more, w->behind), early);
+    x.more = fl_checked(1, fl_checked(1, x.more, late), early);
     if (x.more != SIZE_MAX) x.more = divided(x.more, w->stride);
     return x;
 }

@@ -216,7 +216,7 @@ class Window(NamedTuple):
     dilation: Size
     before: Integer
     ahead: Size
-    behind: Size
+    behind: Integer
     fill: Number
     ring: Offset
     position: Offset

@@ -25,12 +25,12 @@ def window(call: Call, w: op.Window) -> None:
     start, stop = given(n), given(end)
     if call.ending and end:
         assert w.rows >= 0 or not w.behind
-        stop = max(stop, given(end + w.behind))
+        stop = max(start, given(end + w.behind))
     if kept:
         x = np.concatenate([call.ring(w.ring, kept, x.shape[-1], w.position), x])
         call.keep(w.ring, x[len(x) - kept :], w.position, end - n)
     if w.rows >= 0:  # from some number on, only what is left of a stride matters
-        enough = kept + abs(w.before) + w.behind + w.stride
+        enough = kept + abs(w.before) + abs(w.behind) + w.stride
         call.set_count(w.rows, 1, end if end < enough else enough + (end - enough) % w.stride)
     seen = np.arange(start, stop)[:, None] * w.stride - w.before + w.dilation * np.arange(w.size)
     real, at = (seen >= 0) & (seen < end), seen - (n - kept)
