@@ -17,6 +17,7 @@
  * neither does any bit of the result. No expression may be contracted (-ffp-contract=off).
  */
 #include "call.h"
+#include "scratch.h"
 
 #define FL_PRAGMA(x) _Pragma(#x)
 #if defined(FL_TARGET)
@@ -47,6 +48,7 @@ FL_REGION(FL_TARGET)
 #include "cells.h"
 #include "rows.h"
 #include "products.h"
+#include "variants.h"
 #include "recurrent.h"
 #include "time.h"
 #include "run.h"

@@ -38,10 +38,65 @@ static inline fl_need fl_product_need(const fl_product *product, const fl_packed
     return need;
 }
 
+/* Numbers that a step of a variant of a cell keeps of each row; units = P * L. */
+static inline size_t fl_variant_numbers(const fl_cell *cell, size_t units) {
+    const size_t sums = cell->variant->norm == FL_CELL_NORM_product ? 3 : 2;
+    return units * (cell->gates.groups * sums + 2);
+}
+
+/* Rows whose input projections, of `width` numbers, are made together: few enough to stay near the
+ * core while the weights stream past them, enough to share each reading of the weights. */
+static inline size_t fl_gate_rows(size_t width, size_t real_size) {
+    enum { BYTES = 64 * 1024, LEAST = 24 };
+    return fl_most(BYTES / (width * real_size), LEAST);
+}
+
+/* Rows that a recurrence takes through its steps together. A multiple of every kernel's ROWS. */
+enum { FL_TILE_ROWS = 96 };
+
+/* What the ranks of a recurrence share of a tile, in numbers from the first. Nothing overflows: sizes
+ * in a program are below 2^31, and rows of a tile few. */
+typedef struct {
+    size_t width;    /* G * L * P */
+    size_t variant;  /* (rows, fl_variant_numbers) */
+    size_t c;        /* (rows, P * L), along positions */
+    size_t hidden;   /* (rows, H) h before its projection */
+    size_t gates;    /* (2, fl_gate_rows, P, G, L) */
+    size_t numbers;  /* in all */
+} fl_tile;
+
+static inline fl_tile fl_tile_of(const fl_recurrent *a, const fl_cell *cell, size_t lanes,
+                                 size_t real_size, size_t rows, int projects) {
+    enum { ALIGNED = 16 };
+    const size_t units = cell->gates.panels * lanes;
+    fl_tile made = {units * cell->gates.groups, 0, 0, 0, 0, 0};
+    made.c = cell->variant ? rows * fl_variant_numbers(cell, units) : 0;
+    made.hidden = made.c + (a->along_positions ? rows * units : 0);
+    made.gates = made.hidden + (cell->projection.weights ? rows * a->hidden_size : 0);
+    made.gates = (made.gates + ALIGNED - 1) / ALIGNED * ALIGNED;
+    made.numbers = made.gates;
+    if (projects) made.numbers += 2 * fl_gate_rows(made.width, real_size) * made.width;
+    return made;
+}
+
+/* What each rank keeps of a tile beside: FL_TRACK_BYTES of each row, rows for three purposes, of
+ * which one is input projections, and zeros (h_size,). */
+enum { FL_ROW_BYTES = 6 * sizeof(void *), FL_TRACK_BYTES = 12 * sizeof(void *) };
+
+static inline size_t fl_tile_structs(size_t rows) { return fl_most(3 * rows, 24); }
+
 static inline fl_need fl_recurrent_need(const fl_recurrent *recurrent, const fl_cell *cell,
                                         const fl_extent *extent) {
-    const fl_need need = {0, 0};
-    (void)recurrent, (void)cell, (void)extent;
+    const int along = recurrent->along_positions;
+    size_t rows = fl_checked(extent->B, recurrent->positions, 0);
+    if (along) rows = fl_checked(rows, extent->rows, 0);
+    if (rows > FL_TILE_ROWS) rows = FL_TILE_ROWS;
+    const int projects = (along ? recurrent->steps : extent->rows) > 1;
+    const fl_tile tile =
+        fl_tile_of(recurrent, cell, extent->lanes, extent->real_size, rows, projects);
+    const fl_need need = {tile.numbers * extent->real_size,
+                          FL_TRACK_BYTES * rows + FL_ROW_BYTES * fl_tile_structs(rows) +
+                              recurrent->h_size * extent->real_size};
     return need;
 }
 
