@@ -44,7 +44,7 @@ typedef struct {
     size_t states;           /* (B,) pointers to those */
     size_t own, own_bytes;   /* of the first rank, and from one rank to the next: */
     size_t counts;           /*   size_t (lines + outputs, B) rows that each batch row has */
-    size_t lines;            /*   line (1 + lines + outputs,) */
+    size_t lines;            /*   line_rows (1 + lines + outputs,) */
     size_t work;             /*   what an operation uses while it runs */
     size_t bytes;            /* total */
 } fl_cut;
@@ -101,7 +101,7 @@ typedef struct {
 typedef struct {
     size_t rows;       /* the most of any batch row */
     const size_t *of;  /* (B,) rows of each, or NULL: all have as many */
-} line;
+} line_rows;
 
 /* How the ranks divide an operation. */
 typedef enum { BY_RANK_0, BY_ROWS, BY_PANELS } division;
@@ -110,14 +110,16 @@ typedef enum { BY_RANK_0, BY_ROWS, BY_PANELS } division;
 typedef struct {
     const fl_running *call;
     const fl_packed *packed; /* what packing gave this operation: in->packed->product */
-    line *lines;        /* (lines,), and lines[-1], of held values and constants, with one row */
-    line *given;        /* (outputs,) rows that the call gave before this chunk */
-    line on;            /* of the line whose rows this operation runs over */
+    line_rows *lines;   /* (lines,), and lines[-1], of held values and constants, with one row */
+    line_rows *given;   /* (outputs,) rows that the call gave before this chunk */
+    line_rows on;       /* of the line whose rows this operation runs over */
     range rows;         /* those t of them that it runs over now */
-    division by;
+    division by, by_before; /* of this operation, and of the one that ran before it */
     range mine;         /* of the rows r = (t - rows.first) * B + b those that are this rank's */
     size_t first;       /* number of the chunk's first step within the call */
     int ends;           /* no rows come behind those of this chunk */
+    size_t at;          /* number of the operation */
+    int loops;          /* it is part of a loop */
     int back;           /* panels are taken from the last to the first */
 } run;
 

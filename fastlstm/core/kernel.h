@@ -50,7 +50,8 @@ FL_REGION(FL_TARGET)
 #include "products.h"
 #include "variants.h"
 #include "recurrent.h"
-#include "time.h"
+#include "over_time.h"
+#include "folds.h"
 #include "run.h"
 
 FL_REGION_END

@@ -26,8 +26,8 @@ static fl_bound of_window(fl_bound x, const fl_window *w) {
     return x;
 }
 
-/* The bound of the line that an operation makes from bounds of those before it; `line` is left as it
- * is where it makes none. */
+/* The bound of the line that an operation makes from bounds of those before it; `line` is -1 where it
+ * makes none. */
 static fl_bound bound_of(const fl_program *program, const fl_operation *op, const fl_bound *bounds,
                          ptrdiff_t *line) {
     const fl_value *values = program->value;
@@ -58,6 +58,7 @@ static fl_bound bound_of(const fl_program *program, const fl_operation *op, cons
         return made;
     default: return made;
     }
+    if (from == *line) *line = -1;
     if (from >= 0) made = bounds[from];
     if (op->kind == FL_WINDOW) made = of_window(made, &op->window);
     if (op->kind == FL_SPREAD) {

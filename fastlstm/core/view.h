@@ -45,7 +45,7 @@ static view view_of(const run *in, size_t value) {
     }
     case FL_PLACE_output: {
         const fl_rows *rows = call->outputs + n;
-        const line *given = in->given + n;
+        const line_rows *given = in->given + n;
         made.t = held ? 0 : rows->t;
         made.b = rows->b;
         made.later = held ? NULL : given->of;
@@ -74,9 +74,9 @@ INLINE int has_row(const run *in, size_t t, size_t b) { return !in->on.of || t <
 /* A row of this rank's: number r of those of the operation, row t of batch row b. */
 typedef struct {
     size_t r, t, b;
-} position;
+} cursor;
 
-INLINE position skip_missing(const run *in, position p) {
+INLINE cursor skip_missing(const run *in, cursor p) {
     const size_t B = in->call->B;
     while (p.r < in->mine.end && !has_row(in, p.t, p.b)) {
         ++p.r;
@@ -85,14 +85,14 @@ INLINE position skip_missing(const run *in, position p) {
     return p;
 }
 
-INLINE position first_row(const run *in) {
+INLINE cursor first_row(const run *in) {
     const size_t B = in->call->B, r = in->mine.first;
-    position p = {r, in->rows.first, r};
+    cursor p = {r, in->rows.first, r};
     if (r >= B) p.t += r / B, p.b = r % B;
     return skip_missing(in, p);
 }
 
-INLINE position next_row(const run *in, position p) {
+INLINE cursor next_row(const run *in, cursor p) {
     ++p.r;
     if (++p.b == in->call->B) p.b = 0, ++p.t;
     return in->on.of ? skip_missing(in, p) : p;
@@ -100,4 +100,4 @@ INLINE position next_row(const run *in, position p) {
 
 /* Each of this rank's rows that there are, in order: p.t and p.b say which. */
 #define FOR_ROWS(in, p)                                                                           \
-    for (position p = first_row(in); p.r < (in)->mine.end; p = next_row(in, p))
+    for (cursor p = first_row(in); p.r < (in)->mine.end; p = next_row(in, p))
