@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lines.h"
 #include "model.h"
 
 /* What an operation needs is a function of its own fields and of these. */
