@@ -156,7 +156,7 @@ def test_the_double_kernel_is_within_1e_12(
         ("thresholded_relu", 0, np.inf),
         ("affine", -np.inf, np.inf),
         ("hard_sigmoid", 0, 1),
-        ("hardtanh", -float(np.float32(0.7)), float(np.float32(1.3))),
+        ("clip", -float(np.float32(0.7)), float(np.float32(1.3))),
         ("scaled_tanh", -float(np.float32(1.7159)), float(np.float32(1.7159))),
     ],
 )
@@ -190,7 +190,7 @@ def test_the_double_kernel_is_what_torch_computes(
         "thresholded_relu": lambda x: f.threshold(x, a, 0.0),
         "affine": lambda x: a * x + b,
         "hard_sigmoid": lambda x: (a * x + b).clamp(0, 1),
-        "hardtanh": lambda x: f.hardtanh(x, a, b),
+        "clip": lambda x: f.hardtanh(x, a, b),
         "scaled_tanh": lambda x: a * torch.tanh(b * x),
     }
     x = np.random.default_rng(4).uniform(-30, 30, 10_001)

@@ -332,7 +332,7 @@ FUNCTIONS = {
     "hard_sigmoid": Function(
         lambda x, a, b: np.clip(a * x + b, 0, 1), 0.5, (0.2, 0.5), lambda x, y: np.ones_like(y)
     ),
-    "hardtanh": Function(np.clip, 0, (-0.7, 1.3)),
+    "clip": Function(np.clip, 0, (-0.7, 1.3)),
     "scaled_tanh": Function(scaled_tanh, 4.5, (1.7159, 0.6667)),
     "floor": Function(np.floor, 0),
     "sign": Function(lambda x: (x > 0).astype(np.float64) - (x < 0), 0),

@@ -194,34 +194,59 @@ INLINE vec v_sign(vec x) { return v_sub(v_less(v_set1(0), x), v_less(x, v_set1(0
 INLINE vec v_minimum(vec a, vec b) { return v_if_at_most(a, a, v_flush(v_min(a, b)), a); }
 INLINE vec v_maximum(vec a, vec b) { return v_if_at_most(a, a, v_flush(v_max(a, b)), a); }
 
-/* What few models have, in one place instead of in every block. */
+/* What each name says of the number a, or of a and b, or a, b and c. */
+#define FUNCTIONS_OF_ONE(F)                               \
+    F(identity, a)                                        \
+    F(relu, v_relu(a))                                    \
+    F(tanh, v_tanh(a))                                    \
+    F(sigmoid, v_sigmoid(a))                              \
+    F(softsign, v_softsign(a))                            \
+    F(softplus, v_softplus(a))                            \
+    F(silu, v_silu(a))                                    \
+    F(gelu, v_gelu(a))                                    \
+    F(gelu_tanh, v_gelu_tanh(a))                          \
+    F(affine, v_affine(a, alpha, beta))                   \
+    F(elu, v_elu(a, alpha))                               \
+    F(leaky_relu, v_leaky_relu(a, alpha))                 \
+    F(thresholded_relu, v_thresholded_relu(a, alpha))     \
+    F(hard_sigmoid, v_hard_sigmoid(a, alpha, beta))       \
+    F(scaled_tanh, v_scaled_tanh(a, alpha, beta))         \
+    F(clip, v_hardtanh(a, alpha, beta))                   \
+    F(abs, v_flush(v_abs(a)))                             \
+    F(sign, v_sign(a))                                    \
+    F(floor, v_floor(a))                                  \
+    F(sqrt, v_sqrt(a))                                    \
+    F(square, v_mul(a, a))                                \
+    F(reciprocal, v_div(v_set1(1), a))                    \
+    F(exp, v_exp_of_any(a))                               \
+    F(log, v_log(a))                                      \
+    F(sin, v_sin(a))                                      \
+    F(cos, v_cos(a))
+#define FUNCTIONS_OF_TWO(F)                               \
+    F(add, v_add(a, b))                                   \
+    F(subtract, v_sub(a, b))                              \
+    F(multiply, v_mul(a, b))                              \
+    F(divide, v_div(a, b))                                \
+    F(power, v_power(a, b))                               \
+    F(minimum, v_minimum(a, b))                           \
+    F(maximum, v_maximum(a, b))                           \
+    F(equal, v_equal(a, b))                               \
+    F(not_equal, v_not_equal(a, b))                       \
+    F(less, v_less(a, b))                                 \
+    F(less_equal, v_less_equal(a, b))                     \
+    F(greater, v_less(b, a))                              \
+    F(greater_equal, v_less_equal(b, a))
+#define FUNCTIONS_OF_THREE(F) F(where, v_where(a, b, c))
+
+/* The functions that few models have, in one place instead of in every block of a product. */
 static __attribute__((noinline)) vec apply_other(const fl_activation *activation, vec a) {
     const vec alpha = v_set1((real)activation->alpha), beta = v_set1((real)activation->beta);
+#define CASE(name, value) case FL_FUNCTION_##name: return value;
     switch (activation->function) {
-    case FL_FUNCTION_softsign: return v_softsign(a);
-    case FL_FUNCTION_softplus: return v_softplus(a);
-    case FL_FUNCTION_silu: return v_silu(a);
-    case FL_FUNCTION_gelu: return v_gelu(a);
-    case FL_FUNCTION_gelu_tanh: return v_gelu_tanh(a);
-    case FL_FUNCTION_affine: return v_affine(a, alpha, beta);
-    case FL_FUNCTION_elu: return v_elu(a, alpha);
-    case FL_FUNCTION_leaky_relu: return v_leaky_relu(a, alpha);
-    case FL_FUNCTION_thresholded_relu: return v_thresholded_relu(a, alpha);
-    case FL_FUNCTION_hard_sigmoid: return v_hard_sigmoid(a, alpha, beta);
-    case FL_FUNCTION_scaled_tanh: return v_scaled_tanh(a, alpha, beta);
-    case FL_FUNCTION_clip: return v_hardtanh(a, alpha, beta);
-    case FL_FUNCTION_abs: return v_flush(v_abs(a));
-    case FL_FUNCTION_sign: return v_sign(a);
-    case FL_FUNCTION_floor: return v_floor(a);
-    case FL_FUNCTION_sqrt: return v_sqrt(a);
-    case FL_FUNCTION_square: return v_mul(a, a);
-    case FL_FUNCTION_reciprocal: return v_div(v_set1(1), a);
-    case FL_FUNCTION_exp: return v_exp_of_any(a);
-    case FL_FUNCTION_log: return v_log(a);
-    case FL_FUNCTION_sin: return v_sin(a);
-    case FL_FUNCTION_cos: return v_cos(a);
+        FUNCTIONS_OF_ONE(CASE)
     default: return a;
     }
+#undef CASE
 }
 
 /* A function of one number. */

@@ -32,10 +32,14 @@ static inline fl_need fl_map_need(const fl_map *map, const fl_packed_map *packed
     return need;
 }
 
+/* Positions of a product whose inputs are put together before they are multiplied at once. */
+enum { FL_POSITIONS = 24 };
+
 static inline fl_need fl_product_need(const fl_product *product, const fl_packed_product *packed,
                                       const fl_extent *extent) {
-    const fl_need need = {0, 0};
-    (void)product, (void)packed, (void)extent;
+    const size_t patch = fl_checked(packed->columns, extent->real_size, 0);
+    const fl_need need = {0, packed->x.stretches ? fl_checked(FL_POSITIONS, patch, 0) : 0};
+    (void)product;
     return need;
 }
 

@@ -1,4 +1,4 @@
-/* functions_driver.c - one function of vec.h or functions.h, of one instruction set, for numbers from a file.
+/* functions_driver.c - one function of functions.h, of one instruction set, for numbers from a file.
  *
  *   functions_driver FUNCTION ALPHA BETA <x >y
  *
@@ -23,55 +23,32 @@ enum { BLOCK = 4096 * L };
 
 typedef vec function(vec x, vec alpha, vec beta);
 
-#define FUNCTIONS(F)                                  \
-    F(sigmoid, v_sigmoid(x))                          \
-    F(tanh, v_tanh(x))                                \
-    F(expm1, v_expm1(v_min(v_set1(0), x)))            \
-    F(elu, v_elu(x, alpha))                           \
-    F(softplus, v_softplus(x))                        \
-    F(softsign, v_softsign(x))                        \
-    F(silu, v_silu(x))                                \
-    F(gelu, v_gelu(x))                                \
-    F(gelu_tanh, v_gelu_tanh(x))                      \
-    F(relu, v_relu(x))                                \
-    F(sqrt, v_sqrt(x))                                \
-    F(leaky_relu, v_leaky_relu(x, alpha))             \
-    F(thresholded_relu, v_thresholded_relu(x, alpha)) \
-    F(affine, v_affine(x, alpha, beta))               \
-    F(hard_sigmoid, v_hard_sigmoid(x, alpha, beta))   \
-    F(hardtanh, v_hardtanh(x, alpha, beta))           \
-    F(scaled_tanh, v_scaled_tanh(x, alpha, beta))     \
-    F(floor, v_floor(x))                              \
-    F(sign, v_sign(x))                                \
-    F(reciprocal, v_div(v_set1(1), x))                \
-    F(exp, v_exp_of_any(x))                           \
-    F(log, v_log(x))                                  \
-    F(sin, v_sin(x))                                  \
-    F(cos, v_cos(x))                                  \
-    F(power, v_power(x, alpha))                       \
-    F(power_of, v_power(alpha, x))                    \
-    F(minimum, v_minimum(x, alpha))                   \
-    F(minimum_of, v_minimum(alpha, x))                \
-    F(maximum, v_maximum(x, alpha))                   \
-    F(maximum_of, v_maximum(alpha, x))                \
-    F(equal, v_equal(x, alpha))                       \
-    F(not_equal, v_not_equal(x, alpha))               \
-    F(less, v_less(x, alpha))                         \
-    F(less_equal, v_less_equal(x, alpha))             \
-    F(where, v_where(x, alpha, beta))
-
-#define DEFINE(name, value)                            \
-    static vec name##_of(vec x, vec alpha, vec beta) { \
-        (void)alpha, (void)beta;                       \
-        return value;                                  \
+/* Of two numbers the first is x, and the second alpha; or the other way, of `name_of`. */
+#define DEFINE(name, value, ...)                        \
+    static vec name(vec x, vec alpha, vec beta) {       \
+        const vec __VA_ARGS__;                          \
+        (void)a, (void)alpha, (void)beta;               \
+        return value;                                   \
     }
-FUNCTIONS(DEFINE)
+#define ONE(name, value) DEFINE(one_##name, value, a = x)
+#define TWO(name, value) \
+    DEFINE(one_##name, value, a = x, b = alpha) DEFINE(of_##name, value, a = alpha, b = x)
+#define THREE(name, value) DEFINE(one_##name, value, a = x, b = alpha, c = beta)
+#define EXPM1(F) F(expm1, v_expm1(v_min(v_set1(0), a)))
+FUNCTIONS_OF_ONE(ONE)
+EXPM1(ONE)
+FUNCTIONS_OF_TWO(TWO)
+FUNCTIONS_OF_THREE(THREE)
 
-#define ROW(name, value) {#name, name##_of},
+#define ROW(name, value) {#name, one_##name},
+#define ROW_OF(name, value) {#name "_of", of_##name},
 static const struct {
     const char *name;
     function *of;
-} functions[] = {FUNCTIONS(ROW)};
+} functions[] = {
+    FUNCTIONS_OF_ONE(ROW) EXPM1(ROW) FUNCTIONS_OF_TWO(ROW) FUNCTIONS_OF_TWO(ROW_OF)
+    FUNCTIONS_OF_THREE(ROW)
+};
 
 static function *find(const char *name) {
     for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i)

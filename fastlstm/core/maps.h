@@ -1,0 +1,166 @@
+/* maps.h - functions number by number: a program of them, over blocks of numbers. A part of
+ * kernel.h.
+ *
+ * A row is one list of numbers, whatever axes it has, and is cut into blocks; each function of the
+ * code is one loop over a block. What is read lies as y does, and is used where it is; or is the
+ * same number everywhere; or strides, and is then put together for the block first.
+ */
+
+/* Numbers for what the code before gave and for what was put together, all of a block; and the
+ * longest block, which is what one function takes at once. A block is whole vectors of any kernel. */
+enum { MAP_SCRATCH = 4096, MAP_BLOCK = 4096, MAP_ROUND = 16 };
+
+/* Numbers of a block: vector i begins at from + i * step * L. */
+typedef struct {
+    const real *from;
+    size_t step;  /* 1, or 0: from (L,) is the same number in all lanes */
+} operand;
+
+/* One function of n numbers, n a multiple of L. */
+static void run_vectors(const fl_activation *function, const operand *of, real *y, size_t n) {
+    const vec alpha = v_set1((real)function->alpha), beta = v_set1((real)function->beta);
+#define OPERAND(a, i) v_load(of[a].from + (i)*of[a].step)
+#define ONE(name, value)                                                                          \
+    case FL_FUNCTION_##name:                                                                      \
+        for (size_t i = 0; i < n; i += L) {                                                       \
+            const vec a = OPERAND(0, i);                                                          \
+            v_store(y + i, value);                                                                \
+        }                                                                                         \
+        break;
+#define TWO(name, value)                                                                          \
+    case FL_FUNCTION_##name:                                                                      \
+        for (size_t i = 0; i < n; i += L) {                                                       \
+            const vec a = OPERAND(0, i), b = OPERAND(1, i);                                       \
+            v_store(y + i, value);                                                                \
+        }                                                                                         \
+        break;
+#define THREE(name, value)                                                                        \
+    case FL_FUNCTION_##name:                                                                      \
+        for (size_t i = 0; i < n; i += L) {                                                       \
+            const vec a = OPERAND(0, i), b = OPERAND(1, i), c = OPERAND(2, i);                    \
+            v_store(y + i, value);                                                                \
+        }                                                                                         \
+        break;
+    switch (function->function) {
+        FUNCTIONS_OF_ONE(ONE)
+        FUNCTIONS_OF_TWO(TWO)
+        FUNCTIONS_OF_THREE(THREE)
+    default: break;
+    }
+#undef ONE
+#undef TWO
+#undef THREE
+#undef OPERAND
+}
+
+/* One function of n numbers. What is left behind the last whole vector is made of copies. */
+static void run_code(const fl_code *code, const operand *registers, real *y, size_t n) {
+    const size_t whole = n / L * L, left = n - whole;
+    operand of[3];
+    for (size_t i = 0; i < code->arity; ++i) of[i] = registers[code->from[i]];
+    run_vectors(&code->function, of, y, whole);
+    if (left) {
+        real copies[3][L], last[L];
+        for (size_t i = 0; i < code->arity; ++i) {
+            const real *from = of[i].from + whole * of[i].step;
+            v_store(copies[i], of[i].step ? v_load_n(from, left) : v_load(from));
+            of[i].from = copies[i];
+        }
+        run_vectors(&code->function, of, last, L);
+        memcpy(y + whole, last, left * sizeof(real));
+    }
+}
+
+/* How a value that is read lies beside y. */
+typedef enum { AS_Y, SAME, STRIDING } manner;
+
+static manner manner_of(const fl_packed_map *a, size_t read) {
+    const size_t *strides = a->strides + read * a->axes;
+    size_t behind = 1;
+    int as_y = 1, same = 1;
+    for (size_t k = a->axes; k--; behind *= a->shape[k]) {
+        if (a->shape[k] == 1) continue;
+        as_y &= strides[k] == behind;
+        same &= strides[k] == 0;
+    }
+    return as_y ? AS_Y : same ? SAME : STRIDING;
+}
+
+/* Numbers [first, first + n) of a value x as y's axes see it, run by run of the last axis. */
+static void put_together(const fl_packed_map *a, size_t read, const real *x, size_t first,
+                         real *block, size_t n) {
+    const size_t *strides = a->strides + read * a->axes, last = a->axes - 1;
+    const size_t width = a->shape[last];
+    for (size_t i = 0; i < n;) {
+        size_t rest = (first + i) / width, at_last = (first + i) % width, place;
+        const size_t count = width - at_last < n - i ? width - at_last : n - i;
+        place = at_last * strides[last];
+        for (size_t k = last; k--; rest /= a->shape[k]) place += rest % a->shape[k] * strides[k];
+        if (strides[last]) memcpy(block + i, x + place, count * sizeof(real));
+        else
+            for (size_t j = 0; j < count; ++j) block[i + j] = x[place];
+        i += count;
+    }
+}
+
+/* What a map needs beside its rows. */
+typedef struct {
+    const fl_packed_map *a;
+    size_t reads, size, block;
+    manner manners[FL_MOST_REGISTERS];
+    const real *rows[FL_MOST_REGISTERS];   /* of what is read */
+    real same[FL_MOST_REGISTERS][L];       /* of what is one number */
+    real scratch[MAP_SCRATCH];
+} mapping;
+
+/* Numbers [first, first + n) of y, n at most a block. */
+static void run_block(mapping *m, size_t first, size_t n, real *y) {
+    const fl_packed_map *a = m->a;
+    operand registers[FL_MOST_REGISTERS];
+    real *free = m->scratch;
+    for (size_t i = 0; i < m->reads; ++i) {
+        const operand here = {m->rows[i] + first, 1}, same = {m->same[i], 0}, put = {free, 1};
+        registers[i] = m->manners[i] == AS_Y ? here : m->manners[i] == SAME ? same : put;
+        if (m->manners[i] != STRIDING) continue;
+        put_together(a, i, m->rows[i], first, free, n);
+        free += m->block;
+    }
+    for (size_t c = 0; c < a->codes; ++c) {
+        const operand made = {free, 1};
+        const int is_last = c + 1 == a->codes;
+        run_code(a->code + c, registers, is_last ? y + first : free, n);
+        if (is_last) break;
+        registers[m->reads + c] = made;
+        free += m->block;
+    }
+}
+
+static void run_map(const run *in, const fl_map *operation) {
+    const fl_packed_map *a = &in->packed->map;
+    const view to = view_of(in, operation->y);
+    mapping m;
+    values x;
+    size_t kept = a->codes - 1;
+    find_values(&x, in, &operation->reads);
+    m.a = a;
+    m.reads = operation->reads.count;
+    m.size = 1;
+    for (size_t k = 0; k < a->axes; ++k) m.size *= a->shape[k];
+    for (size_t i = 0; i < m.reads; ++i)
+        kept += (m.manners[i] = manner_of(a, i)) == STRIDING;
+    m.block = kept ? MAP_SCRATCH / kept / MAP_ROUND * MAP_ROUND : MAP_BLOCK;
+    if (m.block > 256 && kept) m.block = 256;
+    FOR_ROWS(in, p) {
+        real *y = at(&to, p.t, p.b);
+        go_to(&x, p);
+        for (size_t i = 0; i < m.reads; ++i) {
+            m.rows[i] = row_of(&x, i);
+            if (m.manners[i] == SAME) v_store(m.same[i], v_set1(*m.rows[i]));
+        }
+        for (size_t first = 0; first < m.size; first += m.block) {
+            const size_t n = m.size - first < m.block ? m.size - first : m.block;
+            if (stopped(in->call, ROW_WORK * a->codes * n)) return;
+            run_block(&m, first, n, y);
+        }
+    }
+}

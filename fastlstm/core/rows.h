@@ -1,0 +1,102 @@
+/* rows.h - operations that put numbers elsewhere, unchanged: move, lookup, one-hot. A part of
+ * kernel.h.
+ */
+
+/* The values that an operation reads at once, and their rows of one t and b. Of those beyond the
+ * first few, which is rare, a view is found each time. */
+enum { VIEWS = 16 };
+typedef struct {
+    const run *in;
+    const fl_list *reads;
+    size_t views;           /* that are kept */
+    view of[VIEWS];
+    const real *row[VIEWS];
+    size_t t, b;
+} values;
+
+static void find_values(values *s, const run *in, const fl_list *reads) {
+    s->in = in;
+    s->reads = reads;
+    s->views = reads->count < VIEWS ? reads->count : VIEWS;
+    for (size_t i = 0; i < s->views; ++i) s->of[i] = view_of(in, (size_t)reads->at[i]);
+}
+
+INLINE void go_to(values *s, position p) {
+    s->t = p.t;
+    s->b = p.b;
+    for (size_t i = 0; i < s->views; ++i) s->row[i] = at(&s->of[i], p.t, p.b);
+}
+
+INLINE const real *row_of(const values *s, size_t read) {
+    if (read < s->views) return s->row[read];
+    const view found = view_of(s->in, (size_t)s->reads->at[read]);
+    return at(&found, s->t, s->b);
+}
+
+/* Where a stretch that is not of zeros begins. */
+INLINE const real *start_of(const values *s, const fl_stretch *from) {
+    return row_of(s, (size_t)from->read) + from->first;
+}
+
+/* The numbers of a stretch, into y (count,). */
+INLINE void put_stretch(const values *s, const fl_stretch *from, real fill, real *y) {
+    const size_t n = from->count;
+    if (from->read < 0) {
+        for (size_t i = 0; i < n; ++i) y[i] = fill;
+        return;
+    }
+    const real *x = start_of(s, from);
+    const ptrdiff_t stride = from->stride;
+    if (n == 1) *y = *x;
+    else if (stride == 1) memcpy(y, x, n * sizeof(real));
+    else
+        for (ptrdiff_t i = 0; i < (ptrdiff_t)n; ++i) y[i] = x[i * stride];
+}
+
+static void run_move(const run *in, const fl_move *operation) {
+    const fl_packed_move *a = &in->packed->move;
+    const view to = view_of(in, operation->y);
+    const real fill = (real)operation->fill;
+    size_t count = 0;
+    values x;
+    find_values(&x, in, &operation->reads);
+    for (size_t i = 0; i < a->count; ++i) count += a->stretches[i].count;
+    FOR_ROWS(in, p) {
+        if (stopped(in->call, ROW_WORK * count)) return;
+        real *y = at(&to, p.t, p.b);
+        go_to(&x, p);
+        for (size_t i = 0; i < a->count; y += a->stretches[i++].count)
+            put_stretch(&x, a->stretches + i, fill, y);
+    }
+}
+
+static void run_lookup(const run *in, const fl_lookup *operation) {
+    const fl_packed_lookup *a = &in->packed->lookup;
+    const view x = view_of(in, operation->x), to = view_of(in, operation->y);
+    const fl_list *places = &operation->places;
+    FOR_ROWS(in, p) {
+        if (stopped(in->call, places->count * a->width)) return;
+        real *y = at(&to, p.t, p.b);
+        for (size_t i = 0; i < places->count; ++i) {
+            const size_t token = token_at(&x, p.t, p.b, (size_t)places->at[i], a->tokens);
+            memcpy(y + i * a->width, (const real *)a->table + token * a->width,
+                   a->width * sizeof(real));
+        }
+    }
+}
+
+static void run_one_hot(const run *in, const fl_one_hot *operation) {
+    const view x = view_of(in, operation->x), to = view_of(in, operation->y);
+    const size_t tokens = in->call->model->program.value[operation->x].tokens;
+    const size_t classes = operation->classes;
+    const fl_list *places = &operation->places;
+    FOR_ROWS(in, p) {
+        if (stopped(in->call, places->count * classes)) return;
+        real *y = at(&to, p.t, p.b);
+        for (size_t i = 0; i < places->count; ++i, y += classes) {
+            const size_t token = token_at(&x, p.t, p.b, (size_t)places->at[i], tokens);
+            for (size_t j = 0; j < classes; ++j) y[j] = 0;
+            if (token < classes) y[token] = 1;
+        }
+    }
+}
