@@ -38,7 +38,6 @@ typedef struct {
  * the buffers of a chunk, where fl_model.rooms say; what its ranks share; what each has to itself. */
 typedef struct {
     size_t chunk;            /* steps that pass through all operations before the next ones start */
-    size_t gate_steps;       /* rows of a batch row whose input projections are made together */
     size_t shared;           /* what an operation shares between its ranks while it runs */
     size_t kept;             /* real (B, state_size): the states as the chunk began, or a copy */
     size_t states;           /* (B,) pointers to those */
@@ -81,6 +80,7 @@ typedef struct fl_running {
     size_t done;              /* written: T, or the steps made before the call stopped */
     const fl_threads *threads; /* who shares the work; NULL: nobody. The rest is set by fl_share: */
     const fl_cut *cut;
+    size_t first_row;         /* of the batch rows of inputs and outputs, the one that is row 0, */
     size_t rank, ranks;       /* which part of the rows and panels this is, */
     size_t member, members;   /* and of the team: who has rows of its own has all their panels */
     int asks;                 /* whether this is the rank that asks `watch` */
@@ -91,6 +91,9 @@ typedef struct fl_running {
  * state as it is after the first `done` steps; what the outputs hold beyond their rows is
  * undefined. Of a program that looks ahead T steps are a whole sequence, and are all or none. */
 void fl_share(fl_running *call, const fl_plan *plan);
+
+/* Put the states of a call where a sequence starts, with the rows that its held inputs have. */
+void fl_begin_alone(fl_running *call, const fl_plan *plan);
 
 /* Rows or panels [first, end). */
 typedef struct {

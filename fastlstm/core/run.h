@@ -202,7 +202,7 @@ static void give_rows(run *in, size_t o) {
     const view x = view_of(in, value);
     for (size_t b = 0; b < call->B; ++b) {
         const size_t n = rows_on(in->on, b), given = v->line < 0 ? 0 : rows_on(in->given[o], b);
-        real *y = (real *)rows->data + (ptrdiff_t)b * rows->b;
+        real *y = (real *)rows->data + (ptrdiff_t)(call->first_row + b) * rows->b;
         for (size_t t = 0; t < n && !stopped(call, ROW_WORK * v->count); ++t)
             memcpy(y + (ptrdiff_t)(given + t) * (v->line < 0 ? 0 : rows->t), at(&x, t, b),
                    v->count * sizeof(real));

@@ -18,7 +18,6 @@ typedef struct {
     size_t lanes, real_size;  /* of the kernel */
     size_t B;                 /* rows of the batch */
     size_t rows;              /* of a batch row that a chunk has at most, on the operation's line */
-    size_t gate_steps;        /* rows of a batch row whose input projections are made together */
 } fl_extent;
 
 typedef struct {
@@ -40,6 +39,12 @@ static inline fl_need fl_product_need(const fl_product *product, const fl_packed
     const size_t patch = fl_checked(packed->columns, extent->real_size, 0);
     const fl_need need = {0, packed->x.stretches ? fl_checked(FL_POSITIONS, patch, 0) : 0};
     (void)product;
+    return need;
+}
+
+/* How the weights of the new scores (S,) fade those of before, and what they are. */
+static inline fl_need fl_attention_need(size_t S, const fl_extent *extent) {
+    const fl_need need = {0, 2 * S * extent->real_size};
     return need;
 }
 

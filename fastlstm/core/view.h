@@ -38,9 +38,10 @@ static view view_of(const run *in, size_t value) {
         const fl_rows *rows = call->inputs + n;
         made.t = held ? 0 : rows->t;
         made.b = rows->b;
-        made.base = v->tokens ? (real *)(void *)((int64_t *)rows->data +
-                                                 (ptrdiff_t)in->first * made.t)
-                              : (real *)rows->data + (ptrdiff_t)in->first * made.t;
+        const ptrdiff_t from =
+            (ptrdiff_t)in->first * made.t + (ptrdiff_t)call->first_row * made.b;
+        made.base = v->tokens ? (real *)(void *)((int64_t *)rows->data + from)
+                              : (real *)rows->data + from;
         break;
     }
     case FL_PLACE_output: {
@@ -49,7 +50,8 @@ static view view_of(const run *in, size_t value) {
         made.t = held ? 0 : rows->t;
         made.b = rows->b;
         made.later = held ? NULL : given->of;
-        made.base = (real *)rows->data + (given->of ? 0 : (ptrdiff_t)given->rows * made.t);
+        made.base = (real *)rows->data + (ptrdiff_t)call->first_row * made.b +
+                    (given->of ? 0 : (ptrdiff_t)given->rows * made.t);
         break;
     }
     case FL_PLACE_buffer: {
