@@ -44,11 +44,12 @@ ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "part": ("plain", "ring", "count"),
 }
 
-ValueNumber = Annotated[int, "value"]
-SomeValue = Annotated[int, "some_value"]
-VectorNumber = Annotated[int, "vector"]
-MatrixNumber = Annotated[int, "matrix"]
-ListNumber = Annotated[int, "list"]
+# In a program these are numbers; while a plan is made, they are what the numbers will stand for.
+ValueNumber = Annotated[Any, "value"]
+SomeValue = Annotated[Any, "some_value"]
+VectorNumber = Annotated[Any, "vector"]
+MatrixNumber = Annotated[Any, "matrix"]
+ListNumber = Annotated[Any, "list"]
 Offset = Annotated[int, "offset"]
 Size = Annotated[int, "size"]
 Integer = Annotated[int, "integer"]

@@ -1,0 +1,217 @@
+"""A finished plan as a program: outputs, held rows and buffers in their places, and numbers.
+
+A buffer is free again behind the last operation that reads it. A loop counts as one operation: its
+rows are read until all of it has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlstm.plan import operations as op
+from fastlstm.plan.planner import Planner
+from fastlstm.plan.program import Program
+from fastlstm.plan.view import Block, Matrix, Numbers, Step, Stored, View, moved
+
+__all__ = ["emitted"]
+
+
+def emitted(planner: Planner) -> Program:
+    """The program of a plan whose nodes are all lowered."""
+    _place_outputs(planner)
+    for steps in (planner.begin, planner.steps):
+        for step in steps:
+            step.body = [inner for inner in step.body if inner.operation is not None]
+        steps[:] = [step for step in steps if step.operation is not None]
+    _place_held(planner)
+    emission = _Emission(planner)
+    emission.program.buffers = _place_in_buffers([*planner.begin, *planner.steps])
+    return emission.all()
+
+
+_VALUES = ("value", "some_value")
+_NUMBERED = (*_VALUES, "vector", "matrix", "list")
+
+
+def _fields(operation: Any) -> Iterator[tuple[str, str, Any]]:
+    """(type, name, value) of each field."""
+    return zip(op.field_types(type(operation)), operation._fields, operation, strict=True)
+
+
+def _values(operation: Any) -> Iterator[Stored]:
+    """All rows that an operation reads or writes."""
+    for kind, name, value in _fields(operation):
+        if kind in _VALUES and isinstance(value, Stored):
+            yield value
+        elif name in ("reads", "ys"):
+            yield from value
+
+
+def _replaced(operation: Any, others: dict[Stored, Stored]) -> Any:
+    """The operation with other rows in the place of some."""
+    fields = [
+        others.get(value, value)
+        if kind in _VALUES and isinstance(value, Stored)
+        else [others.get(stored, stored) for stored in value]
+        if name in ("reads", "ys")
+        else value
+        for kind, name, value in _fields(operation)
+    ]
+    return type(operation)(*fields)
+
+
+def _flat(steps: Sequence[Step]) -> Iterator[Step]:
+    """Steps, those of a loop behind it."""
+    for step in steps:
+        yield step
+        yield from step.body
+
+
+def _place_outputs(planner: Planner) -> None:
+    """Have the rows of outputs made in place, or, of what lies elsewhere too, moved there."""
+    for number, name in enumerate(planner.graph.outputs.values()):
+        view = planner.views[name]
+        stored = view.sources[0]
+        if not (view.in_order and stored.place == "buffer" and stored.line >= 0):
+            stored = Stored(view.places.size, view.line)
+            planner.steps.append(Step(moved(view, stored)))
+        stored.place, stored.number = "output", number
+        planner.outputs.append(stored)
+
+
+def _place_held(planner: Planner) -> None:
+    """Have in the state what is held and read later, also of inputs."""
+    copies: dict[Stored, Stored] = {}
+    for step in _flat(planner.steps):
+        for stored in _values(step.operation):
+            if stored.line < 0 and stored.place == "input":
+                copies[stored] = Stored(stored.count, -1)
+    for given, copy in copies.items():
+        planner.begin.append(Step(moved(View.of(given, (given.count,)), copy)))
+    for step in _flat(planner.steps):
+        step.operation = _replaced(step.operation, copies)
+        for stored in _values(step.operation):
+            if stored.line < 0 and stored.place == "buffer":
+                stored.place, stored.number = "state", planner.elements(stored.count)
+
+
+def _place_in_buffers(steps: Sequence[Step]) -> int:
+    """Give each row that is in a buffer one while it is needed; how many buffers there are."""
+    rows = [
+        dict.fromkeys(s for inner in _flat([step]) for s in _values(inner.operation))
+        for step in steps
+    ]
+    last = {stored: at for at, here in enumerate(rows) for stored in here}
+    sizes: list[int] = []  # of each buffer, the most numbers of a row in it
+    free: set[int] = set()
+    placed: set[Stored] = set()
+    for at, here in enumerate(rows):
+        for stored in here:
+            if stored.place != "buffer" or stored in placed:
+                continue
+            placed.add(stored)
+            # The one that wastes least, and if none is large enough, the largest.
+            number = min(
+                free,
+                key=lambda n: (sizes[n] < stored.count, abs(sizes[n] - stored.count), n),
+                default=len(sizes),
+            )
+            sizes += [0] * (number == len(sizes))
+            sizes[number] = max(sizes[number], stored.count)
+            free.discard(number)
+            stored.number = number
+        free |= {s.number for s in here if s.place == "buffer" and last[s] == at}
+    return len(sizes)
+
+
+class _Emission:
+    """The program as it is filled; what a plan has gets its number when it is first met."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner, self.program = planner, Program()
+        self._values: dict[Stored, int] = {}
+        self._tensors: dict[str, int] = {}
+
+    def all(self) -> Program:
+        planner, program = self.planner, self.program
+        program.lines, program.looks_ahead = planner.lines, int(bool(planner.facts.looks_ahead))
+        program.inputs = [self.value(stored) for stored in planner.inputs]
+        program.outputs = [self.value(stored) for stored in planner.outputs]
+        program.input_names = [given.name for given in planner.graph.inputs]
+        program.output_names = list(planner.graph.outputs)
+        for steps in (planner.begin, planner.steps):
+            for step in _flat(steps):
+                if step.body:
+                    step.operation = op.Loop(len(step.body))
+                program.add(self.operation(step.operation))
+        program.held = len(planner.begin)
+        program.state_size = planner.state_size
+        for name, part in planner.parts.items():
+            program.part(part._replace(order=self.list(part.order)), name)
+        for offset, numbers in planner.initial:
+            program.start(offset, self.vector(numbers))
+        return program
+
+    def operation(self, operation: Any) -> Any:
+        fields = []
+        for kind, name, value in _fields(operation):
+            if kind in _NUMBERED and (value is None or value is op.NONE):
+                fields.append(op.NONE)
+            elif kind in ("value", "some_value"):
+                fields.append(self.value(value))
+            elif kind == "vector":
+                fields.append(self.vector(value))
+            elif kind == "matrix":
+                fields.append(self.matrix(value))
+            elif name in ("reads", "ys"):
+                fields.append(self.program.list_of([self.value(stored) for stored in value]))
+            elif name == "matrices":
+                fields.append(self.program.list_of([self.matrix(matrix) for matrix in value]))
+            elif name == "code":
+                fields.append(self.program.code(value))
+            elif kind == "list":
+                fields.append(self.list(value))
+            else:
+                fields.append(value)
+        return type(operation)(*fields)
+
+    def list(self, numbers: Any) -> int:
+        if numbers is None or numbers is op.NONE:
+            return op.NONE
+        return self.program.list_of(np.asarray(numbers, np.int64))
+
+    def value(self, stored: Stored) -> int:
+        if stored not in self._values:
+            number = self.vector(stored.numbers) if stored.numbers else stored.number
+            self._values[stored] = self.program.value(
+                stored.count, stored.line, stored.place, number, stored.tokens
+            )
+        return self._values[stored]
+
+    def tensor(self, name: str) -> int:
+        if name not in self._tensors:
+            count = int(np.size(self.planner.tensors[name]))
+            self._tensors[name] = self.program.tensor(count, name)
+        return self._tensors[name]
+
+    def vector(self, numbers: Numbers) -> int:
+        if not numbers.tensor:
+            return self.program.vector(numbers.array)
+        return self.program.vector_of(self.tensor(numbers.tensor), numbers.first, len(numbers))
+
+    def matrix(self, matrix: Matrix) -> int:
+        pieces = [self.piece(block) for block in matrix.blocks]
+        return self.program.matrix(matrix.rows, matrix.columns, pieces)
+
+    def piece(self, block: Block) -> op.Piece:
+        if isinstance(block.tensor, str):
+            tensor, first = self.tensor(block.tensor), block.first
+        else:
+            own = self.program.vectors[self.program.vector(block.tensor)]
+            tensor, first = op.NONE, own.first + block.first
+        place = (block.row, block.rows, block.column, block.columns)
+        strides = (block.row_stride, block.column_stride)
+        return op.Piece(*place, tensor, first, *strides, self.list(block.order))

@@ -1,0 +1,40 @@
+"""From a graph to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastlstm import spec
+from fastlstm.plan import rows, time
+from fastlstm.plan.emission import emitted
+from fastlstm.plan.planner import Lower, Planner
+from fastlstm.plan.program import Program
+from fastlstm.plan.view import Array
+
+__all__ = ["LOWERS", "plan"]
+
+LOWERS: dict[type[spec.Layer], Lower] = {**rows.LOWERS, **time.LOWERS}
+
+
+def plan(
+    graph: spec.Graph, tensors: Mapping[str, Array], facts: spec.Facts | None = None
+) -> Program:
+    """Plan a graph once, for any number of streams, chunks and instruction sets.
+
+    Parameters
+    ----------
+    graph : spec.Graph
+    tensors : mapping of str to array
+        Its tensors. What is derived of them is derived in float64; the others lie beside the
+        program, in the order of its ``tensor_names``.
+    facts : spec.Facts, optional
+        What ``spec.check`` finds of the graph, if it was asked already.
+
+    Raises
+    ------
+    ValueError
+        If the graph does not fit together.
+    """
+    planner = Planner(graph, spec.check(graph) if facts is None else facts, tensors, LOWERS)
+    planner.lower()
+    return emitted(planner)
