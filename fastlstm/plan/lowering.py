@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastlstm import spec
-from fastlstm.plan import rows, time
+from fastlstm.plan import recurrent, rows, sliding, time
 from fastlstm.plan.emission import emitted
 from fastlstm.plan.planner import Lower, Planner
 from fastlstm.plan.program import Program
@@ -13,7 +13,12 @@ from fastlstm.plan.view import Array
 
 __all__ = ["LOWERS", "plan"]
 
-LOWERS: dict[type[spec.Layer], Lower] = {**rows.LOWERS, **time.LOWERS}
+LOWERS: dict[type[spec.Layer], Lower] = {
+    **rows.LOWERS,
+    **time.LOWERS,
+    **sliding.LOWERS,
+    **recurrent.LOWERS,
+}
 
 
 def plan(

@@ -75,12 +75,13 @@ def recurrent(call: Call, r: op.Recurrent) -> None:
 
 def products_of_x(r: op.Recurrent, w: Weights, x: Array) -> Array:
     """(..., G * hidden_size), with the biases unless a norm comes first."""
-    if not np.issubdtype(x.dtype, np.integer):
-        y = x @ w.input.T
-    else:
-        table = w.input.T if w.table is None else w.table
+    if np.issubdtype(x.dtype, np.integer):
+        rows = w.input.T if w.table is None else w.table
         x = x[..., 0]
-        y = table[np.where((x >= 0) & (x < len(table)), x, 0)]
+        x = rows[np.where((x >= 0) & (x < len(rows)), x, 0)]
+        y = x if w.table is None else x @ w.input.T
+    else:
+        y = x @ w.input.T
     return y if w.bias is None or r.norm != "none" else w.bias + y
 
 
