@@ -13,7 +13,7 @@ from fastlstm import spec
 from fastlstm.plan import operations as op
 from fastlstm.plan.elementwise import elementwise, scaled
 from fastlstm.plan.planner import Lower, Planner
-from fastlstm.plan.view import Matrix, Numbers, Stored, View, axes_of, composed
+from fastlstm.plan.view import Matrix, Numbers, Places, Stored, View, axes_of, composed
 
 __all__ = ["LOWERS"]
 
@@ -28,9 +28,17 @@ def index(planner: Planner, node: spec.Node, views: list[View]) -> View:
     fills = {view.fill for view in views if (view.places < 0).any()}
     if len(fills | ({layer.fill} if layer.fills else set())) > 1:
         views = [View.of(planner.in_order(view), view.shape) for view in views]
-    places = np.array(layer.places(), np.int64).reshape(layer.shape)
-    made = composed(views, places, layer.fill)
+    made = composed(views, _places(layer), layer.fill)
     return dataclasses.replace(made, alone=all(view.alone for view in views))
+
+
+def _places(layer: spec.Index) -> Places:
+    """The place of each number of an index, of its shape."""
+    starts, strides, counts = np.array(layer.runs, np.int64).T
+    begins = np.cumsum(counts) - counts
+    number = np.arange(counts.sum()) - begins.repeat(counts)  # within its run
+    places: Places = starts.repeat(counts) + strides.repeat(counts) * number
+    return places.reshape(layer.shape)
 
 
 def activation(planner: Planner, node: spec.Node, views: list[View]) -> View:
@@ -158,23 +166,45 @@ def linear(planner: Planner, node: spec.Node, views: list[View]) -> View:
 
 
 def matmul(planner: Planner, node: spec.Node, views: list[View]) -> View:
+    """A product with a matrix, where one of the two is constant and has no more axes."""
     layer: Any = node.layer
-    first, second = (view.places for view in views)
     shape = layer.output([spec.Row(view.shape) for view in views])
-    first = first if first.ndim > 1 else first[None]
-    second = second if second.ndim > 1 else second[:, None]
-    second = second.swapaxes(-1, -2) if layer.transposed else second
-    (n, k), p = first.shape[-2:], second.shape[-1]
-    batch = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    a, b = views
+    a = a if a.places.ndim > 1 else a.at(a.places[None])
+    b = b if b.places.ndim > 1 else b.at(b.places[:, None])
+    b = b.at(b.places.swapaxes(-1, -2)) if layer.transposed else b
+    if b.constant and b.places.ndim == 2:
+        made = _times(planner, a, b.at(b.places.T))
+    elif a.constant and a.places.ndim == 2:
+        # The columns of b are positions: what is made of each is a column of y.
+        made = _times(planner, b.at(b.places.swapaxes(-1, -2)), a)
+        made = made.at(made.places.swapaxes(-1, -2))
+    else:
+        made = _between(planner, a, b)
+    return made.at(made.places.reshape(shape))
+
+
+def _times(planner: Planner, x: View, matrix: View) -> View:
+    """x (..., k) times the transpose of a constant matrix (rows, k): (..., rows)."""
+    x = planner.filled_with_zeros(x)
+    places = x.places.reshape(-1, 1, x.shape[-1])
+    made = planner.product(x.sources, places, [Matrix.of_constant(matrix)])
+    return View.of(made, (*x.shape[:-1], matrix.shape[0]))
+
+
+def _between(planner: Planner, a: View, b: View) -> View:
+    """a (..., n, k) times b (..., k, p)."""
+    (n, k), p = a.shape[-2:], b.shape[-1]
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     stored, begins = [], []
-    for view, places in zip(views, (first, second), strict=True):
-        lies, count = planner.in_order(view.at(places)), places.shape[-2] * places.shape[-1]
+    for view in (a, b):
+        lies, count = planner.in_order(view), view.shape[-2] * view.shape[-1]
         stored.append(lies)
-        begin = np.arange(0, lies.count, count).reshape(places.shape[:-2])
+        begin = np.arange(0, lies.count, count).reshape(view.shape[:-2])
         begins.append(np.broadcast_to(begin, batch).ravel())
-    made = planner.store(math.prod(shape), max(x.line for x in stored))
+    made = planner.store(math.prod(batch) * n * p, max(x.line for x in stored))
     planner.add(op.MatMul(stored[0], stored[1], made, n, k, p, np.stack(begins, axis=-1)))
-    return View.of(made, shape)
+    return View.of(made, (*batch, n, p))
 
 
 def tokens(planner: Planner, node: spec.Node, views: list[View]) -> View:

@@ -91,6 +91,22 @@ class Matrix:
         """A matrix that lies in a tensor row by row."""
         return cls(rows, columns, (Block(0, rows, 0, columns, tensor, first, columns, 1),))
 
+    @classmethod
+    def of_constant(cls, view: View) -> Matrix:
+        """A constant (rows, columns); of a tensor that it takes at equal steps, a part of that."""
+        rows, columns = view.shape
+        places, numbers = view.places, view.sources[0].numbers
+        first = int(places[0, 0])
+        down, right = int(places[-1, 0]) - first, int(places[0, -1]) - first
+        row_stride, column_stride = down // max(rows - 1, 1), right // max(columns - 1, 1)
+        grid = np.arange(rows)[:, None] * row_stride + np.arange(columns) * column_stride
+        lies = len(view.sources) == 1 and np.array_equal(places, first + grid)
+        if numbers is None or not numbers.tensor or not lies:
+            return cls.of(view.array, rows, columns)
+        begin = numbers.first + first
+        block = Block(0, rows, 0, columns, numbers.tensor, begin, row_stride, column_stride)
+        return cls(rows, columns, (block,))
+
     def take(self, order: Places) -> Matrix:
         """The columns in another order: column c is the one that was number ``order[c]``."""
         if np.array_equal(order, np.arange(self.columns)):

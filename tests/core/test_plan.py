@@ -1,0 +1,295 @@
+"""Plans: the vocabulary, programs as bytes, and how few operations typical graphs become."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm import spec
+from fastlstm.plan import operations as op
+from fastlstm.plan.lowering import plan
+from fastlstm.plan.program import Program
+
+HEADER = Path(fastlstm.__file__).parent / "core" / "operations.h"
+
+
+def planned(*nodes, shape=(6,), outputs=None, inputs=None, rng=None) -> Program:
+    """The program of nodes, each (layer, reads...), whose input is "x" and output the last one."""
+    made = [layer(*reads) for layer, *reads in nodes]
+    given = inputs or (spec.Input("x", shape),)
+    graph = spec.Graph(given, made, outputs or {"y": made[-1].name})
+    facts = spec.check(graph)
+    rng = rng or np.random.default_rng(5)
+    tensors = {name: rng.uniform(0.5, 1.5, shape) for name, shape in facts.tensors.items()}
+    return plan(graph, tensors, facts)
+
+
+def kinds(program: Program) -> list[str]:
+    return [type(operation).__name__ for operation in program.operations]
+
+
+
+class TestVocabulary:
+    def test_is_that_of_the_core(self):
+        """Every list of core/operations.h, name by name and in its order."""
+        text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL).replace("\\\n", " ")
+        lists = dict(re.findall(r"#define FL_(\w+)\(\w\)(.*)", text))
+        fields = {
+            name.removesuffix("_FIELDS").lower(): [
+                f"{kind}:{field}" for kind, field in re.findall(r"F\((\w+), (\w+)\)", body)
+            ]
+            for name, body in lists.items()
+            if name.endswith("_FIELDS")
+        }
+        enumerations = [
+            re.findall(r"E\((\w+)\)", body) for body in lists.values() if "E(" in body
+        ]
+        lines = [line.split() for line in op.vocabulary().splitlines()]
+        assert [members for what, _, *members in lines if what == "enumeration"] == enumerations
+        for what, table in (("table", "TABLES"), ("operation", "OPERATIONS")):
+            names = [name for _, name in re.findall(r"[TO]\((\w+), (\w+)\)", lists[table])]
+            told = {name: members for kind, name, *members in lines if kind == what}
+            assert list(told) == names
+            assert told == {name: fields[name.upper().lower()] for name in names}
+
+
+class TestBytes:
+    @pytest.fixture
+    def program(self):
+        return planned(
+            (spec.Window("w", 3, padding=2), "x"),
+            (spec.Linear("a", 6, 4), "w"),
+            (spec.Activation("f", "leaky_relu(0.1)"), "a"),
+            (spec.Reduce("r", "max"), "f"),
+            (spec.Softmax("s"), "r"),
+        )
+
+    def test_come_back(self, program):
+        again = Program.from_bytes(program.to_bytes())
+        for name in op.TABLES:
+            assert again.table(name) == program.table(name)
+        for name in ("operations", "inputs", "outputs", "state_size", "lines", "buffers", "held"):
+            assert getattr(again, name) == getattr(program, name)
+        assert all(map(np.array_equal, again.lists, program.lists))
+        assert again.reals == program.reals
+
+    def test_no_beginning_of_them_is_taken(self, program):
+        data = program.to_bytes()
+        for end in range(len(data)):
+            with pytest.raises(ValueError, match=r"program|expected"):
+                Program.from_bytes(data[:end])
+
+    def test_nothing_is_left_over(self, program):
+        words = np.frombuffer(program.to_bytes(), np.int64).copy()
+        more = np.append(words, 0)
+        more[2] += 1
+        with pytest.raises(ValueError, match="1 words are left over"):
+            Program.from_bytes(more.tobytes())
+
+    def test_hostile_words_are_refused_or_read(self, program, rng):
+        """Any word in any place: a program that says as much, or ValueError, and nothing else."""
+        words = np.frombuffer(program.to_bytes(), np.int64)
+        extremes = (-(2**63), -(2**31) - 1, -2, -1, 0, 1, 2**31, 2**40, 2**63 - 1)
+        refused = 0
+        for place in range(len(words)):
+            for value in (*extremes, int(words[place]) + int(rng.integers(1, 9))):
+                changed = words.copy()
+                changed[place] = value
+                try:
+                    assert Program.from_bytes(changed.tobytes()).to_bytes() == changed.tobytes()
+                except ValueError:
+                    refused += 1
+        assert refused > len(words)
+
+
+class TestListing:
+    def test_names_every_operation(self):
+        program = planned(
+            (spec.Linear("a", 6, 4), "x"), (spec.Activation("f", "tanh"), "a")
+        )
+        lines = str(program).splitlines()
+        assert lines[0].startswith("program of 1 operations")
+        assert lines[-1].startswith("product: ")
+        assert "function tanh" in lines[-1]
+
+
+class TestMovement:
+    def test_costs_nothing_before_a_product(self):
+        """Transposed, cut and padded: an order of the matrix's columns, and places."""
+        places = np.arange(6).reshape(2, 3).T.ravel()[1:]
+        program = planned(
+            (spec.Index.of("i", np.append(places, -1)), "x"), (spec.Linear("a", 6, 4), "i")
+        )
+        assert kinds(program) == ["Product"]
+        assert not program.reals
+
+    def test_of_an_output_is_one_move(self):
+        places = np.arange(6).reshape(2, 3)
+        program = planned(
+            (spec.Index.of("i", places), "x"),
+            (spec.Index.of("j", places.T), "i"),
+            (spec.Index.of("k", places.reshape(3, 2)[::-1]), "j"),
+        )
+        assert kinds(program) == ["Move"]
+
+    def test_is_followed_by_functions_in_the_order_that_lies_there(self):
+        places = np.arange(6).reshape(2, 3).T
+        program = planned(
+            (spec.Index.of("i", places), "x"),
+            (spec.Activation("f", "tanh"), "i"),
+            (spec.Index.of("j", np.arange(6).reshape(3, 2).T), "f"),
+        )
+        assert kinds(program) == ["Map"]
+
+    def test_two_outputs_of_one_value(self):
+        program = planned((spec.Linear("a", 6, 4), "x"), outputs={"y": "a", "z": "a", "x": "x"})
+        assert kinds(program) == ["Product", "Move", "Move"]
+
+
+class TestFusion:
+    def test_function_scale_and_shift_are_fields_of_the_product(self):
+        program = planned(
+            (spec.Linear("a", 6, 4), "x"),
+            (spec.BatchNorm("n", 4), "a"),
+            (spec.Activation("f", "relu"), "n"),
+        )
+        assert kinds(program) == ["Product"]
+        (product,) = program.operations
+        assert product.function.name == "relu"
+        assert min(product.bias, product.scale, product.shift) >= 0
+
+    def test_not_where_somebody_else_reads_it(self):
+        program = planned(
+            (spec.Linear("a", 6, 6), "x"),
+            (spec.Activation("f", "relu"), "a"),
+            (spec.Arithmetic("s", "add"), "a", "f"),
+        )
+        assert kinds(program) == ["Product", "Map"]
+
+    def test_what_is_added_is_a_bias(self):
+        program = planned(
+            (spec.Linear("a", 6, 4, bias=False), "x"),
+            (spec.Constant("b", (4,)),),
+            (spec.Arithmetic("s", "add"), "a", "b"),
+        )
+        (product,) = program.operations
+        assert product.bias >= 0
+        assert product.scale == op.NONE
+
+    def test_arithmetic_is_one_map(self):
+        program = planned(
+            (spec.Constant("w", (6,)),),
+            (spec.Arithmetic("m", "multiply"), "x", "w"),
+            (spec.Activation("t", "tanh"), "m"),
+            (spec.Activation("g", "sigmoid"), "x"),
+            (spec.Arithmetic("p", "multiply"), "t", "g"),
+            (spec.Arithmetic("s", "add"), "p", "x"),
+        )
+        assert kinds(program) == ["Map"]
+        (made,) = program.operations
+        assert len(program.lists[made.reads]) == 2
+        assert len(program.instructions(made.code)) == 5
+
+    def test_constants_are_folded(self):
+        program = planned(
+            (spec.Constant("c", (3,)),),
+            (spec.Activation("e", "exp"), "c"),
+            (spec.Index.of("i", np.arange(6) // 2), "e"),
+            (spec.Arithmetic("m", "multiply"), "x", "i"),
+        )
+        assert kinds(program) == ["Map"]
+
+    def test_a_constant_matrix_is_a_part_of_its_tensor(self):
+        program = planned(
+            (spec.Constant("c", (6, 4)),),
+            (spec.MatMul("m"), "x", "c"),
+        )
+        assert kinds(program) == ["Product"]
+        assert not program.reals
+        (piece,) = program.pieces
+        assert (piece.row_stride, piece.column_stride) == (1, 4)
+
+
+class TestTime:
+    def test_causal_window_meets_what_it_reads_without_a_copy(self):
+        program = planned(
+            (spec.Window("w", 3, padding=2), "x"),
+            (spec.Index.of("i", np.arange(18)), "w"),
+            (spec.Linear("a", 18, 6), "i"),
+            (spec.Arithmetic("s", "add"), "a", "x"),
+        )
+        assert kinds(program) == ["Window", "Product", "Map"]
+        assert program.lines == 1
+
+    def test_as_many_rows_of_another_way_meet_and_none_waits(self):
+        program = planned(
+            (spec.Slice("l", start=3), "x"),
+            (spec.Slice("e", start=2), "x"),
+            (spec.Slice("n", start=1), "e"),
+            (spec.Arithmetic("s", "add"), "l", "n"),
+        )
+        assert kinds(program) == ["Window", "Window", "Window", "Meet", "Map"]
+        meet = program.operations[3]
+        assert program.lists[meet.capacities].tolist() == [0, 0]
+        assert program.lines == 5
+
+    def test_rows_before_and_behind_meet_at_once(self):
+        """Of n steps both x[2:] and x[:-2] have n - 2 rows, in a stream too."""
+        program = planned(
+            (spec.Slice("l", end=2), "x"),
+            (spec.Slice("e", start=2), "x"),
+            (spec.Arithmetic("s", "add"), "l", "e"),
+        )
+        assert kinds(program) == ["Window", "Window", "Map"]
+
+    def test_equal_rates_share_a_line(self):
+        program = planned(
+            (spec.Slice("a", step=2), "x"),
+            (spec.Slice("b", step=2), "x"),
+            (spec.Arithmetic("s", "subtract"), "a", "b"),
+        )
+        assert kinds(program) == ["Window", "Window", "Map"]
+
+    def test_held_rows_are_made_once(self):
+        program = planned(
+            (spec.Linear("k", 3, 6), "knobs"),
+            (spec.Activation("g", "sigmoid"), "k"),
+            (spec.Arithmetic("s", "multiply"), "x", "g"),
+            inputs=(spec.Input("x", (6,)), spec.Input("knobs", (3,), held=True)),
+        )
+        assert kinds(program) == ["Product", "Map"]
+        assert program.held == 1
+        assert program.state_size == 6
+
+    def test_loop_has_the_halves_of_its_delay(self):
+        program = planned(
+            (spec.Delay("d", (6,)), "s"),
+            (spec.Linear("a", 6, 6), "d"),
+            (spec.Arithmetic("s", "add"), "a", "x"),
+        )
+        assert kinds(program) == ["Loop", "Recall", "Product", "Map", "Remember"]
+        assert program.operations[0].operations == 4
+
+    def test_parts_are_those_of_the_check(self):
+        nodes = [
+            spec.Window("w", 3)("x"),
+            spec.Index.of("i", np.arange(6))("w"),
+            spec.Fold("f", "mean")("i"),
+        ]
+        graph = spec.Graph((spec.Input("x", (6,)),), nodes, {"y": "f"})
+        program = plan(graph, {})
+        assert program.part_names == list(spec.check(graph).state)
+
+
+class TestBuffers:
+    def test_are_used_again(self):
+        layers = [
+            (spec.Softmax(f"s{n}"), f"s{n - 1}" if n else "x") for n in range(10)
+        ]
+        program = planned(*layers)
+        assert len(program.operations) == 10
+        assert program.buffers == 2
