@@ -88,8 +88,9 @@ typedef struct {
     uint32_t from[3];  /* registers, `arity` of them */
 } fl_code;
 
-/* Registers of a map: its reads and its code. */
-enum { FL_MOST_REGISTERS = 64 };
+/* What an operation has at most: values that it reads; axes of a map; and registers of it, its reads
+ * and its code. */
+enum { FL_MOST_READS = 4096, FL_MOST_AXES = 32, FL_MOST_REGISTERS = 64 };
 
 /* FL_MAP, with axes put together that every read strides over as one. The last of each read's
  * strides is 0 or 1. No axes: y is one number. */

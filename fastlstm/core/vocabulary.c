@@ -1,0 +1,79 @@
+/* vocabulary.c - the names of all that a program can say, and of what can go wrong. */
+#include "check.h"
+
+typedef struct {
+    char *text;
+    size_t bytes, length;
+} writer;
+
+static void say(writer *to, const char *text) {
+    for (; *text; ++text, ++to->length)
+        if (to->length + 1 < to->bytes) to->text[to->length] = *text;
+}
+
+size_t fl_vocabulary(char *text, size_t bytes) {
+    writer to = {text, bytes, 0};
+#define E(name) say(&to, " " #name);
+#define ENUMERATION(name, LIST) say(&to, "enumeration " name); LIST(E) say(&to, "\n");
+    ENUMERATION("function", FL_FUNCTIONS)
+    ENUMERATION("reduction", FL_REDUCTIONS)
+    ENUMERATION("fold", FL_FOLDS)
+    ENUMERATION("norm", FL_NORMS)
+    ENUMERATION("cell", FL_CELLS)
+    ENUMERATION("cell_norm", FL_CELL_NORMS)
+    ENUMERATION("place", FL_PLACES)
+    ENUMERATION("part", FL_PARTS)
+#undef ENUMERATION
+#undef E
+#define F(type, name) say(&to, " " #type ":" #name);
+#define T(NAME, name) say(&to, "table " #name); FL_##NAME##_FIELDS(F) say(&to, "\n");
+    FL_TABLES(T)
+#undef T
+#define O(NAME, name) say(&to, "operation " #name); FL_##NAME##_FIELDS(F) say(&to, "\n");
+    FL_OPERATIONS(O)
+#undef O
+#undef F
+    if (bytes) text[to.length < bytes ? to.length : bytes - 1] = 0;
+    return to.length;
+}
+
+size_t fl_arity(fl_function function) {
+    return function < FL_FUNCTION_add ? 1 : function < FL_FUNCTION_where ? 2 : 3;
+}
+
+const char *fl_operation_name(fl_kind kind) {
+    static const char *const names[] = {
+#define O(NAME, name) #name,
+        FL_OPERATIONS(O)
+#undef O
+    };
+    return names[kind];
+}
+
+const char *fl_function_name(fl_function function) {
+    static const char *const names[] = {
+#define E(name) #name,
+        FL_FUNCTIONS(E)
+#undef E
+    };
+    return names[function];
+}
+
+int fl_abi(void) { return FL_ABI; }
+
+const char *fl_error_text(fl_error error) {
+    switch (error) {
+    case FL_OK: return "no error";
+    case FL_BAD_ARGUMENT: return "an argument of the call is not as it must be";
+    case FL_BAD_PROGRAM: return "this is no program, or it is damaged: export the model anew";
+    case FL_BAD_TENSORS: return "these are not the tensors that the program was made for";
+    case FL_BAD_STATE: return "the state holds numbers that no state can hold";
+    case FL_TOO_LARGE: return "this needs more memory than can be addressed";
+    case FL_LITTLE_MEMORY:
+        return "the memory is less than was asked for, or does not begin at a multiple of "
+               "FL_ALIGNMENT";
+    case FL_NO_KERNEL: return "this processor or this build has no such instruction set";
+    case FL_STOPPED: return "the call was stopped before its end";
+    }
+    return "an unknown error";
+}
