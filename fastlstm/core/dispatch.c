@@ -1,0 +1,62 @@
+/* dispatch.c - which kernels there are, which of them this processor can run.
+ *
+ * This is the one place that decides whether wide code may run. Every bit a kernel relies on is
+ * tested, and XGETBV that the operating system saves the registers; none of it is wide code itself.
+ */
+#include <string.h>
+
+#include "model.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static uint64_t xgetbv0(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return ((uint64_t)high << 32) | low;
+}
+
+/* Bits: Intel SDM volume 2, CPUID; volume 1, 13.3 (XCR0: 1 SSE, 2 AVX, 5 to 7 AVX-512 state). */
+uint32_t fl_cpu_features(void) {
+    uint32_t a, b, c, d, found = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    const int fma = (c >> 12) & 1, osxsave = (c >> 27) & 1, avx = (c >> 28) & 1;
+    if (!fma || !osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const uint64_t saved = xgetbv0();
+    const uint32_t wide = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); /* F DQ BW VL */
+    if ((saved & 0x6) == 0x6 && (b & (1u << 5))) found |= FL_CPU_AVX2;
+    if (found && (saved & 0xe6) == 0xe6 && (b & wide) == wide) found |= FL_CPU_AVX512;
+    return found;
+}
+#elif defined(__aarch64__)
+uint32_t fl_cpu_features(void) { return FL_CPU_NEON; } /* part of the base architecture */
+#else
+uint32_t fl_cpu_features(void) { return 0; }
+#endif
+
+extern const fl_kernel fl_avx512, fl_avx2, fl_neon, fl_scalar, fl_scalar64;
+
+const fl_kernel *const fl_kernels[] = {
+#if defined(__x86_64__)
+    &fl_avx512, &fl_avx2,
+#elif defined(__aarch64__)
+    &fl_neon,
+#endif
+    &fl_scalar, &fl_scalar64, NULL};
+
+static int can_run(const fl_kernel *kernel, size_t real_size) {
+    return kernel->real_size == real_size && !(kernel->needs & ~fl_cpu_features());
+}
+
+const fl_kernel *fl_find(const char *name, size_t real_size) {
+    for (const fl_kernel *const *k = fl_kernels; *k; ++k)
+        if (can_run(*k, real_size) && (!name || !strcmp((*k)->name, name))) return *k;
+    return NULL;
+}
+
+const char *fl_isa(fl_type type, size_t number) {
+    for (const fl_kernel *const *k = fl_kernels; *k; ++k)
+        if (can_run(*k, type == FL_FLOAT32 ? sizeof(float) : sizeof(double)) && !number--)
+            return (*k)->name;
+    return NULL;
+}
