@@ -1,0 +1,261 @@
+/* matrices.c - matrices and vectors, which are pieces of tensors -> panels, tables, plain rows.
+ *
+ * Numbers pass through double on their way from a tensor's type to the kernel's, which keeps all of
+ * every float, and are rounded once.
+ */
+#include <string.h>
+
+#include "pack.h"
+
+enum { BLOCK = 256, MOST_GROUPS = 4 };
+
+void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
+                     size_t n, double *to) {
+    const int own = tensor < 0;
+    const void *data = own ? from->program->reals : from->tensors[tensor].data;
+    if (own || from->tensors[tensor].type == FL_FLOAT64) {
+        const double *x = (const double *)data + first;
+        for (size_t i = 0; i < n; ++i) to[i] = x[(int64_t)i * stride];
+    } else {
+        const float *x = (const float *)data + first;
+        for (size_t i = 0; i < n; ++i) to[i] = (double)x[(int64_t)i * stride];
+    }
+}
+
+void fl_put(const fl_packer *to, void *reals, size_t at, double number) {
+    if (to->kernel->real_size == sizeof(float)) ((float *)reals)[at] = (float)number;
+    else ((double *)reals)[at] = number;
+}
+
+void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c) {
+    size_t ab, count;
+    if (__builtin_mul_overflow(a, b, &ab) || __builtin_mul_overflow(ab, c, &count)) {
+        to->arena.used = SIZE_MAX;
+        return NULL;
+    }
+    return fl_take(&to->arena, count, to->kernel->real_size);
+}
+
+/* ---- Layouts ---- */
+
+static size_t divided(size_t a, size_t b) { return a / b + (a % b != 0); }
+
+fl_layout fl_plain_layout(const fl_packer *to, size_t outputs) {
+    const size_t L = to->kernel->lanes, vectors = divided(outputs, L);
+    fl_layout at = {L, 0, vectors < MOST_GROUPS ? vectors : MOST_GROUPS, 0, 1, outputs};
+    at.panels = divided(vectors, at.groups);
+    at.last_groups = vectors - (at.panels - 1) * at.groups;
+    return at;
+}
+
+fl_layout fl_cell_layout(const fl_packer *to, size_t units, size_t gates) {
+    const size_t L = to->kernel->lanes, vectors = divided(units, L);
+    fl_layout at = {L, vectors, gates, gates, gates, units};
+    if (gates > 1) return at;
+    size_t least = SIZE_MAX, most;
+    for (size_t g = 1; g <= MOST_GROUPS; ++g)
+        if (divided(vectors, g) * g < least) least = divided(vectors, g) * g;
+    most = vectors * 6 / 5 > least ? vectors * 6 / 5 : least;
+    for (size_t g = 1; g <= MOST_GROUPS; ++g)
+        if (divided(vectors, g) * g <= most) at.groups = g;
+    at.panels = divided(vectors, at.groups);
+    at.last_groups = at.groups;
+    return at;
+}
+
+/* Where an output's numbers are: the first one's index, and from each input to the next. */
+typedef struct {
+    size_t first, step;
+} column;
+
+/* Output r of a matrix (gates * units, K) in panels. */
+static column column_of(const fl_layout *at, size_t r, size_t inputs) {
+    const size_t L = at->lanes, unit = r % at->units, gate = r / at->units;
+    const size_t panel = at->gates > 1 ? unit / L : unit / (at->groups * L);
+    const size_t groups = panel + 1 == at->panels ? at->last_groups : at->groups;
+    const size_t group = at->gates > 1 ? gate : unit / L % at->groups;
+    const column made = {panel * inputs * at->groups * L + group * L + unit % L, groups * L};
+    return made;
+}
+
+/* Vectors of all panels. */
+static size_t vectors_of(const fl_layout *at) {
+    return (at->panels - 1) * at->groups + at->last_groups;
+}
+
+/* ---- Pieces ---- */
+
+/* Where numbers of a matrix go. */
+typedef struct {
+    const fl_packer *to;
+    void *reals;            /* NULL: to doubles */
+    double *doubles;
+    const fl_layout *at;    /* outputs go as column_of() says, of so many inputs */
+    size_t inputs, input;   /* the first column is this input */
+    size_t row_stride, column_stride; /* else, where `at` is NULL */
+    size_t first_row, rows; /* of the matrix, that are wanted */
+    int by_token;           /* inputs are tokens, which come before the panels */
+} target;
+
+static void put_numbers(const target *t, size_t row, size_t column_, size_t n,
+                        const double *numbers) {
+    column where = {row * t->row_stride + column_ * t->column_stride, t->column_stride};
+    if (t->at) {
+        where = column_of(t->at, row, t->by_token ? 1 : t->inputs);
+        if (t->by_token) where.step = vectors_of(t->at) * t->at->lanes;
+        where.first += (t->input + column_) * where.step;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        if (t->reals) fl_put(t->to, t->reals, where.first + i * where.step, numbers[i]);
+        else t->doubles[where.first + i * where.step] = numbers[i];
+    }
+}
+
+/* Columns [first, first + n) of a row of a piece. */
+static void put_row(const target *t, const fl_piece *piece, size_t r, size_t first, size_t n) {
+    double numbers[BLOCK];
+    const int64_t begin = (int64_t)piece->first + (int64_t)r * piece->row_stride;
+    const size_t row = piece->row + r - t->first_row, column_ = piece->column + first;
+    if (!piece->order.at) {
+        fl_read_numbers(t->to, piece->tensor, begin + (int64_t)first * piece->column_stride,
+                        piece->column_stride, n, numbers);
+    } else {
+        for (size_t i = 0; i < n; ++i) {
+            const int64_t place = piece->order.at[first + i];
+            numbers[i] = 0;
+            if (place >= 0)
+                fl_read_numbers(t->to, piece->tensor, begin + place, 1, 1, numbers + i);
+        }
+    }
+    put_numbers(t, row, column_, n, numbers);
+}
+
+static void put_matrix(const target *t, ptrdiff_t number) {
+    const fl_matrix *matrix = t->to->program->matrix + number;
+    for (size_t p = 0; p < matrix->pieces; ++p) {
+        const fl_piece *piece = t->to->program->piece + matrix->first_piece + p;
+        for (size_t r = 0; r < piece->rows; ++r) {
+            if (piece->row + r < t->first_row || piece->row + r >= t->first_row + t->rows)
+                continue;
+            for (size_t c = 0; c < piece->columns; c += BLOCK)
+                put_row(t, piece, r, c, piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+        }
+    }
+}
+
+void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *panels,
+                    ptrdiff_t matrix, size_t first_row, size_t input) {
+    target t = {.to = to, .at = at, .first_row = first_row, .rows = at->gates * at->units};
+    if (!panels->weights) return;
+    t.reals = (void *)(uintptr_t)panels->weights;
+    t.inputs = panels->stride / (at->groups * at->lanes);
+    t.input = input;
+    put_matrix(&t, matrix);
+}
+
+const void *fl_pack_plain(fl_packer *to, ptrdiff_t number) {
+    const fl_matrix *matrix = to->program->matrix + number;
+    target t = {.to = to, .row_stride = matrix->columns, .column_stride = 1};
+    t.rows = matrix->rows;
+    t.reals = fl_take_reals(to, matrix->rows, matrix->columns, 1);
+    if (t.reals) put_matrix(&t, number);
+    return t.reals;
+}
+
+/* ---- Vectors ---- */
+
+const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
+                          size_t gate, size_t gates) {
+    double numbers[BLOCK];
+    void *made = fl_take_reals(to, vectors_of(at), at->lanes, 1);
+    if (!made || vector < 0) return made;
+    const fl_vector *from = to->program->vector + vector;
+    const size_t count = gates * at->units;
+    for (size_t i = 0; i < count; i += BLOCK) {
+        const size_t n = count - i < BLOCK ? count - i : BLOCK;
+        fl_read_numbers(to, from->tensor, (int64_t)(from->first + first + i), 1, n, numbers);
+        for (size_t k = 0; k < n; ++k)
+            fl_put(to, made, column_of(at, gate * at->units + i + k, 1).first, numbers[k]);
+    }
+    return made;
+}
+
+fl_panels fl_take_panels(fl_packer *to, const fl_layout *at, size_t inputs, ptrdiff_t bias,
+                         size_t bias_first) {
+    fl_panels made;
+    memset(&made, 0, sizeof made);
+    made.panels = at->panels;
+    made.groups = at->groups;
+    made.last_groups = at->last_groups;
+    made.stride = inputs * at->groups * at->lanes;
+    made.weights = fl_take_reals(to, vectors_of(at), at->lanes, inputs);
+    made.bias = fl_pack_gates(to, at, bias, bias_first, 0, at->gates);
+    return made;
+}
+
+/* ---- Tokens ---- */
+
+/* Tokens whose products are made at once, each in `all` sums of doubles. A sum begins at 0 and takes
+ * the inputs in their order; products of floats are exact. */
+enum { TOKENS = 4 };
+
+static void read_row(const fl_packer *from, ptrdiff_t number, size_t row, double *to) {
+    const target t = {.to = from, .doubles = to, .column_stride = 1, .first_row = row, .rows = 1};
+    memset(to, 0, from->program->matrix[number].columns * sizeof *to);
+    const fl_matrix *matrix = from->program->matrix + number;
+    for (size_t p = 0; p < matrix->pieces; ++p) {
+        const fl_piece *piece = from->program->piece + matrix->first_piece + p;
+        if (row < piece->row || row >= piece->row + piece->rows) continue;
+        for (size_t c = 0; c < piece->columns; c += BLOCK)
+            put_row(&t, piece, row - piece->row, c,
+                    piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+    }
+}
+
+static void multiply_tokens(const fl_packer *to, const fl_layout *at, ptrdiff_t input,
+                            ptrdiff_t table, void *made) {
+    const size_t all = at->gates * at->units, I = to->program->matrix[input].columns;
+    const size_t V = to->program->matrix[table].rows, width = vectors_of(at) * at->lanes;
+    double *w = to->scratch /* (I, all) */, *sums = w + I * all /* (TOKENS, all) */;
+    double *rows = sums + TOKENS * all /* (TOKENS, I) */;
+    const target t = {.to = to, .doubles = w, .row_stride = 1, .column_stride = all, .rows = all};
+    memset(w, 0, I * all * sizeof *w);
+    put_matrix(&t, input);
+    for (size_t v = 0; v < V; v += TOKENS) {
+        const size_t n = V - v < TOKENS ? V - v : TOKENS;
+        memset(sums, 0, TOKENS * all * sizeof *sums);
+        for (size_t m = 0; m < TOKENS; ++m) read_row(to, table, v + (m < n ? m : 0), rows + m * I);
+        for (size_t i = 0; i < I; ++i) {
+            const double a = rows[i], b = rows[I + i], c = rows[2 * I + i], d = rows[3 * I + i];
+            const double *x = w + i * all;
+            for (size_t o = 0; o < all; ++o) {
+                sums[o] += a * x[o];
+                sums[all + o] += b * x[o];
+                sums[2 * all + o] += c * x[o];
+                sums[3 * all + o] += d * x[o];
+            }
+        }
+        for (size_t m = 0; m < n; ++m)
+            for (size_t o = 0; o < all; ++o)
+                fl_put(to, made, (v + m) * width + column_of(at, o, 1).first, sums[m * all + o]);
+    }
+}
+
+const void *fl_pack_tokens(fl_packer *to, const fl_layout *at, ptrdiff_t input, ptrdiff_t table) {
+    const fl_matrix *w = to->program->matrix + input;
+    const size_t all = at->gates * at->units;
+    const size_t V = table < 0 ? w->columns : to->program->matrix[table].rows;
+    void *made = fl_take_reals(to, V, vectors_of(at), at->lanes);
+    if (table >= 0) {
+        size_t count;
+        if (__builtin_mul_overflow(w->columns + TOKENS, all, &count) ||
+            __builtin_add_overflow(count, TOKENS * w->columns, &count))
+            to->arena.used = SIZE_MAX;
+        else if (count > to->scratch_count) to->scratch_count = count;
+        if (made) multiply_tokens(to, at, input, table, made);
+        return made;
+    }
+    const target t = {.to = to, .reals = made, .at = at, .rows = all, .by_token = 1};
+    if (made) put_matrix(&t, input);
+    return made;
+}

@@ -1,0 +1,185 @@
+/* model.c - a program and its tensors -> a model: what is in its block of memory, and how much. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "pack.h"
+
+typedef struct {
+    char *text;
+    size_t bytes;
+} note;
+
+static fl_error refuse(note message, fl_error error, const char *format, ...) {
+    va_list given;
+    if (!message.text || !message.bytes) return error;
+    va_start(given, format);
+    vsnprintf(message.text, message.bytes, format, given);
+    va_end(given);
+    return error;
+}
+
+static void pack_norm(const fl_packer *to, const fl_norm *norm, fl_packed_norm *made) {
+    const ptrdiff_t of[] = {norm->weight, norm->bias};
+    const void *vectors[2] = {NULL, NULL};
+    int each[2] = {0, 0};
+    for (int i = 0; i < 2; ++i) {
+        if (of[i] < 0 || !to->vectors) continue;
+        vectors[i] = to->vectors[of[i]];
+        each[i] = to->program->vector[of[i]].count != norm->n;
+    }
+    made->weight = vectors[0], made->bias = vectors[1];
+    made->weight_each = each[0], made->bias_each = each[1];
+}
+
+static void pack_lookup(fl_packer *to, const fl_lookup *lookup, fl_packed_lookup *made) {
+    const void *table = fl_pack_plain(to, lookup->table);
+    made->table = table;
+    made->tokens = to->program->matrix[lookup->table].rows;
+    made->width = to->program->matrix[lookup->table].columns;
+}
+
+static void pack_operation(fl_packer *to, const fl_operation *operation, fl_packed *made) {
+    switch (operation->kind) {
+    case FL_MOVE: fl_pack_move(to, &operation->move, &made->move); break;
+    case FL_MAP: fl_pack_map(to, &operation->map, &made->map); break;
+    case FL_PRODUCT: fl_pack_product(to, &operation->product, &made->product); break;
+    case FL_TAPS: fl_pack_taps(to, &operation->taps, &made->taps); break;
+    case FL_NORM: pack_norm(to, &operation->norm, &made->norm); break;
+    case FL_LOOKUP: pack_lookup(to, &operation->lookup, &made->lookup); break;
+    case FL_RECURRENT: fl_pack_cell(to, &operation->recurrent, &made->recurrent); break;
+    default: break;
+    }
+}
+
+static const void *pack_vector(fl_packer *to, const fl_vector *vector) {
+    void *made = fl_take_reals(to, vector->count, 1, 1);
+    double number;
+    for (size_t i = 0; made && i < vector->count; ++i) {
+        fl_read_numbers(to, vector->tensor, (int64_t)(vector->first + i), 1, 1, &number);
+        fl_put(to, made, i, number);
+    }
+    return made;
+}
+
+/* Count, or make, all of a model. NULL while it is counted, or if a number is too large. */
+static fl_model *pack(fl_packer *to) {
+    const fl_program *program = to->program;
+    const size_t n = program->operation_count;
+    fl_model *model = fl_take(&to->arena, 1, sizeof *model);
+    fl_packed *packed = fl_take(&to->arena, n, sizeof *packed);
+    const void **vectors = fl_take(&to->arena, program->vector_count, sizeof *vectors);
+    fl_bound *bounds = fl_take(&to->arena, program->lines, sizeof *bounds);
+    fl_room *rooms = fl_take(&to->arena, program->buffers + 1, sizeof *rooms);
+    for (size_t v = 0; v < program->vector_count; ++v) {
+        const void *made = pack_vector(to, program->vector + v);
+        if (rooms) vectors[v] = made;
+    }
+    to->vectors = vectors;
+    for (size_t i = 0; i < n && to->arena.used != SIZE_MAX; ++i) {
+        fl_packed counted;
+        memset(&counted, 0, sizeof counted);
+        pack_operation(to, program->operations + i, rooms ? packed + i : &counted);
+    }
+    const size_t bytes = to->arena.used;
+    to->scratch = fl_take(&to->arena, to->scratch_count, sizeof *to->scratch);
+    if (!rooms || to->arena.used == SIZE_MAX) return NULL;
+    if (fl_bound_lines(program, bounds) || fl_place_buffers(program, bounds, rooms)) return NULL;
+    model->program = *program;
+    model->kernel = to->kernel;
+    model->packed = packed;
+    model->vectors = vectors;
+    model->bounds = bounds;
+    model->rooms = rooms;
+    model->bytes = bytes;
+    return model;
+}
+
+static fl_error read_config(const fl_program *program, const fl_model_config *config,
+                            fl_packer *to, note message) {
+    memset(to, 0, sizeof *to);
+    if (message.text && message.bytes) message.text[0] = 0;
+    if (!program || !config || config->struct_size < sizeof *config)
+        return refuse(message, FL_BAD_ARGUMENT, "no program, or a config of another size");
+    if (config->type != FL_FLOAT32 && config->type != FL_FLOAT64)
+        return refuse(message, FL_BAD_ARGUMENT, "type %d; expected FL_FLOAT32 or FL_FLOAT64",
+                      (int)config->type);
+    to->program = program;
+    to->kernel = fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
+    if (to->kernel) return FL_OK;
+    return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
+                  config->isa, config->type == FL_FLOAT32 ? 4 : 8);
+}
+
+static size_t count_bytes(fl_packer *to) {
+    fl_packer counted = *to;
+    counted.arena = (fl_arena){NULL, SIZE_MAX - 1, 0};
+    pack(&counted);
+    to->scratch_count = counted.scratch_count;
+    return counted.arena.used;
+}
+
+fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
+                       char *message, size_t message_bytes) {
+    fl_packer to;
+    const note text = {message, message_bytes};
+    const fl_error error = read_config(program, config, &to, text);
+    if (error) return error;
+    if (!bytes) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the size");
+    *bytes = count_bytes(&to);
+    if (*bytes != SIZE_MAX) return FL_OK;
+    *bytes = 0;
+    return refuse(text, FL_TOO_LARGE, "the packed model is larger than can be addressed");
+}
+
+static fl_error check_tensors(const fl_program *program, const fl_tensor_data *tensors,
+                              size_t count, note message) {
+    if (count != program->tensor_count || (count && !tensors))
+        return refuse(message, FL_BAD_TENSORS, "%zu tensors are given; expected %zu", count,
+                      program->tensor_count);
+    for (size_t i = 0; i < count; ++i) {
+        const fl_tensor_data *one = tensors + i;
+        const size_t size = one->type == FL_FLOAT32 ? sizeof(float) : sizeof(double);
+        if (one->type != FL_FLOAT32 && one->type != FL_FLOAT64)
+            return refuse(message, FL_BAD_TENSORS, "tensor %zu is of type %d, which is unknown", i,
+                          (int)one->type);
+        if (one->count != program->tensor[i].count)
+            return refuse(message, FL_BAD_TENSORS, "tensor %zu has %zu numbers; expected %zu", i,
+                          one->count, program->tensor[i].count);
+        if (one->count && (!one->data || (uintptr_t)one->data % size))
+            return refuse(message, FL_BAD_TENSORS,
+                          "tensor %zu is NULL, or not at a multiple of %zu bytes", i, size);
+    }
+    return FL_OK;
+}
+
+fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
+                       const fl_tensor_data *tensors, size_t tensor_count, void *memory,
+                       size_t memory_bytes, const fl_model **made, char *message,
+                       size_t message_bytes) {
+    fl_packer to;
+    const note text = {message, message_bytes};
+    fl_error error = read_config(program, config, &to, text);
+    if (!error && !made) error = refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
+    if (!error) error = check_tensors(program, tensors, tensor_count, text);
+    if (error) return error;
+    *made = NULL;
+    const size_t bytes = count_bytes(&to);
+    if (bytes == SIZE_MAX)
+        return refuse(text, FL_TOO_LARGE, "the packed model is larger than can be addressed");
+    if (!memory || (uintptr_t)memory % FL_ALIGNMENT || memory_bytes < bytes)
+        return refuse(text, FL_LITTLE_MEMORY, "%zu bytes of memory at %p; expected %zu, aligned",
+                      memory_bytes, memory, bytes);
+    memset(memory, 0, bytes);
+    to.tensors = tensors;
+    /* Scratch memory lies behind all that stays, which is as large as was counted. */
+    const size_t scratch = (to.scratch_count * sizeof(double) + 63) / 64 * 64;
+    to.arena = (fl_arena){memory, bytes, 0};
+    to.scratch = (double *)(void *)((char *)memory + (bytes - scratch));
+    *made = pack(&to);
+    return *made ? FL_OK : refuse(text, FL_TOO_LARGE, "the rows of a chunk are too many to count");
+}
+
+const char *fl_model_isa(const fl_model *model) { return model->kernel->name; }
+
+const fl_program *fl_model_program(const fl_model *model) { return &model->program; }

@@ -1,0 +1,72 @@
+/* pack.h - from a program's matrices, vectors and lists to what the operations read (model.h).
+ *
+ * Everything is done twice, by the same code: while memory is NULL, sizes are counted; then what was
+ * counted is filled. Memory is zero before it is filled, which is what padding stays.
+ */
+#ifndef FL_PACK_H
+#define FL_PACK_H
+
+#include "arena.h"
+#include "model.h"
+
+typedef struct {
+    const fl_program *program;
+    const fl_kernel *kernel;
+    const fl_tensor_data *tensors;  /* (tensors,), or NULL while sizes are counted */
+    const void *const *vectors;     /* (vectors,), packed before all else */
+    fl_arena arena;                 /* of the model */
+    double *scratch;                /* behind the model, as much as any operation counts in */
+    size_t scratch_count;           /* doubles */
+} fl_packer;
+
+/* How outputs lie in panels. A matrix of several gates has `units` outputs of each. */
+typedef struct {
+    size_t lanes, panels, groups, last_groups;
+    size_t gates, units;
+} fl_layout;
+
+/* Any matrix but a cell's: up to 4 vectors a panel, the last panel with those that are left. */
+fl_layout fl_plain_layout(const fl_packer *to, size_t outputs);
+
+/* A cell's: all gates of L units a panel, or without gates as many vectors as there are accumulators
+ * for, unless padding then costs a fifth. */
+fl_layout fl_cell_layout(const fl_packer *to, size_t units, size_t gates);
+
+/* `count` reals, or NULL while sizes are counted. */
+void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c);
+
+/* Put a number into reals, as it is rounded. */
+void fl_put(const fl_packer *to, void *reals, size_t at, double number);
+
+/* n numbers of a tensor, or of the program's own where it is -1. to (n,). */
+void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
+                     size_t n, double *to);
+
+/* Panels of K inputs in this layout, without weights as yet, and with a bias, or zeros for -1. */
+fl_panels fl_take_panels(fl_packer *to, const fl_layout *at, size_t inputs, ptrdiff_t bias,
+                         size_t bias_first);
+
+/* Put rows [first_row, first_row + gates * units) of a matrix into panels, as inputs from `input`
+ * on. */
+void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *panels,
+                    ptrdiff_t matrix, size_t first_row, size_t input);
+
+/* Numbers of a vector from `first` on, in the order of panels, real (P, G, L), from gate `gate` on:
+ * as many gates as it has numbers for. -1: zeros. */
+const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
+                          size_t gate, size_t gates);
+
+/* A matrix as it is, real (rows, columns). */
+const void *fl_pack_plain(fl_packer *to, ptrdiff_t matrix);
+
+/* real (V, P, G, L): the product of each token with `input`; table -1: its column of it. */
+const void *fl_pack_tokens(fl_packer *to, const fl_layout *at, ptrdiff_t input, ptrdiff_t table);
+
+/* What an operation needs beside its fields. */
+void fl_pack_move(fl_packer *to, const fl_move *move, fl_packed_move *made);
+void fl_pack_map(fl_packer *to, const fl_map *map, fl_packed_map *made);
+void fl_pack_product(fl_packer *to, const fl_product *product, fl_packed_product *made);
+void fl_pack_taps(fl_packer *to, const fl_taps *taps, fl_packed_taps *made);
+void fl_pack_cell(fl_packer *to, const fl_recurrent *recurrent, fl_cell *made);
+
+#endif
