@@ -95,6 +95,9 @@ void fl_share(fl_running *call, const fl_plan *plan);
 /* Put the states of a call where a sequence starts, with the rows that its held inputs have. */
 void fl_begin_alone(fl_running *call, const fl_plan *plan);
 
+/* Write only `given`. */
+void fl_count_alone(fl_running *call, const fl_plan *plan);
+
 /* Rows or panels [first, end). */
 typedef struct {
     size_t first, end;

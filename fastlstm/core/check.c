@@ -179,9 +179,6 @@ static int check_tables(fl_checker *check) {
     for (size_t i = 0; i < program->input_count; ++i)
         if (program->value[program->inputs[i]].place != FL_PLACE_input)
             return fl_refuse(check, "input %zu is a value that is none", i);
-    for (size_t i = 0; i < program->output_count; ++i)
-        if (program->value[program->outputs[i]].place != FL_PLACE_output)
-            return fl_refuse(check, "output %zu is a value that is none", i);
     return 1;
 }
 
@@ -362,8 +359,11 @@ int fl_check_program(fl_checker *check) {
         if (!check_operation(check, program->operations + i)) return 0;
     }
     check->operation = SIZE_MAX;
-    for (size_t i = 0; i < program->output_count; ++i)
-        if (!check->written[program->outputs[i]])
-            return fl_refuse(check, "nothing writes output %zu", i);
+    /* An output that lies elsewhere is copied, once all has run. */
+    for (size_t i = 0; i < program->output_count; ++i) {
+        const fl_value *value = program->value + program->outputs[i];
+        if (!fl_check_read(check, "an output", program->outputs[i], value->line)) return 0;
+        if (value->tokens) return fl_refuse(check, "output %zu is tokens", i);
+    }
     return check_claims(check);
 }

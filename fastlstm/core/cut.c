@@ -256,6 +256,11 @@ void fl_begin_alone(fl_running *call, const fl_plan *plan) {
     call->model->kernel->begin(call);
 }
 
+void fl_count_alone(fl_running *call, const fl_plan *plan) {
+    set_alone(call, plan);
+    call->model->kernel->count(call);
+}
+
 void fl_share(fl_running *call, const fl_plan *plan) {
     const fl_threads *threads = call->threads;
     const fl_watch *watch = call->watch;

@@ -11,8 +11,8 @@
  *
  *   fl_program_size, fl_program_init     bytes -> fl_program, checked
  *   fl_model_size, fl_model_init         fl_program and tensors -> fl_model
- *   fl_begin                             where each sequence starts
- *   fl_scratch_size, fl_run, fl_flush    steps -> rows
+ *   fl_scratch_size, fl_scratch_init     what calls of so many steps and streams work in
+ *   fl_begin, fl_run, fl_flush           where sequences start; steps -> rows; their end
  *
  * Dimension letters in the shape comments: T steps, B streams of one call.
  * `real` is float or double, as the model was made. Strides count elements.
@@ -171,6 +171,15 @@ typedef struct {
 typedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x, size_t x_stride,
                         const void *w, void *y, size_t y_stride);
 
+/* Memory that calls work in, one at a time, and how they are cut into pieces for it. */
+typedef struct fl_scratch fl_scratch;
+
+/* For calls of up to T steps of exactly B streams on up to `threads` threads. */
+fl_error fl_scratch_size(const fl_model *model, size_t T, size_t B, size_t threads,
+                         size_t *bytes);
+fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
+                         size_t memory_bytes, fl_scratch **made);
+
 typedef struct {
     size_t struct_size;         /* sizeof(fl_call) */
     size_t T, B;
@@ -178,38 +187,33 @@ typedef struct {
     const fl_rows *outputs;     /* (outputs,); they overlap no input, state or scratch */
     void *const *states;        /* (B,), each fl_state_size bytes, all distinct */
     const size_t *lengths;      /* (B,) steps of each stream, none of more than T; NULL: all T */
-    int whole;                  /* the sequence ends with this call: fl_flush comes next, so that */
-                                /* what is folded has one row, and that then */
-    void *scratch;              /* scratch_bytes, aligned */
-    size_t scratch_bytes;       /* of fl_scratch_size for this T or more, and this B */
+    int whole;                  /* what is folded has one row for all of a sequence, and that */
+                                /* from fl_flush */
+    fl_scratch *scratch;        /* of this model, for T or more steps of B streams */
     const fl_threads *threads;  /* NULL: the caller alone */
     fl_gemm gemm;               /* NULL: the kernel's own loops, whose bits depend on nothing */
     int (*stop)(void *who);     /* asked now and then, by the caller; not 0: stop. Or NULL */
     void *who;
     size_t turn;                /* written: 0 at first, and then left as it is */
-    size_t steps_done;          /* written: T, or the steps after which the states are as left */
+    size_t steps_done;          /* written: T, or the steps that the states have taken */
     size_t *rows;               /* written, (outputs, B): rows that the call gave. Or NULL */
 } fl_call;
 
-/* Bytes of scratch memory for calls of T steps of B streams on up to `threads` threads. */
-fl_error fl_scratch_size(const fl_model *model, size_t T, size_t B, size_t threads,
-                         size_t *bytes);
-
-/* Put `states` where a sequence starts, with the rows that held inputs have: of a call, B, inputs,
- * states and scratch are read. */
+/* Put `states` where a sequence starts, with the rows that held inputs have. T is 0, and outputs are
+ * not read. */
 fl_error fl_begin(const fl_model *model, fl_call *call);
 
 /* T steps. A call that is stopped leaves the states as they were after its first `steps_done`
- * steps; what the outputs hold beyond their rows is undefined. */
+ * steps; what the outputs hold beyond their rows is undefined. Of a program that looks ahead the T
+ * steps are a whole sequence, its end among them. */
 fl_error fl_run(const fl_model *model, fl_call *call);
 
-/* The rows that are due at the end of the sequences. The states stay as they are. */
+/* The rows that are due at the end of the sequences. T is 0, and the states stay as they are. */
 fl_error fl_flush(const fl_model *model, fl_call *call);
 
-/* Rows that `output` of a stream in this state gives for T steps, or with T 0 and `ending` for its
- * end; state NULL: at its start. SIZE_MAX: more than can be. */
-size_t fl_output_rows(const fl_model *model, size_t output, size_t T, int ending, int whole,
-                      const void *state);
+/* Only count: `rows` is what fl_run, or where `ending` is not 0 fl_flush, would give of each output
+ * in these states, which is what the outputs must have room for. Inputs and outputs are not read. */
+fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending);
 
 #ifdef __cplusplus
 }

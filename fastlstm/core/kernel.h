@@ -60,4 +60,5 @@ FL_REGION(FL_TARGET)
 FL_REGION_END
 
 extern const fl_kernel FL_KERNEL;
-const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run_call, begin_call};
+const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run_call, begin_call,
+                             count_call};

@@ -151,6 +151,7 @@ typedef struct {
     size_t gemm_rows;         /* rows from which a BLAS projects faster than the kernel; 0: never */
     void (*run)(struct fl_running *call);    /* the operations behind the held ones, of a call */
     void (*begin)(struct fl_running *call);  /* the held ones */
+    void (*count)(struct fl_running *call);  /* only tell how many rows `run` would give */
 } fl_kernel;
 
 /* Instruction sets, best first, the plain kernels for float and double last; ends with NULL. */

@@ -361,3 +361,16 @@ static void begin_call(fl_running *call) {
     run_operations(&in, 0, program->held);
     v_restore(before);
 }
+
+/* Tell how many rows a call would give, as if all of its steps were one chunk. */
+static void count_call(fl_running *call) {
+    const fl_program *program = &call->model->program;
+    run in = started(call);
+    in.ends = call->ending || program->looks_ahead;
+    in.lines[0] = steps_left(&in, call->T);
+    for (size_t i = program->held; i < program->operation_count; ++i)
+        count_rows(&in, program->operations + i);
+    for (size_t o = 0; o < program->output_count; ++o)
+        in.given[o] = in.lines[program->value[program->outputs[o]].line];
+    tell_given(&in);
+}

@@ -1,0 +1,160 @@
+/* calls.c - what a caller asks for, checked, -> calls as they run. */
+#include <string.h>
+
+#include "arena.h"
+#include "call.h"
+
+struct fl_scratch {
+    const fl_model *model;
+    size_t T, B;
+    fl_plan plan;
+    void *memory;  /* plan.bytes */
+};
+
+static fl_error lay_out(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
+                        fl_scratch *made, size_t *bytes) {
+    fl_arena arena = {memory, SIZE_MAX - 1, 0};
+    if (!model || !bytes || !threads) return FL_BAD_ARGUMENT;
+    *bytes = 0;
+    made->model = model;
+    made->T = T;
+    made->B = B;
+    if (fl_plan_call(model, T, B, threads, &made->plan)) return FL_TOO_LARGE;
+    fl_take(&arena, 1, sizeof *made);
+    made->memory = fl_take(&arena, made->plan.bytes, 1);
+    if (arena.used == SIZE_MAX) return FL_TOO_LARGE;
+    *bytes = arena.used;
+    return FL_OK;
+}
+
+fl_error fl_scratch_size(const fl_model *model, size_t T, size_t B, size_t threads,
+                         size_t *bytes) {
+    fl_scratch counted;
+    return lay_out(model, T, B, threads, NULL, &counted, bytes);
+}
+
+fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
+                         size_t memory_bytes, fl_scratch **made) {
+    fl_scratch scratch;
+    size_t bytes;
+    if (!made) return FL_BAD_ARGUMENT;
+    *made = NULL;
+    fl_error error = lay_out(model, T, B, threads, NULL, &scratch, &bytes);
+    if (error) return error;
+    if (!memory || (uintptr_t)memory % FL_ALIGNMENT || memory_bytes < bytes)
+        return FL_LITTLE_MEMORY;
+    error = lay_out(model, T, B, threads, memory, &scratch, &bytes);
+    *made = memcpy(memory, &scratch, sizeof scratch);
+    return error;
+}
+
+/* Whether all that a call reads and writes is there. */
+static int is_whole(const fl_model *model, const fl_call *call, int reads, int writes) {
+    const fl_program *program = &model->program;
+    const size_t size = model->kernel->real_size;
+    if (call->B && !call->states) return 0;
+    for (size_t b = 0; b < call->B; ++b) {
+        if (!call->states[b] || (uintptr_t)call->states[b] % size) return 0;
+        if (call->lengths && call->lengths[b] > call->T) return 0;
+    }
+    if ((reads && program->input_count && !call->inputs) ||
+        (writes && program->output_count && !call->outputs))
+        return 0;
+    for (size_t i = 0; reads && i < program->input_count; ++i) {
+        const fl_value *value = program->value + program->inputs[i];
+        const size_t own = value->tokens ? sizeof(int64_t) : size;
+        const void *data = call->inputs[i].data;
+        if ((value->line < 0) == (reads < 0) && (!data || (uintptr_t)data % own)) return 0;
+    }
+    for (size_t i = 0; writes && i < program->output_count; ++i)
+        if (!call->outputs[i].data || (uintptr_t)call->outputs[i].data % size) return 0;
+    return 1;
+}
+
+/* A call as it runs. reads: 1 inputs with a row for each step, -1 held ones, 0 none. */
+static fl_error translate(const fl_model *model, const fl_call *call, int reads, int writes,
+                          fl_running *made) {
+    if (!model || !call || call->struct_size < sizeof *call || !call->scratch)
+        return FL_BAD_ARGUMENT;
+    const fl_scratch *scratch = call->scratch;
+    if (scratch->model != model || call->T > scratch->T || call->B != scratch->B ||
+        !is_whole(model, call, reads, writes))
+        return FL_BAD_ARGUMENT;
+    memset(made, 0, sizeof *made);
+    made->model = model;
+    made->T = call->T;
+    made->B = call->B;
+    made->inputs = call->inputs;
+    made->outputs = call->outputs;
+    made->lengths = call->lengths;
+    made->whole = call->whole;
+    made->states = call->states;
+    made->scratch = scratch->memory;
+    made->gemm = call->gemm;
+    made->turn = call->turn;
+    made->given = call->rows;
+    made->given_stride = call->B;
+    made->threads = call->threads;
+    return FL_OK;
+}
+
+static void count_none(const fl_model *model, fl_call *call) {
+    const size_t n = model->program.output_count * call->B;
+    if (call->rows && n) memset(call->rows, 0, n * sizeof *call->rows);
+}
+
+static fl_error share(fl_call *call, fl_running *running) {
+    fl_watch watch;
+    if (call->stop) {
+        memset(&watch, 0, sizeof watch);
+        watch.ask = call->stop;
+        watch.who = call->who;
+        running->watch = &watch;
+    }
+    fl_share(running, &call->scratch->plan);
+    call->turn = running->turn;
+    call->steps_done = running->done;
+    return call->stop && watch.stop ? FL_STOPPED : FL_OK;
+}
+
+fl_error fl_begin(const fl_model *model, fl_call *call) {
+    fl_running running;
+    const fl_error error = translate(model, call, -1, 0, &running);
+    if (error || !call->B) return error;
+    if (call->T) return FL_BAD_ARGUMENT;
+    fl_begin_alone(&running, &call->scratch->plan);
+    return FL_OK;
+}
+
+fl_error fl_run(const fl_model *model, fl_call *call) {
+    fl_running running;
+    const fl_error error = translate(model, call, call && call->T != 0, call && call->T != 0,
+                                     &running);
+    if (error) return error;
+    call->steps_done = call->T;
+    count_none(model, call);
+    return call->B && call->T ? share(call, &running) : FL_OK;
+}
+
+fl_error fl_flush(const fl_model *model, fl_call *call) {
+    fl_running running;
+    const fl_error error = translate(model, call, 0, 1, &running);
+    if (error) return error;
+    if (call->T) return FL_BAD_ARGUMENT;
+    count_none(model, call);
+    if (!call->B || model->program.looks_ahead) return FL_OK;
+    running.ending = 1;
+    return share(call, &running);
+}
+
+fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending) {
+    fl_running running;
+    const fl_error error = translate(model, call, 0, 0, &running);
+    if (error) return error;
+    if (!call->rows || (ending && call->T)) return FL_BAD_ARGUMENT;
+    count_none(model, call);
+    if (!call->B || (ending ? model->program.looks_ahead != 0 : !call->T)) return FL_OK;
+    running.ending = ending;
+    fl_count_alone(&running, &call->scratch->plan);
+    return FL_OK;
+}
