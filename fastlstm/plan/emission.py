@@ -149,7 +149,8 @@ class _Emission:
                 program.add(self.operation(step.operation))
         program.held = len(planner.begin)
         program.state_size = planner.state_size
-        for name, part in planner.parts.items():
+        for name in planner.facts.state:
+            part = planner.parts[name]
             program.part(part._replace(order=self.list(part.order)), name)
         for offset, numbers in planner.initial:
             program.start(offset, self.vector(numbers))

@@ -117,7 +117,10 @@ def _product(
         Matrix.of(weight, outputs, columns, group * outputs * columns)
         for group in range(layer.groups)
     ]
-    used = (places >= 0).any(axis=(0, 1))  # a kernel may be larger than what it slides over
+    used = np.asarray(
+        (places >= 0).any(axis=(0, 1))
+    )  # a kernel may be larger than what it slides over
+    used[0] |= not used.any()
     if not used.all():
         matrices = [matrix.take(np.flatnonzero(used)) for matrix in matrices]
     return planner.product(seen.sources, places[:, :, used], matrices, bias)

@@ -263,13 +263,13 @@ def composed(views: Sequence[View], places: Places, fill: float) -> View:
 
 
 def _used(view: View) -> View:
-    """The view without sources of which it has no number."""
+    """The view without sources of which it has no number, but for one that has as many rows."""
     if len(view.sources) == 1:
         return view
     ends = np.cumsum([source.count for source in view.sources])
     read = set(np.searchsorted(ends, np.unique(view.places[view.places != FILL]), "right").tolist())
-    if len(read) in (0, len(view.sources)):
-        return view
+    if all(view.sources[number].line < 0 for number in read):
+        read |= {max(range(len(ends)), key=lambda number: view.sources[number].line)}
     moved, kept, at = np.full(ends[-1] + 1, FILL, np.int64), [], 0
     for number, source in enumerate(view.sources):
         if number in read:
