@@ -66,7 +66,6 @@ static fl_need need_of(const fl_model *model, size_t i, fl_extent extent, size_t
     const fl_packed *packed = model->packed + i;
     const fl_need none = {0, 0};
     switch (op->kind) {
-    case FL_MAP: return fl_map_need(&op->map, &packed->map, &extent);
     case FL_PRODUCT: return fl_product_need(&op->product, &packed->product, &extent);
     case FL_ATTENTION:
         return fl_attention_need(model->program.value[op->attention.scores].count, &extent);

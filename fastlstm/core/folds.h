@@ -153,17 +153,17 @@ static void weigh(const fl_attention *a, const real *scores, real *state, size_t
     }
 }
 
-/* total (count,) += weights * values, or y = total / the sums of the weights, or both. */
-static void attend(const fl_attention *a, const real *values, real *state, size_t count,
+/* total (count,) += weights * x, the values, or y = total / the sums of the weights, or both. */
+static void attend(const fl_attention *a, const real *x, real *state, size_t count,
                    const real *fades, const real *weights, real *y) {
     real *total = state + a->total, *weight = state + a->weight;
     for (size_t i = 0; i < count; i += L) {
         const size_t left = lanes_left(count, i);
         vec sum = load_left(total + i, left);
-        if (values) {
+        if (x) {
             sum = v_mul(load_of(a->score_of, fades, i, left), sum);
             sum = v_fma(load_of(a->score_of, weights, i, left),
-                        load_of(a->value_of, values, i, left), sum);
+                        load_of(a->value_of, x, i, left), sum);
             store_left(total + i, sum, left);
         }
         if (y) store_left(y + i, v_div(sum, load_of(a->score_of, weight, i, left)), left);
@@ -172,7 +172,7 @@ static void attend(const fl_attention *a, const real *values, real *state, size_
 
 static void run_attention(const run *in, const fl_attention *a) {
     const fl_running *call = in->call;
-    const view scores = view_of(in, a->scores), values = view_of(in, a->values);
+    const view scores = view_of(in, a->scores), x = view_of(in, a->values);
     const view y = view_of(in, a->y);
     const size_t S = numbers_of(in, a->scores), count = numbers_of(in, a->y);
     const int once = a->folded && call->whole;
@@ -184,7 +184,7 @@ static void run_attention(const run *in, const fl_attention *a) {
             if (stopped(call, ROW_WORK * (S + count))) return;
             const int begins = a->rows >= 0 && count_row(state + a->rows) == 1;
             weigh(a, at(&scores, t, b), state, S, begins, fades, weights);
-            attend(a, at(&values, t, b), state, count, fades, weights,
+            attend(a, at(&x, t, b), state, count, fades, weights,
                    once ? NULL : at(&y, t, b));
         }
         if (once && in->ends && counted(state + a->rows) > 0)

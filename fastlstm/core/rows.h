@@ -21,7 +21,7 @@ static void find_values(values *s, const run *in, const fl_list *reads) {
     for (size_t i = 0; i < s->views; ++i) s->of[i] = view_of(in, (size_t)reads->at[i]);
 }
 
-INLINE void go_to(values *s, position p) {
+INLINE void go_to(values *s, cursor p) {
     s->t = p.t;
     s->b = p.b;
     for (size_t i = 0; i < s->views; ++i) s->row[i] = at(&s->of[i], p.t, p.b);

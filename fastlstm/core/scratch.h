@@ -24,13 +24,6 @@ typedef struct {
     size_t shared, own;  /* bytes */
 } fl_need;
 
-static inline fl_need fl_map_need(const fl_map *map, const fl_packed_map *packed,
-                                  const fl_extent *extent) {
-    const fl_need need = {0, 0};
-    (void)map, (void)packed, (void)extent;
-    return need;
-}
-
 /* Positions of a product whose inputs are put together before they are multiplied at once. */
 enum { FL_POSITIONS = 24 };
 
