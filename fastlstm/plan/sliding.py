@@ -65,7 +65,7 @@ def convolution(planner: Planner, node: spec.Node, views: list[View]) -> View:
     bias = planner.vector(names["bias"]) if layer.bias else None
     x = filled(planner, views[0], 0.0)
     depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
-    if depthwise and not _adjacent(x.places):
+    if (depthwise and not _adjacent(x.places)) or (layer.over_time and not x.whole):
         lying = planner.move(x.at(np.moveaxis(x.places, 0, -1)))
         at = np.arange(lying.count).reshape(*x.shape[1:], x.shape[0])
         x = View.of(lying, x.shape, np.moveaxis(at, -1, 0))
@@ -117,9 +117,8 @@ def _product(
         Matrix.of(weight, outputs, columns, group * outputs * columns)
         for group in range(layer.groups)
     ]
-    used = np.asarray(
-        (places >= 0).any(axis=(0, 1))
-    )  # a kernel may be larger than what it slides over
+    # A kernel may be larger than what it slides over.
+    used = np.asarray((places >= 0).any(axis=(0, 1)))
     used[0] |= not used.any()
     if not used.all():
         matrices = [matrix.take(np.flatnonzero(used)) for matrix in matrices]

@@ -286,6 +286,8 @@ class Call:
         value = self._value(number)
         shape = (self.rows[value.line], len(self.state), value.count)
         kept = self._kept.get((value.place, value.number))
+        if value.place == "state":
+            kept = self.state[None, :, value.number : value.number + value.count]
         if kept is None or kept.shape != shape:
             return self.of.arrays.full(shape, np.nan, self.of.dtype)
         return np.array(kept)
