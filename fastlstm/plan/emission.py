@@ -14,7 +14,7 @@ import numpy as np
 from fastlstm.plan import operations as op
 from fastlstm.plan.planner import Planner
 from fastlstm.plan.program import Program
-from fastlstm.plan.view import Block, Matrix, Numbers, Step, Stored, View, moved
+from fastlstm.plan.view import Block, Matrix, Numbers, Step, Stored, View
 
 __all__ = ["emitted"]
 
@@ -71,31 +71,33 @@ def _flat(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def _place_outputs(planner: Planner) -> None:
-    """Have the rows of outputs made in place, or, of what lies elsewhere too, moved there."""
+    """Have the rows of outputs made in place; those that lie elsewhere too are copied from there.
+
+    What is no stored row as it is, is moved; tokens become numbers by that.
+    """
     for number, name in enumerate(planner.graph.outputs.values()):
         view = planner.views[name]
         stored = view.sources[0]
-        if not (view.in_order and stored.place == "buffer" and stored.line >= 0):
-            stored = Stored(view.places.size, view.line)
-            planner.steps.append(Step(moved(view, stored)))
-        stored.place, stored.number = "output", number
+        if not view.in_order or stored.tokens:
+            stored = planner.move(view)
+        if stored.place == "buffer" and stored.line >= 0:
+            stored.place, stored.number = "output", number
         planner.outputs.append(stored)
 
 
 def _place_held(planner: Planner) -> None:
     """Have in the state what is held and read later, also of inputs."""
+    later = [stored for step in _flat(planner.steps) for stored in _values(step.operation)]
     copies: dict[Stored, Stored] = {}
-    for step in _flat(planner.steps):
-        for stored in _values(step.operation):
-            if stored.line < 0 and stored.place == "input":
-                copies[stored] = Stored(stored.count, -1)
-    for given, copy in copies.items():
-        planner.begin.append(Step(moved(View.of(given, (given.count,)), copy)))
+    for stored in (*later, *planner.outputs):
+        if stored.line < 0 and stored.place == "input" and stored not in copies:
+            copies[stored] = planner.move(View.of(stored, (stored.count,)))
     for step in _flat(planner.steps):
         step.operation = _replaced(step.operation, copies)
-        for stored in _values(step.operation):
-            if stored.line < 0 and stored.place == "buffer":
-                stored.place, stored.number = "state", planner.elements(stored.count)
+    planner.outputs = [copies.get(stored, stored) for stored in planner.outputs]
+    for stored in (*later, *planner.outputs, *copies.values()):
+        if stored.line < 0 and stored.place == "buffer":
+            stored.place, stored.number = "state", planner.elements(stored.count)
 
 
 def _place_in_buffers(steps: Sequence[Step]) -> int:

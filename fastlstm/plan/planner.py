@@ -171,7 +171,7 @@ class Planner:
             for source in view.sources:
                 if source.line >= 0:
                     sources[source] = max(sources.get(source, 0), waiting[name])
-        line = self.line("meet", frozenset(lines))
+        line = self.line("meet", frozenset((s.line, n) for s, n in sources.items()))
         new = {source: self.store(source.count, line) for source in sources}
         self.add(
             op.Meet(

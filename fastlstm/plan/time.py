@@ -33,7 +33,7 @@ def windowed(
     reach = dilation * (size - 1)
     line = stored.line
     if (stride, before, behind) != (1, reach + ahead, 0):
-        line = planner.line("window", line, stride, before - ahead - reach, behind)
+        line = planner.line("window", line, stride, before - reach, ahead, behind)
     made = planner.store(size * stored.count, line)
     ring = position = op.NONE
     if reach + ahead:
