@@ -157,6 +157,7 @@ class _Stack:
             if n == layer.num_layers - 1:
                 width = layer.output_size
             y = planner.store(self.positions * self.steps * width, self.line)
+            made = []  # they follow one another: what they read is moved before
             for direction in range(layer.directions):
                 depth = n * layer.directions + direction
                 fields = self.fields | self.starts(depth) | self.weights(depth, order)
@@ -164,7 +165,7 @@ class _Stack:
                     fields["c_column"] = h_width + direction * layer.hidden_size
                 if n == 0 and table:
                     fields["table"] = table
-                planner.add(
+                made.append(
                     op.Recurrent(
                         **fields,
                         x=stored,
@@ -174,6 +175,8 @@ class _Stack:
                         reverse=int(layer.reverse or direction == 1),
                     )
                 )
+            for operation in made:
+                planner.add(operation)
             stored = y
         return View.of(stored, (*x.shape[:-1], layer.output_size))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from program_in_numpy import NumPyProgram
 
-from fastlstm import reference, spec
+from fastlstm import spec
 from fastlstm.plan.lowering import plan
 from fastlstm.plan.program import Program
 
