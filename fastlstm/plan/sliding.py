@@ -145,11 +145,12 @@ def _transposed_over_time(
     end = layer.tail(0) + before
     late, behind = max(-end, 0), -(-max(end, 0) // stride)
     cut, left = before + late, behind * stride - max(end, 0)
+    of_time, size, dilation = axis_of_time(layer, late)
     seen, name = x.at(x.places[None]), layer.name
     if kept:
-        seen = windowed(planner, name, x, kept + 1, before=kept, behind=behind)
+        seen = windowed(planner, name, x, size, 1, dilation, before=kept, behind=behind)
     both = zip(x.shape[1:], layer.moved(x.shape), strict=True)
-    axes = [axis_of_time(layer, late, kept + 1)]
+    axes = [of_time]
     axes += [axis_of_step(layer, axis, *sizes) for axis, sizes in enumerate(both, 1)]
     made = phases(planner, layer, weight, bias, seen.at(np.moveaxis(seen.places, 0, 1)), axes)
     made = made.at(np.moveaxis(made.places, 1, 0))  # (stride, out_channels, *axes)

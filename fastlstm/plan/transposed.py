@@ -61,11 +61,21 @@ def axis_of_step(layer: spec.Convolution, axis: int, inputs: int, size: int) -> 
     return _without_idle(Axis(taps, np.where(there, at, FILL), before - first * stride, size))
 
 
-def axis_of_time(layer: spec.Convolution, late: int, rows: int) -> Axis:
-    """The axis of time: one block of outputs, of the last so many rows."""
-    taps = _taps(layer, 0, late)
-    inputs = rows - 1 - np.arange(taps.shape[1])
-    return _without_idle(Axis(taps, inputs[None], 0, layer.strides[0]))
+def axis_of_time(layer: spec.Convolution, late: int) -> tuple[Axis, int, int]:
+    """The axis of time: one block of outputs, of the rows of a window.
+
+    Returns
+    -------
+    axis : Axis
+    size, dilation : int
+        Of the window, whose first row is the oldest that the layer keeps.
+    """
+    taps, kept = _taps(layer, 0, late), layer.kept
+    used = np.flatnonzero((taps >= 0).any(axis=0))
+    dilation = math.gcd(kept, *used.tolist()) or 1
+    inputs = (kept - used) // dilation
+    axis = Axis(taps[:, used], inputs[None], 0, layer.strides[0])
+    return axis, kept // dilation + 1, dilation
 
 
 def _without_idle(axis: Axis) -> Axis:
