@@ -38,10 +38,11 @@ def elementwise(planner: Planner, function: Function, views: Sequence[View], sha
 
 
 def scaled(planner: Planner, view: View, scale: Array, shift: Array) -> View:
-    """scale * x + shift, of arrays of the shape of x."""
+    """scale * x + shift, of arrays whose axes broadcast to those of x."""
     if made := _linear(planner, view, scale, shift):
         return made
-    views = [view, planner.constant(scale), planner.constant(shift)]
+    vectors = (planner.constant(array) for array in (scale, shift))
+    views = [view, *(v.at(np.broadcast_to(v.places, view.shape)) for v in vectors)]
     times, plus = Function("multiply"), Function("add")
     return _Map(planner, views).made([Instruction(times, 0, 1), Instruction(plus, 3, 2)])
 
@@ -101,8 +102,11 @@ def _linear(planner: Planner, view: View, scale: Array, shift: Array) -> View | 
     if (step := _product(planner, view)) is None:
         return None
     product, lying = step.operation, np.argsort(view.places.ravel())
-    rows = [a.ravel()[lying].reshape(product.positions, -1) for a in (scale, shift)]
-    if any((a != a[0]).any() for a in rows):
+    rows = [
+        np.broadcast_to(a, view.shape).ravel()[lying].reshape(product.positions, -1)
+        for a in (scale, shift)
+    ]
+    if not all(np.array_equal(a[1:], a[:-1], equal_nan=True) for a in rows):
         return None  # it is another one at each position
     new_scale, new_shift = (a[0] for a in rows)
     bias, before, behind = product.bias, product.scale, product.shift

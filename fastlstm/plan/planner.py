@@ -348,13 +348,13 @@ class Planner:
         positions, groups, columns = places.shape
         outputs = sum(matrix.rows for matrix in matrices)
         made = self.store(positions * outputs, max(source.line for source in sources))
-        piece, begins = columns, None
-        if not (len(sources) == groups == 1 and _is_range(places, sources[0].count)):
+        if not (single := len(sources) == groups == 1) or not _is_range(places, sources[0].count):
             order = _columns(places)
-            places = places[..., order]
+            places, matrices = places[..., order], [matrix.take(order) for matrix in matrices]
+        piece, begins = columns, None
+        if not single or not _is_range(places, sources[0].count):
             piece = _piece(places, [source.count for source in sources])
             begins = places[..., ::piece]
-            matrices = [matrix.take(order) for matrix in matrices]
         self.add(
             op.Product(
                 sources,

@@ -144,13 +144,12 @@ def group_norm(planner: Planner, node: spec.Node, views: list[View]) -> View:
 def batch_norm(planner: Planner, node: spec.Node, views: list[View]) -> View:
     layer: Any = node.layer
     w = {suffix: planner.vector(name).array for suffix, name in layer.names().items()}
-    scale = 1 / np.sqrt(w["running_var"] + layer.eps)
-    scale = scale * w["weight"] if layer.affine else scale
-    shift = (w["bias"] if layer.affine else 0) - w["running_mean"] * scale
-    shape = views[0].shape
-    channels = (-1, *(1,) * (len(shape) - 1)) if layer.axis == 0 else (-1,)
-    each = (np.broadcast_to(a.reshape(channels), shape) for a in (scale, shift))
-    return scaled(planner, views[0], *each)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = 1 / np.sqrt(w["running_var"] + layer.eps)
+        scale = scale * w["weight"] if layer.affine else scale
+        shift = (w["bias"] if layer.affine else 0) - w["running_mean"] * scale
+    channels = (-1, *(1,) * (len(views[0].shape) - 1)) if layer.axis == 0 else (-1,)
+    return scaled(planner, views[0], scale.reshape(channels), shift.reshape(channels))
 
 
 def linear(planner: Planner, node: spec.Node, views: list[View]) -> View:

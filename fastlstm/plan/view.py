@@ -100,7 +100,7 @@ class Matrix:
         down, right = int(places[-1, 0]) - first, int(places[0, -1]) - first
         row_stride, column_stride = down // max(rows - 1, 1), right // max(columns - 1, 1)
         grid = np.arange(rows)[:, None] * row_stride + np.arange(columns) * column_stride
-        lies = len(view.sources) == 1 and np.array_equal(places, first + grid)
+        lies = len(view.sources) == 1 and right >= 0 and np.array_equal(places, first + grid)
         if numbers is None or not numbers.tensor or not lies:
             return cls.of(view.array, rows, columns)
         begin = numbers.first + first

@@ -32,7 +32,6 @@ def kinds(program: Program) -> list[str]:
     return [type(operation).__name__ for operation in program.operations]
 
 
-
 class TestVocabulary:
     def test_is_that_of_the_core(self):
         """Every list of core/operations.h, name by name and in its order."""
@@ -45,9 +44,7 @@ class TestVocabulary:
             for name, body in lists.items()
             if name.endswith("_FIELDS")
         }
-        enumerations = [
-            re.findall(r"E\((\w+)\)", body) for body in lists.values() if "E(" in body
-        ]
+        enumerations = [re.findall(r"E\((\w+)\)", body) for body in lists.values() if "E(" in body]
         lines = [line.split() for line in op.vocabulary().splitlines()]
         assert [members for what, _, *members in lines if what == "enumeration"] == enumerations
         for what, table in (("table", "TABLES"), ("operation", "OPERATIONS")):
@@ -108,9 +105,7 @@ class TestBytes:
 
 class TestListing:
     def test_names_every_operation(self):
-        program = planned(
-            (spec.Linear("a", 6, 4), "x"), (spec.Activation("f", "tanh"), "a")
-        )
+        program = planned((spec.Linear("a", 6, 4), "x"), (spec.Activation("f", "tanh"), "a"))
         lines = str(program).splitlines()
         assert lines[0].startswith("program of 1 operations")
         assert lines[-1].startswith("product: ")
@@ -280,9 +275,7 @@ class TestTime:
 
 class TestBuffers:
     def test_are_used_again(self):
-        layers = [
-            (spec.Softmax(f"s{n}"), f"s{n - 1}" if n else "x") for n in range(10)
-        ]
+        layers = [(spec.Softmax(f"s{n}"), f"s{n - 1}" if n else "x") for n in range(10)]
         program = planned(*layers)
         assert len(program.operations) == 10
         assert program.buffers == 2
