@@ -114,12 +114,14 @@ class Matrix:
         blocks = []
         for block in self.blocks:
             at = np.full(self.columns, FILL, np.int64)
-            own = np.arange(block.columns) * block.column_stride
-            at[block.column : block.column + block.columns] = (
-                own if block.order is None else block.order
-            )
-            whole = (block.row, block.rows, 0, len(order))
-            blocks.append(Block(*whole, block.tensor, block.first, block.row_stride, 0, at[order]))
+            # Numbers of columns are counted from the first one, wherever the stride goes.
+            behind = min(0, block.column_stride * (block.columns - 1))
+            own = np.arange(block.columns) * block.column_stride - behind
+            if block.order is not None:
+                behind, own = 0, block.order
+            at[block.column : block.column + block.columns] = own
+            whole = (block.row, block.rows, 0, len(order), block.tensor)
+            blocks.append(Block(*whole, block.first + behind, block.row_stride, 0, at[order]))
         return Matrix(self.rows, len(order), tuple(blocks))
 
 
