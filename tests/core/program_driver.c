@@ -1,0 +1,408 @@
+/* program_driver.c - run programs as a file asks for it: many of them, on any instruction set, in
+ * any pieces; tests/core/programs.py writes what is asked, and reads what is answered.
+ *
+ *   program_driver kernels               print what can run here: a name and the bytes of a real
+ *   program_driver vocabulary            print what a program can say
+ *   program_driver run REQUEST ANSWER
+ *
+ * Both files are 64-bit words of this machine's byte order; bytes are filled up to whole words.
+ * Everything that a model is given is as large as it must be and no larger, so that a sanitizer sees
+ * what goes beyond it.
+ */
+#define _POSIX_C_SOURCE 200809L /* posix_memalign */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastlstm.h"
+#include "team.h"
+
+/* ---- Words ---- */
+
+typedef struct {
+    const char *at, *end;
+} reader;
+
+static void give_up(const char *why) {
+    fprintf(stderr, "program_driver: %s\n", why);
+    exit(2);
+}
+
+static const void *read_bytes(reader *from, size_t bytes) {
+    const char *at = from->at;
+    const size_t whole = (bytes + 7) / 8 * 8;
+    if (whole < bytes || (size_t)(from->end - at) < whole) give_up("the request ends too early");
+    from->at += whole;
+    return at;
+}
+
+static int64_t read_word(reader *from) {
+    int64_t word;
+    memcpy(&word, read_bytes(from, sizeof word), sizeof word);
+    return word;
+}
+
+static size_t read_size(reader *from) {
+    const int64_t word = read_word(from);
+    if (word < 0) give_up("a size of the request is negative");
+    return (size_t)word;
+}
+
+static void write_bytes(FILE *to, const void *bytes, size_t size) {
+    const char zeros[8] = {0};
+    if (size && fwrite(bytes, 1, size, to) != size) give_up("the answer cannot be written");
+    if (size % 8) fwrite(zeros, 1, 8 - size % 8, to);
+}
+
+static void write_word(FILE *to, int64_t word) { write_bytes(to, &word, sizeof word); }
+
+/* Memory of exactly this many bytes, aligned, with nothing in it that a test could rely on. */
+static void *take(size_t bytes) {
+    void *made = NULL;
+    if (posix_memalign(&made, FL_ALIGNMENT, bytes ? bytes : 1)) give_up("no memory");
+    memset(made, 0xa5, bytes);
+    return made;
+}
+
+static void *copy_of(const void *from, size_t bytes) {
+    void *made = take(bytes);
+    if (bytes) memcpy(made, from, bytes);
+    return made;
+}
+
+/* ---- Threads ---- */
+
+static size_t take_team(void *team, size_t wanted, int is_long) {
+    return fl_team_take(team, wanted, is_long);
+}
+static void run_team(void *team, size_t ranks, void (*work)(void *, size_t, size_t), void *job) {
+    fl_team_run(team, ranks, work, job);
+}
+static void meet_team(void *team, size_t rank, size_t ranks) { fl_team_barrier(team, rank, ranks); }
+static void leave_team(void *team, size_t rank) { fl_team_leave(team, rank); }
+
+/* ---- One case ---- */
+
+typedef struct {
+    const fl_program *program;
+    const fl_model *model;
+    void *program_memory, *model_memory;
+    fl_tensor_data *tensors;
+    size_t tensor_count, real_size, B, threads;
+    void **states;  /* (B,) */
+    fl_threads team;
+} subject;
+
+/* What stops a call: the question of this number, from 1; 0: none does. */
+typedef struct {
+    int64_t at, asked;
+} stopper;
+
+static int stop(void *who) {
+    stopper *one = who;
+    return ++one->asked == one->at;
+}
+
+static fl_error open_program(subject *s, reader *from, char *message, size_t message_bytes) {
+    const size_t bytes = read_size(from);
+    void *program = copy_of(read_bytes(from, bytes), bytes);
+    size_t needed = 0;
+    fl_error error = fl_program_size(program, bytes, &needed);
+    /* What is wrong, only the other function says. */
+    s->program_memory = take(needed);
+    const fl_error made = fl_program_init(program, bytes, s->program_memory, needed, &s->program,
+                                          message, message_bytes);
+    if (error && made != error) give_up("the two functions of a program disagree");
+    free(program);
+    return made;
+}
+
+static fl_error open_model(subject *s, reader *from, char *message, size_t message_bytes) {
+    const size_t type = read_size(from), name = read_size(from);
+    char *isa = take(name + 1);
+    memcpy(isa, read_bytes(from, name), name);
+    isa[name] = 0;
+    const fl_model_config config = {sizeof config, type ? FL_FLOAT64 : FL_FLOAT32,
+                                    name ? isa : NULL};
+    const size_t most = read_size(from);
+    s->real_size = type ? sizeof(double) : sizeof(float);
+    s->tensor_count = read_size(from);
+    s->tensors = take(s->tensor_count * sizeof *s->tensors);
+    for (size_t i = 0; i < s->tensor_count; ++i) {
+        fl_tensor_data *one = s->tensors + i;
+        memset(one, 0, sizeof *one);
+        one->type = read_size(from) ? FL_FLOAT64 : FL_FLOAT32;
+        one->count = read_size(from);
+        const size_t bytes = one->count * (one->type == FL_FLOAT64 ? 8 : 4);
+        one->data = copy_of(read_bytes(from, bytes), bytes);
+    }
+    if (!s->program) {
+        free(isa);
+        return FL_BAD_PROGRAM;
+    }
+    size_t needed = 0;
+    fl_error error = fl_model_size(s->program, &config, &needed, message, message_bytes);
+    if (!error && needed > most) {
+        snprintf(message, message_bytes, "the model takes %zu bytes", needed);
+        error = FL_TOO_LARGE;
+    }
+    if (!error) {
+        s->model_memory = take(needed);
+        error = fl_model_init(s->program, &config, s->tensors, s->tensor_count, s->model_memory,
+                              needed, &s->model, message, message_bytes);
+    }
+    free(isa);
+    return error;
+}
+
+/* ---- Calls ---- */
+
+/* Where the rows of a call lie: (T, B, count), or (B, T, count). */
+static fl_rows rows_of(void *data, size_t T, size_t B, size_t count, int batch_first) {
+    fl_rows made = {data, (ptrdiff_t)(B * count), (ptrdiff_t)count};
+    if (batch_first) made.t = (ptrdiff_t)count, made.b = (ptrdiff_t)(T * count);
+    return made;
+}
+
+static fl_rows *read_inputs(const subject *s, reader *from, size_t T, int held, int batch_first) {
+    const size_t n = fl_count(s->program, FL_COUNT_INPUTS);
+    fl_rows *inputs = take(n * sizeof *inputs);
+    memset(inputs, 0, n * sizeof *inputs);
+    for (size_t i = 0; i < n; ++i) {
+        const fl_row_shape shape = fl_input_shape(s->program, i);
+        const size_t item = shape.tokens ? sizeof(int64_t) : s->real_size;
+        const size_t rows = held ? 1 : T, bytes = rows * s->B * shape.count * item;
+        if (shape.held != held) continue;
+        if (read_size(from) != bytes) give_up("an input has another size");
+        inputs[i] = rows_of(copy_of(read_bytes(from, bytes), bytes), rows, s->B, shape.count,
+                            batch_first);
+    }
+    return inputs;
+}
+
+static void free_rows(fl_rows *rows, size_t n) {
+    for (size_t i = 0; i < n; ++i) free(rows[i].data);
+    free(rows);
+}
+
+static size_t most_rows(const subject *s, const size_t *rows, size_t output) {
+    size_t most = 0;
+    for (size_t b = 0; b < s->B; ++b)
+        if (rows[output * s->B + b] > most) most = rows[output * s->B + b];
+    return most;
+}
+
+/* Memory for the rows that a call will give. */
+static fl_rows *take_outputs(const subject *s, const size_t *rows, size_t *capacities,
+                             int batch_first) {
+    const size_t n = fl_count(s->program, FL_COUNT_OUTPUTS);
+    fl_rows *outputs = take(n * sizeof *outputs);
+    for (size_t o = 0; o < n; ++o) {
+        const size_t count = fl_output_shape(s->program, o).count;
+        capacities[o] = most_rows(s, rows, o);
+        outputs[o] = rows_of(take(capacities[o] * s->B * count * s->real_size), capacities[o],
+                             s->B, count, batch_first);
+    }
+    return outputs;
+}
+
+/* For each output and batch row how many rows there are, and those. */
+static void write_outputs(const subject *s, FILE *to, const fl_rows *outputs, const size_t *rows) {
+    for (size_t o = 0; o < fl_count(s->program, FL_COUNT_OUTPUTS); ++o) {
+        const size_t bytes = fl_output_shape(s->program, o).count * s->real_size;
+        for (size_t b = 0; b < s->B; ++b) {
+            write_word(to, (int64_t)rows[o * s->B + b]);
+            for (size_t t = 0; t < rows[o * s->B + b]; ++t)
+                write_bytes(to, (const char *)outputs[o].data +
+                                    ((ptrdiff_t)t * outputs[o].t + (ptrdiff_t)b * outputs[o].b) *
+                                        (ptrdiff_t)s->real_size,
+                            bytes);
+        }
+    }
+}
+
+enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE };
+
+/* T, whole, batch_first, stop_at, whether there are lengths, and those; then the inputs. */
+static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
+    const size_t T = read_size(from), whole = read_size(from), batch_first = read_size(from);
+    stopper asks = {read_word(from), 0};
+    const size_t has_lengths = read_size(from), n = fl_count(s->program, FL_COUNT_OUTPUTS);
+    size_t *lengths = take(s->B * sizeof *lengths), *rows = take(n * s->B * sizeof *rows);
+    size_t *again = take(n * s->B * sizeof *again), *capacities = take(n * sizeof *capacities);
+    for (size_t b = 0; has_lengths && b < s->B; ++b) lengths[b] = read_size(from);
+    fl_call call;
+    size_t bytes = 0;
+    memset(&call, 0, sizeof call);
+    call.struct_size = sizeof call;
+    call.T = T;
+    call.B = s->B;
+    call.states = s->states;
+    call.lengths = has_lengths ? lengths : NULL;
+    call.whole = (int)whole;
+    call.threads = s->threads > 1 ? &s->team : NULL;
+    call.stop = asks.at ? stop : NULL;
+    call.who = &asks;
+    call.rows = rows;
+    fl_rows *inputs = NULL, *outputs = NULL;
+    if (kind != FLUSH) inputs = read_inputs(s, from, T, kind == BEGIN, (int)batch_first);
+    call.inputs = inputs;
+    void *scratch = NULL;
+    fl_error error = fl_scratch_size(s->model, T, s->B, s->threads, &bytes);
+    if (!error) {
+        scratch = take(bytes);
+        error = fl_scratch_init(s->model, T, s->B, s->threads, scratch, bytes, &call.scratch);
+    }
+    if (!error && kind == BEGIN) error = fl_begin(s->model, &call);
+    if (!error && kind != BEGIN) {
+        error = fl_count_rows(s->model, &call, kind == FLUSH);
+        outputs = take_outputs(s, rows, capacities, (int)batch_first);
+        call.outputs = outputs;
+        call.rows = again;
+        if (!error) error = kind == RUN ? fl_run(s->model, &call) : fl_flush(s->model, &call);
+        if (!error && memcmp(rows, again, n * s->B * sizeof *rows))
+            give_up("a call gave other rows than were counted");
+    }
+    write_word(to, error);
+    if (kind != BEGIN) {
+        write_word(to, (int64_t)call.steps_done);
+        if (error && error != FL_STOPPED) memset(again, 0, n * s->B * sizeof *again);
+        write_outputs(s, to, outputs, again);
+    }
+    if (inputs) free_rows(inputs, fl_count(s->program, FL_COUNT_INPUTS));
+    if (outputs) free_rows(outputs, n);
+    free(scratch), free(lengths), free(rows), free(again), free(capacities);
+}
+
+static size_t part_bytes(const subject *s, size_t part) {
+    const fl_part_shape shape = fl_state_part(s->program, part);
+    return shape.is_count ? sizeof(int64_t) : shape.rows * shape.count * s->real_size;
+}
+
+static void tell_parts(const subject *s, FILE *to) {
+    for (size_t p = 0; p < fl_count(s->program, FL_COUNT_PARTS); ++p) {
+        const fl_part_shape shape = fl_state_part(s->program, p);
+        void *part = take(part_bytes(s, p));
+        write_word(to, shape.is_count);
+        write_word(to, (int64_t)shape.rows);
+        write_word(to, (int64_t)shape.count);
+        for (size_t b = 0; b < s->B; ++b) {
+            write_word(to, fl_state_read(s->model, s->states[b], p, part, part_bytes(s, p)));
+            write_bytes(to, part, part_bytes(s, p));
+        }
+        free(part);
+    }
+}
+
+/* The number of a part, and its numbers for each stream. */
+static void set_part(const subject *s, reader *from, FILE *to) {
+    const size_t part = read_size(from), bytes = read_size(from);
+    fl_error error = FL_OK;
+    for (size_t b = 0; b < s->B; ++b) {
+        void *numbers = copy_of(read_bytes(from, bytes), bytes);
+        const fl_error one = fl_state_write(s->model, s->states[b], part, numbers, bytes);
+        if (one) error = one;
+        free(numbers);
+    }
+    write_word(to, error);
+}
+
+static void make_calls(const subject *s, reader *from, FILE *to) {
+    const size_t bytes = fl_state_size(s->model);
+    for (size_t left = read_size(from); left; --left) {
+        const size_t kind = read_size(from);
+        switch (kind) {
+        case PARTS: tell_parts(s, to); break;
+        case SET_PART: set_part(s, from, to); break;
+        case STATE:
+            for (size_t b = 0; b < s->B; ++b) write_bytes(to, s->states[b], bytes);
+            break;
+        case SET_STATE:
+            for (size_t b = 0; b < s->B; ++b) memcpy(s->states[b], read_bytes(from, bytes), bytes);
+            break;
+        default: make_call(s, from, to, kind);
+        }
+    }
+}
+
+static void run_case(reader from, FILE *to) {
+    char message[512] = "";
+    subject s;
+    memset(&s, 0, sizeof s);
+    fl_error error = open_program(&s, &from, message, sizeof message);
+    const fl_error packed =
+        open_model(&s, &from, error ? NULL : message, error ? 0 : sizeof message);
+    if (!error) error = packed;
+    write_word(to, error);
+    write_word(to, (int64_t)strlen(message));
+    write_bytes(to, message, strlen(message));
+    write_word(to, error ? 0 : (int64_t)fl_state_size(s.model));
+    if (!error) {
+        s.B = read_size(&from);
+        s.threads = read_size(&from);
+        s.states = take(s.B * sizeof *s.states);
+        for (size_t b = 0; b < s.B; ++b) s.states[b] = take(fl_state_size(s.model));
+        s.team = (fl_threads){NULL, take_team, run_team, meet_team, leave_team, s.threads};
+        if (s.threads > 1 && !(s.team.team = fl_team_new(s.threads))) give_up("no team");
+        make_calls(&s, &from, to);
+        if (from.at != from.end) give_up("a case has words left over");
+        for (size_t b = 0; b < s.B; ++b) free(s.states[b]);
+        fl_team_free(s.team.team);
+    }
+    for (size_t i = 0; i < s.tensor_count; ++i) free((void *)(uintptr_t)s.tensors[i].data);
+    free(s.tensors), free(s.states), free(s.program_memory), free(s.model_memory);
+}
+
+/* ---- All of them ---- */
+
+static char *read_file(const char *path, size_t *bytes) {
+    FILE *file = fopen(path, "rb");
+    if (!file || fseek(file, 0, SEEK_END)) give_up("the request cannot be read");
+    const long size = ftell(file);
+    char *all = take((size_t)size);
+    rewind(file);
+    if (fread(all, 1, (size_t)size, file) != (size_t)size) give_up("the request cannot be read");
+    fclose(file);
+    *bytes = (size_t)size;
+    return all;
+}
+
+static int run_file(const char *request, const char *answer) {
+    size_t bytes;
+    char *all = read_file(request, &bytes);
+    FILE *to = fopen(answer, "wb");
+    reader from = {all, all + bytes};
+    if (!to) give_up("the answer cannot be written");
+    for (size_t cases = read_size(&from); cases; --cases) {
+        const size_t own = read_size(&from);
+        const char *first = read_bytes(&from, own);
+        const reader one = {first, first + own};
+        run_case(one, to);
+    }
+    free(all);
+    return fclose(to) != 0;
+}
+
+static int print_kernels(void) {
+    for (int type = 0; type < 2; ++type)
+        for (size_t i = 0; fl_isa(type ? FL_FLOAT64 : FL_FLOAT32, i); ++i)
+            printf("%s %d\n", fl_isa(type ? FL_FLOAT64 : FL_FLOAT32, i), type ? 8 : 4);
+    return 0;
+}
+
+static int print_vocabulary(void) {
+    const size_t bytes = fl_vocabulary(NULL, 0) + 1;
+    char *text = take(bytes);
+    fl_vocabulary(text, bytes);
+    fputs(text, stdout);
+    free(text);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && !strcmp(argv[1], "kernels")) return print_kernels();
+    if (argc == 2 && !strcmp(argv[1], "vocabulary")) return print_vocabulary();
+    if (argc == 4 && !strcmp(argv[1], "run")) return run_file(argv[2], argv[3]);
+    give_up("kernels, vocabulary, or run REQUEST ANSWER");
+    return 2;
+}

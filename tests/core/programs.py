@@ -1,0 +1,283 @@
+"""Programs run by the core in C: many of them in one process, on any instruction set, in any pieces.
+
+``program_driver.c`` reads what is asked here from a file, and answers in another.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import c_builds
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ADDRESS", "BUILDS", "ERRORS", "SOURCES", "Answer", "Case", "Driver", "Given"]
+
+Array = npt.NDArray[Any]
+
+ERRORS = ("ok", "argument", "program", "tensors", "state", "large", "memory", "kernel", "stopped")
+ADDRESS = c_builds.Build("cc", ("-O1", *c_builds.ADDRESS_FLAGS))
+BUILDS = {"optimized": c_builds.OPTIMIZED, "clang": c_builds.CLANG, "address": ADDRESS}
+SOURCES = [
+    *sorted(c_builds.CORE.glob("*.c")),
+    c_builds.KERNELS / "team.c",
+    Path(__file__).with_name("program_driver.c"),
+]
+_KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state")
+
+
+@dataclass(eq=False)
+class Given:
+    """What a call gave.
+
+    Attributes
+    ----------
+    error : str
+        One of ERRORS.
+    steps_done : int
+    rows : list of list of array
+        Of each output, of each row of the batch, (rows, count).
+    """
+
+    error: str
+    steps_done: int
+    rows: list[list[Array]]
+
+    def outputs(self) -> list[Array]:
+        """Of each output (T', B, count), where all of the batch have as many rows."""
+        return [np.stack(of, axis=1) for of in self.rows]
+
+
+@dataclass(eq=False)
+class Answer:
+    """What a case gave: why it could not be run, or what its calls gave, in their order."""
+
+    error: str
+    message: str
+    calls: list[Any]
+
+
+@dataclass(eq=False)
+class Case:
+    """A program, its tensors, and what to call.
+
+    Parameters
+    ----------
+    program : bytes
+    tensors : sequence of array
+        Of float32 or float64.
+    shapes : sequence of (int, bool)
+        Of each output how many numbers a row has.
+    dtype : float32 or float64
+        What to compute in.
+    isa : str
+        "" for the best there is.
+    batch, threads : int
+    most : int
+        Bytes that its model may take.
+    """
+
+    program: bytes
+    tensors: Sequence[Array] = ()
+    outputs: Sequence[int] = ()
+    dtype: Any = np.float32
+    isa: str = ""
+    batch: int = 1
+    threads: int = 1
+    most: int = 2**28
+    _calls: list[list[bytes]] = field(default_factory=list)
+    _readers: list[Callable[[_Words], Any]] = field(default_factory=list)
+
+    def begin(self, held: Sequence[Array] = ()) -> None:
+        """Put the states where a sequence starts. held: (B, count) of each held input."""
+        self._call("begin", 0, held, answer=lambda words: ERRORS[words.word()])
+
+    def run(
+        self,
+        T: int,
+        inputs: Sequence[Array] = (),
+        *,
+        whole: bool = False,
+        lengths: Sequence[int] | None = None,
+        batch_first: bool = False,
+        stop_at: int = 0,
+    ) -> None:
+        """T steps: inputs (T, B, count), of those that are not held."""
+        self._call("run", T, inputs, whole, lengths, batch_first, stop_at, answer=self._given)
+
+    def flush(self, *, whole: bool = False, batch_first: bool = False) -> None:
+        """What is due at the end."""
+        self._call("flush", 0, [], whole, batch_first=batch_first, answer=self._given)
+
+    def parts(self) -> None:
+        """Every part of the states: (B, rows, count), or of a count (B,)."""
+        self._add([_word(_KINDS.index("parts"))], self._read_parts)
+
+    def set_part(self, number: int, numbers: Array) -> None:
+        """Write a part of the states, as :meth:`parts` gives it."""
+        is_count = numbers.dtype == np.int64
+        rows = numbers if is_count else numbers.astype(self.dtype)
+        head = struct.pack("<qqq", _KINDS.index("set_part"), number, rows[0].nbytes)
+        self._add([head, *map(_bytes, rows)], lambda words: ERRORS[words.word()])
+
+    def state(self) -> None:
+        """All numbers of the states, (B, state_size)."""
+        self._add([_word(_KINDS.index("state"))], self._read_state)
+
+    def set_state(self, state: Array) -> None:
+        """Put them back."""
+        rows = map(_bytes, state.astype(self.dtype))
+        self._add([_word(_KINDS.index("set_state")), *rows], lambda words: None)
+
+    def _add(self, request: list[bytes], answer: Callable[[_Words], Any]) -> None:
+        self._calls.append(request)
+        self._readers.append(answer)
+
+    def _call(
+        self,
+        kind: str,
+        T: int,
+        inputs: Sequence[Array],
+        whole: bool = False,
+        lengths: Sequence[int] | None = None,
+        batch_first: bool = False,
+        stop_at: int = 0,
+        *,
+        answer: Callable[[_Words], Any],
+    ) -> None:
+        head = [_KINDS.index(kind), T, whole, batch_first, stop_at, lengths is not None]
+        request = [struct.pack(f"<{len(head)}q", *map(int, head)), *map(_word, lengths or ())]
+        for x in inputs:
+            x = x if x.dtype == np.int64 else x.astype(self.dtype)
+            if batch_first and kind == "run":
+                x = np.moveaxis(x, 0, 1)
+            request += [_word(x.nbytes), _bytes(x)]
+        self._add(request, answer)
+
+    def _given(self, words: _Words) -> Given:
+        error, steps_done = ERRORS[words.word()], words.word()
+        rows = [
+            [words.rows(words.word(), count, self.dtype) for _ in range(self.batch)]
+            for count in self.outputs
+        ]
+        return Given(error, steps_done, rows)
+
+    def _read_parts(self, words: _Words) -> list[Array]:
+        parts = []
+        for _ in range(words.parts):
+            is_count, rows, count = words.word(), words.word(), words.word()
+            of_each = []
+            for _ in range(self.batch):
+                error = ERRORS[words.word()]
+                assert error == "ok", error
+                shape, dtype = ((), np.int64) if is_count else ((rows, count), self.dtype)
+                of_each.append(words.array(shape, dtype))
+            parts.append(np.stack(of_each))
+        return parts
+
+    def _read_state(self, words: _Words) -> Array:
+        return np.stack([words.array((words.state_size,), self.dtype) for _ in range(self.batch)])
+
+    def to_bytes(self) -> bytes:
+        """What the driver reads."""
+        isa = self.isa.encode()
+        parts = [_word(len(self.program)), _filled(self.program)]
+        parts += [_word(np.dtype(self.dtype) == np.float64), _word(len(isa)), _filled(isa)]
+        parts += [_word(self.most), _word(len(self.tensors))]
+        for tensor in self.tensors:
+            parts += [_word(tensor.dtype == np.float64), _word(tensor.size), _bytes(tensor)]
+        parts += [_word(self.batch), _word(self.threads), _word(len(self._calls))]
+        for request in self._calls:
+            parts += request
+        return b"".join(parts)
+
+    def read(self, words: _Words, parts: int) -> Answer:
+        """What the driver answered."""
+        error, message = ERRORS[words.word()], words.text()
+        words.parts = parts
+        words.state_size = words.word() // np.dtype(self.dtype).itemsize
+        calls = [] if error != "ok" else [read(words) for read in self._readers]
+        return Answer(error, message, calls)
+
+
+class Driver:
+    """The driver as it was built: a command."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command, self._folder = list(command), folder
+
+    def kernels(self) -> list[tuple[str, Any]]:
+        """What can run here: the name of each, and its dtype."""
+        lines = self._call("kernels").splitlines()
+        return [
+            (name, np.float32 if size == "4" else np.float64)
+            for name, size in (line.split() for line in lines)
+        ]
+
+    def vocabulary(self) -> str:
+        """All that a program can say."""
+        return self._call("vocabulary")
+
+    def run(self, cases: Sequence[Case], parts: int = 0) -> list[Answer]:
+        """Run cases, each of whose programs has so many parts of its state."""
+        asked = [case.to_bytes() for case in cases]
+        request, answer = self._folder / "request", self._folder / "answer"
+        sized = [piece for one in asked for piece in (_word(len(one)), one)]
+        request.write_bytes(b"".join([_word(len(asked)), *sized]))
+        self._call("run", str(request), str(answer))
+        words = _Words(answer.read_bytes())
+        answers = [case.read(words, parts) for case in cases]
+        words.end()
+        return answers
+
+    def _call(self, *arguments: str) -> str:
+        made = c_builds.call([*self._command, *arguments])
+        assert made.returncode == 0, made.stderr[-4000:]
+        return made.stdout
+
+
+class _Words:
+    """The words of an answer, one after another."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+        self.parts = self.state_size = 0
+
+    def _next(self, size: int) -> bytes:
+        first, self._at = self._at, self._at + -(-size // 8) * 8
+        assert self._at <= len(self._data), "the answer ends too early"
+        return self._data[first : first + size]
+
+    def word(self) -> int:
+        return int(struct.unpack("<q", self._next(8))[0])
+
+    def text(self) -> str:
+        return self._next(self.word()).decode()
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(self._next(size), dtype).reshape(shape)
+
+    def rows(self, rows: int, count: int, dtype: Any) -> Array:
+        if not rows:
+            return np.zeros((0, count), dtype)
+        return np.stack([self.array((count,), dtype) for _ in range(rows)])
+
+    def end(self) -> None:
+        assert self._at == len(self._data), "the answer has words left over"
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("<q", number)
+
+
+def _filled(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 8)
+
+
+def _bytes(array: Array) -> bytes:
+    return _filled(np.ascontiguousarray(array).tobytes())
