@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fastlstm.h"
+#include "../../fastlstm/core/fastlstm.h" /* not the one of kernels/ */
 #include "team.h"
 
 /* ---- Words ---- */
