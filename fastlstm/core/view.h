@@ -35,6 +35,7 @@ static view view_of(const run *in, size_t value) {
     view made = {NULL, 0, 0, NULL, NULL, 0};
     switch (v->place) {
     case FL_PLACE_input: {
+        if (!call->inputs) break; /* at the end of sequences, no input has a row */
         const fl_rows *rows = call->inputs + n;
         made.t = held ? 0 : rows->t;
         made.b = rows->b;
