@@ -53,6 +53,16 @@ INLINE void put_stretch(const values *s, const fl_stretch *from, real fill, real
         for (ptrdiff_t i = 0; i < (ptrdiff_t)n; ++i) y[i] = x[i * stride];
 }
 
+/* Those of tokens, as the numbers that they are. */
+static void put_tokens(const run *in, size_t value, const fl_stretch *from, size_t t, size_t b,
+                       real *y) {
+    const size_t tokens = in->call->model->program.value[value].tokens;
+    const view x = view_of(in, value);
+    ptrdiff_t place = from->first;
+    for (size_t i = 0; i < from->count; ++i, place += from->stride)
+        y[i] = (real)token_at(&x, t, b, (size_t)place, tokens);
+}
+
 static void run_move(const run *in, const fl_move *operation) {
     const fl_packed_move *a = &in->packed->move;
     const view to = view_of(in, operation->y);
@@ -65,8 +75,13 @@ static void run_move(const run *in, const fl_move *operation) {
         if (stopped(in->call, ROW_WORK * count)) return;
         real *y = at(&to, p.t, p.b);
         go_to(&x, p);
-        for (size_t i = 0; i < a->count; y += a->stretches[i++].count)
-            put_stretch(&x, a->stretches + i, fill, y);
+        for (size_t i = 0; i < a->count; y += a->stretches[i++].count) {
+            const fl_stretch *from = a->stretches + i;
+            const size_t value = from->read < 0 ? 0 : (size_t)operation->reads.at[from->read];
+            if (from->read >= 0 && in->call->model->program.value[value].tokens)
+                put_tokens(in, value, from, p.t, p.b, y);
+            else put_stretch(&x, from, fill, y);
+        }
     }
 }
 

@@ -222,12 +222,16 @@ static void count_given(run *in, size_t o) {
     given->of = of;
 }
 
+/* Outputs are given before any is counted: what lies in one of them is read for others. */
 static void give_outputs(run *in) {
     const fl_program *program = &in->call->model->program;
     for (size_t o = 0; o < program->output_count; ++o) {
+        in->on = in->lines[program->value[program->outputs[o]].line];
+        give_rows(in, o);
+    }
+    for (size_t o = 0; o < program->output_count; ++o) {
         const ptrdiff_t l = program->value[program->outputs[o]].line;
         in->on = in->lines[l];
-        give_rows(in, o);
         if (l >= 0) count_given(in, o);
         else in->given[o].rows = 1;
     }
