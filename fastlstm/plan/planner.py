@@ -70,6 +70,7 @@ class Planner:
         self.outputs: list[Stored] = []
         self.state_size, self.lines = 0, 1
         self._lines: dict[Any, int] = {}
+        self._moves: dict[Any, Stored] = {}
         # A fold may have read any number of rows; of others so many matter that one element has it.
         counts = {
             f"{node.name}.count": 1 + isinstance(node.layer, spec.Fold)
@@ -303,11 +304,16 @@ class Planner:
         return source.maker if made else None
 
     def move(self, view: View) -> Stored:
-        """The numbers of a view, stored in their order."""
+        """The numbers of a view, stored in their order; once, where they are known already."""
         if view.constant:
             return self.constant(view.array.ravel()).sources[0]
+        key = (view.sources, np.ascontiguousarray(view.places).tobytes(), view.fill)
+        known = self._moves.get(key)
+        if known and any(known.section is s for s in (self.begin, self.steps, self.section)):
+            return known
         made = self.store(view.places.size, view.line)
         self.add(moved(view, made))
+        self._moves[key] = made
         return made
 
     def in_order(self, view: View) -> Stored:

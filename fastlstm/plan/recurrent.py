@@ -206,12 +206,20 @@ class _Stack:
             or len(read) == 0
             or read.max() >= stride
         ):
-            return planner.in_order(x), None, None
+            return self._moved(x, rows)
         if np.array_equal(rows[0], np.arange(stride)):
             return source, None, None
         order = np.full(stride, FILL, np.int64)
         order[read] = np.flatnonzero(rows[0] >= 0)
         return source, order, None
+
+    def _moved(self, x: View, rows: Places) -> tuple[Stored, Places | None, None]:
+        """What a layer reads that does not lie as it must; its columns in runs that are longer."""
+        order = np.argsort(rows[0], kind="stable")
+        plain, sorted_ = ((np.diff(some, axis=1) == 1).sum() for some in (rows, rows[:, order]))
+        if x.in_order or sorted_ <= plain:
+            return self.planner.in_order(x), None, None
+        return self.planner.move(x.at(rows[:, order])), order, None
 
     def _of_tokens(self, x: View) -> Step | None:
         """What makes rows of tokens, if the tokens themselves can be read instead.
