@@ -128,12 +128,16 @@ fl_error fl_begin(const fl_model *model, fl_call *call) {
 
 fl_error fl_run(const fl_model *model, fl_call *call) {
     fl_running running;
-    const fl_error error = translate(model, call, call && call->T != 0, call && call->T != 0,
-                                     &running);
+    const int writes = model && call && (call->T || model->program.looks_ahead);
+    const fl_error error = translate(model, call, call && call->T != 0, writes, &running);
     if (error) return error;
     call->steps_done = call->T;
     count_none(model, call);
-    return call->B && call->T ? share(call, &running) : FL_OK;
+    if (!call->B) return FL_OK;
+    if (call->T) return share(call, &running);
+    /* Without steps there are no rows, but what a sequence that is told whole has besides. */
+    running.ending = model->program.looks_ahead;
+    return running.ending ? share(call, &running) : FL_OK;
 }
 
 fl_error fl_flush(const fl_model *model, fl_call *call) {
@@ -153,8 +157,9 @@ fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending) {
     if (error) return error;
     if (!call->rows || (ending && call->T)) return FL_BAD_ARGUMENT;
     count_none(model, call);
-    if (!call->B || (ending ? model->program.looks_ahead != 0 : !call->T)) return FL_OK;
-    running.ending = ending;
+    const int ahead = model->program.looks_ahead;
+    if (!call->B || (ending ? ahead : !call->T && !ahead)) return FL_OK;
+    running.ending = ending || !call->T;
     fl_count_alone(&running, &call->scratch->plan);
     return FL_OK;
 }

@@ -117,11 +117,16 @@ static int is_one_axis(const fl_map *map, size_t i) {
 }
 
 /* Axes that are left once those of 1 are left out and those that are one are put together: the sizes
- * of each, and of the axes of y the last one that is part of each. */
+ * of each, and of the axes of y the last one that is part of each. A last axis of 1 stays where
+ * without it a last stride were not 0 or 1. */
 static size_t join_axes(const fl_map *map, size_t *sizes, size_t *last) {
+    const size_t n = map->shape.count;
     size_t axes = 0, joined = SIZE_MAX;
-    for (size_t i = 0; i < map->shape.count; ++i) {
-        if (map->shape.at[i] == 1) continue;
+    int strides_on = 0;
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t r = 0; r < map->reads.count && i + 1 == n && axes; ++r)
+            strides_on |= map->strides.at[r * n + last[axes - 1]] > 1;
+        if (map->shape.at[i] == 1 && !(i + 1 == n && strides_on)) continue;
         if (axes && joined + 1 == i && is_one_axis(map, joined)) {
             sizes[axes - 1] *= (size_t)map->shape.at[i];
         } else {
