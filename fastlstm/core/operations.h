@@ -99,10 +99,12 @@
 #define FL_MOVE_FIELDS(F) F(list, reads) F(value, y) F(list, runs) F(number, fill)
 
 /* Functions of numbers, number by number. y has the axes `shape` (n,); what is read strides over
- * them by `strides` (reads, n), in numbers, the last of each 0 or 1. code (m, 6): a function, up to
- * three registers it reads, the bits of alpha and beta. Register i below the number of reads is what
- * is read; the others are what the code before gave. The last one's is y. */
-#define FL_MAP_FIELDS(F) F(list, reads) F(value, y) F(list, shape) F(list, strides) F(list, code)
+ * them by `strides` (reads, n), in numbers, the last of each 0 or 1, from its number `begins` (reads,)
+ * on; where begins is -1, from the first. code (m, 6): a function, up to three registers it reads,
+ * the bits of alpha and beta. Register i below the number of reads is what is read; the others are
+ * what the code before gave. The last one's is y. */
+#define FL_MAP_FIELDS(F)                                                                           \
+    F(list, reads) F(value, y) F(list, shape) F(list, strides) F(list, code) F(list, begins)
 
 /* y (positions, groups, outputs) = function(scale (bias + W_g x) + shift). x of a position and group
  * are columns / piece runs of `piece` numbers, each beginning at the next of `places` (positions,
