@@ -63,12 +63,13 @@ static int check_map(fl_checker *check, const fl_map *map, ptrdiff_t line) {
         return fl_refuse(check, "y has %zu axes; at most %d are supported", n, FL_MOST_AXES);
     if (!fl_check_list(check, "shape", shape, n, 1, INT32_MAX) ||
         !fl_check_list(check, "strides", strides, n * reads, 0, INT32_MAX) ||
+        (map->begins.at && !fl_check_list(check, "begins", &map->begins, reads, 0, INT32_MAX)) ||
         !check_code(check, &map->code, reads))
         return 0;
     for (size_t i = 0; i < n; ++i) size = fl_times(size, (uint64_t)shape->at[i]);
     for (size_t r = 0; r < reads; ++r) {
         const fl_value *value = check->program->value + map->reads.at[r];
-        uint64_t last = 0, more;
+        uint64_t last = map->begins.at ? (uint64_t)map->begins.at[r] : 0, more;
         for (size_t i = 0; i < n; ++i) {
             more = (uint64_t)(shape->at[i] - 1) * (uint64_t)strides->at[r * n + i];
             if (__builtin_add_overflow(last, more, &last)) last = UINT64_MAX;

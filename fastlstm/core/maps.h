@@ -154,7 +154,7 @@ static void run_map(const run *in, const fl_map *operation) {
         real *y = at(&to, p.t, p.b);
         go_to(&x, p);
         for (size_t i = 0; i < m.reads; ++i) {
-            m.rows[i] = row_of(&x, i);
+            m.rows[i] = row_of(&x, i) + a->begins[i];
             if (m.manners[i] == SAME) v_store(m.same[i], v_set1(*m.rows[i]));
         }
         for (size_t first = 0; first < m.size; first += m.block) {

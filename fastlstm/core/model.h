@@ -99,6 +99,7 @@ typedef struct {
     size_t codes;
     const size_t *shape;       /* (axes,) */
     const size_t *strides;     /* (reads, axes) */
+    const size_t *begins;      /* (reads,) the first number of each read */
     size_t axes;
 } fl_packed_map;
 

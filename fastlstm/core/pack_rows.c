@@ -144,13 +144,16 @@ void fl_pack_map(fl_packer *to, const fl_map *map, fl_packed_map *made) {
     fl_code *code = fl_take(&to->arena, codes, sizeof *code);
     size_t *shape = fl_take(&to->arena, axes, sizeof *shape);
     size_t *strides = fl_take(&to->arena, axes * reads, sizeof *strides);
-    if (!strides) return;
+    size_t *begins = fl_take(&to->arena, reads, sizeof *begins);
+    if (!begins) return;
     read_code(&map->code, code);
     for (size_t i = 0; i < axes; ++i) {
         shape[i] = sizes[i];
         for (size_t r = 0; r < reads; ++r)
             strides[r * axes + i] = (size_t)map->strides.at[r * n + last[i]];
     }
+    for (size_t r = 0; r < reads; ++r) begins[r] = map->begins.at ? (size_t)map->begins.at[r] : 0;
+    made->begins = begins;
     made->code = code;
     made->codes = codes;
     made->shape = shape;

@@ -153,7 +153,8 @@ class _Map:
             for function, *registers in self.code
         ]
         shape, strides = _factored(self.at)  # type: ignore[misc]
-        self.planner.add(op.Map(self.reads, made, shape, strides, code))
+        begins = [int(places[0]) for places in self.at]
+        self.planner.add(op.Map(self.reads, made, shape, strides, code, begins))
         return View.of(made, self.shape, np.argsort(self.order))
 
     def _append(self, code: Sequence[Instruction], reads: Sequence[int]) -> None:
@@ -172,8 +173,8 @@ class _Map:
             more = len(before.reads) + len(before.code)
             if len(self.reads) + len(self.code) + more <= MOST:
                 grid = np.indices(before.shape).reshape(len(before.shape), -1)
-                each = zip(before.reads, before.strides, strict=True)
-                reads = [self._register(x, np.array(strides) @ grid) for x, strides in each]
+                each = zip(before.reads, before.strides, before.begins, strict=True)
+                reads = [self._register(x, begin + np.array(s) @ grid) for x, s, begin in each]
                 self._append(before.code, reads)
                 step.operation = None
                 return CODE + len(self.code) - 1
@@ -199,12 +200,10 @@ class _Map:
 def _factored(at: Sequence[Places]) -> Axes | None:
     """Axes, and the strides of each operand over them, that give all its places in their order.
 
-    None if there are none that begin with place 0, of which the last stride is 0 or 1.
+    None if there are none of which the last stride is 0 or 1.
     """
     shape: list[int] = []
     strides: list[list[int]] = [[] for _ in at]
-    if any(places[0] != 0 for places in at):
-        return None
     while not shape or len(at[0]) > 1:
         n, steps = (
             len(at[0]),

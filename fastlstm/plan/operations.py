@@ -129,6 +129,7 @@ class Map(NamedTuple):
     shape: ListNumber
     strides: ListNumber
     code: ListNumber
+    begins: ListNumber = NONE
 
 
 class Product(NamedTuple):

@@ -41,8 +41,10 @@ def map_numbers(call: Call, m: op.Map) -> None:
     grid = call.of.once(
         ("grid", m.shape), lambda: np.indices(call.of.list(m.shape)).reshape(strides.shape[1], -1)
     )
+    begins = [0] * len(reads) if m.begins < 0 else call.of.list(m.begins)
     registers = [
-        call.get(number)[..., stride @ grid] for number, stride in zip(reads, strides, strict=True)
+        call.get(number)[..., begin + stride @ grid]
+        for number, stride, begin in zip(reads, strides, begins, strict=True)
     ]
     code = call.of.once(("code", m.code), lambda: call.of.program.instructions(m.code))
     for f, *numbers in code:
