@@ -35,6 +35,7 @@ static int refuse_word(reader *r, const char *field, int64_t found, const char *
 
 static int read_word(reader *r, int64_t *to) {
     uint64_t word = 0;
+    *to = 0; /* also of a word that is refused: a compiler does not see that nobody reads it then */
     if (!r->left) return fl_refuse(r->check, "the program ends within %s %zu", r->what, r->number);
     for (int i = 0; i < 8; ++i) word |= (uint64_t)r->at[i] << (8 * i);
     r->at += 8;
