@@ -22,6 +22,7 @@ __all__ = ["emitted"]
 def emitted(planner: Planner) -> Program:
     """The program of a plan whose nodes are all lowered."""
     _place_outputs(planner)
+    _drop_unread(planner)
     for steps in (planner.begin, planner.steps):
         for step in steps:
             step.body = [inner for inner in step.body if inner.operation is not None]
@@ -33,6 +34,10 @@ def emitted(planner: Planner) -> Program:
 
 
 _VALUES = ("value", "some_value")
+_ON_ROWS = (
+    *(op.Move, op.Map, op.Product, op.Taps, op.MatMul, op.Reduce, op.Softmax, op.Norm),
+    *(op.Lookup, op.OneHot),
+)
 _NUMBERED = (*_VALUES, "vector", "matrix", "list")
 
 
@@ -83,6 +88,18 @@ def _place_outputs(planner: Planner) -> None:
         if stored.place == "buffer" and stored.line >= 0:
             stored.place, stored.number = "output", number
         planner.outputs.append(stored)
+
+
+def _drop_unread(planner: Planner) -> None:
+    """Have nothing made that nobody reads: what moves a row may leave out some parts of it."""
+    read = set(planner.outputs)
+    for steps in (planner.steps, planner.begin):
+        for step in reversed([*_flat(steps)]):
+            if type(step.operation) in _ON_ROWS and step.operation.y not in read:
+                step.operation = None
+            elif step.operation is not None:
+                made = getattr(step.operation, "y", None)
+                read.update(stored for stored in _values(step.operation) if stored is not made)
 
 
 def _place_held(planner: Planner) -> None:

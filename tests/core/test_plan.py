@@ -122,6 +122,15 @@ class TestMovement:
         assert kinds(program) == ["Product"]
         assert not program.reals
 
+    def test_of_a_part_leaves_out_what_the_others_are_made_of(self):
+        program = planned(
+            (spec.Linear("a", 6, 4), "x"),
+            (spec.Softmax("s"), "x"),
+            (spec.Index.of("i", np.arange(10)), "a", "s"),
+            (spec.Index.of("j", np.arange(4)), "i"),
+        )
+        assert kinds(program) == ["Product"]
+
     def test_of_an_output_is_one_move(self):
         places = np.arange(6).reshape(2, 3)
         program = planned(
