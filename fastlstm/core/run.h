@@ -149,21 +149,19 @@ static void run_operation(run *in, size_t at) {
     }
 }
 
-/* All of the operations for one row, then all for the next. Their line is that of the first that has
- * one: a value that is remembered may be a constant. */
+/* All of the operations for one row, then all for the next. They are on one line. */
 static void run_loop(run *in, const fl_loop *loop) {
     const fl_operation *operations = in->call->model->program.operations;
     const size_t first = in->at + 1, end = first + loop->operations;
-    ptrdiff_t of_loop = -1;
-    for (size_t i = first; i < end && of_loop < 0; ++i) of_loop = line_of(in, operations + i);
-    const line_rows on = in->lines[of_loop];
+    ptrdiff_t on = -1;
+    /* What is remembered may be a constant. */
+    for (size_t i = first; i < end && on < 0; ++i) on = line_of(in, operations + i);
+    in->on = in->lines[on];
     in->loops = 1;
-    for (size_t t = 0; t < on.rows; ++t) {
+    for (size_t t = 0; t < in->on.rows; ++t) {
+        in->rows.first = t;
+        in->rows.end = t + 1;
         for (size_t i = first; i < end; ++i) {
-            const int held = operations[i].kind != FL_REMEMBER && line_of(in, operations + i) < 0;
-            const range rows = {t, t + 1}, one = {0, 1};
-            in->on = held ? in->lines[-1] : on;
-            in->rows = held ? one : rows;
             run_operation(in, i);
             if (stopped(in->call, 0)) return;
         }
