@@ -152,8 +152,8 @@
 
 /* Row j of y is rows j * stride - before + k * dilation of x, k in [0, size), one behind the other;
  * fill stands for those before the first, and behind the last. With reach = dilation * (size - 1),
- * after n rows a stream has given max(0, (n - ahead + before - reach - 1 + stride) / stride) of them,
- * rounded down, and at its end, unless n is 0, as many as of n + behind. before may be negative, and
+ * after n rows, unless n is 0, a stream has given max(0, (n - ahead + before - reach - 1 + stride) /
+ * stride) of them, rounded down, and at its end, unless n is 0, as many as of n + behind. before may be negative, and
  * so may behind: of the rows that x itself has only at the end, the last ones are then left out. The
  * last reach + ahead rows are kept in a ring (as many, count of x), if there are any; its oldest row
  * is number `position`. rows counts those that were read, as far as anything depends on it: -1 where

@@ -19,7 +19,8 @@ def window(call: Call, w: op.Window) -> None:
     n = call.count(w.rows, 1) if w.rows >= 0 else kept
 
     def given(rows: int) -> int:
-        return max(0, (rows - w.ahead + w.before - reach - 1 + w.stride) // w.stride)
+        due = (rows - w.ahead + w.before - reach - 1 + w.stride) // w.stride
+        return max(0, due) if rows else 0
 
     end = n + len(x)
     start, stop = given(n), given(end)
