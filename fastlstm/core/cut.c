@@ -114,8 +114,11 @@ static const double BYTES_A_NS = 100, FMAS_A_NS = 50;
 #define FL_LEAST_NS 800
 #endif
 
-/* Work that lasts longer than a waiting thread spins before it sleeps, and so than waking it. */
-enum { LONG_NS = 50000 };
+/* Work that lasts longer than a waiting thread spins before it sleeps, in nanoseconds, is worth waking
+ * one. The tests set it to 0, so that every shared run waits for its threads. */
+#ifndef FL_LONG_NS
+#define FL_LONG_NS 50000
+#endif
 
 /* What an operation takes a step, of B rows: the elements of its matrices, how often each of them is
  * multiplied, and its panels. */
@@ -169,7 +172,7 @@ static void share_call(const fl_model *model, size_t T, size_t B, size_t threads
         meetings += (double)each.meetings;
         panels = fl_most(panels, each.panels);
     }
-    plan->is_long = total * (double)T >= LONG_NS;
+    plan->is_long = total * (double)T >= FL_LONG_NS;
     plan->by_rows = B >= LEAST_ROWS_OF_A_RANK * threads || (B > 1 && panels < threads);
     ranks = plan->by_rows ? total * (double)T : total / (meetings > 1 ? meetings : 1);
     ranks /= FL_LEAST_NS;

@@ -25,7 +25,7 @@ KERNELS = [
     ("scalar", np.float64),
 ]
 # Every place that may stop is tried, every call is shared by threads that can be.
-EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3")
+EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
 WIDE = 4096  # numbers of a buffer of which a chunk has but 24 rows
 
 
@@ -312,7 +312,7 @@ def answered(driver: Driver, cases: list[Case]) -> list[list]:
 
 
 def rows_of(program: Program, calls: list[Given], b: int) -> list[np.ndarray]:
-    """All rows of each output of one row of the batch; of a held one, which is always the same, one."""
+    """All rows of each output of one row of the batch; of a held one, always the same, one."""
     made = []
     for o, value in enumerate(program.outputs):
         rows = np.concatenate([call.rows[o][b] for call in calls])
