@@ -46,6 +46,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fastlstm")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run tests that take hours, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes hours; --long runs it"))
+
+
 def pytest_report_header() -> str:
     kernels = ", ".join(f"{name} ({lanes})" for name, lanes in _engine.kernels(4))
     return f"fastlstm: FASTLSTM_TEST_SEED={SEED}; kernels (lanes): {kernels}"

@@ -137,7 +137,9 @@ def fit_atanh(degree: int = 3) -> tuple[list[np.float32], float]:
 def fit_sine(degree: int = 2) -> tuple[list[np.float32], float]:
     """s's coefficients, constant first, and the largest relative error of sin(r) they leave."""
     square = (QUARTER * chebyshev(0, 1)) ** 2
-    exact = np.sum([(-1.0) ** (k + 1) * square**k / factorial(2 * k + 3) for k in range(12)], axis=0)
+    exact = np.sum(
+        [(-1.0) ** (k + 1) * square**k / factorial(2 * k + 3) for k in range(12)], axis=0
+    )
     relative = square / (1 + square * exact)
     columns = square[:, None] ** np.arange(degree + 1)
     return round_in_turn(columns * relative[:, None], exact * relative)
@@ -400,13 +402,13 @@ def build(isa: str, folder: Path) -> Path | None:
     return program
 
 
-def measure(program: Path, name: str, stride: int) -> Worst:
+def measure(command: Sequence[object], name: str, stride: int) -> Worst:
     """The largest error over every `stride`-th float32, infinities and NaN included."""
     worst = Worst()
     for first in range(0, 2**32, CHUNK * stride):
         bits = np.arange(first, min(first + CHUNK * stride, 2**32), stride, dtype=np.uint64)
         x = bits.astype(np.uint32).view(np.float32)
-        worst.see(FUNCTIONS[name], x, run([program], name, x))
+        worst.see(FUNCTIONS[name], x, run(command, name, x))
     return worst
 
 
@@ -427,7 +429,7 @@ def main() -> int:
         for name, (isa, program) in product(arguments.names or FUNCTIONS, programs.items()):
             if program is None:
                 continue
-            w, bound = measure(program, name, stride), FUNCTIONS[name].bound
+            w, bound = measure([program], name, stride), FUNCTIONS[name].bound
             print(
                 f"{name:16s} {isa:8s} {w.ulp:6.4f}, bound {bound}, at x = {w.x!r}: {w.y!r}, "
                 f"true {w.exact!r}",

@@ -1,6 +1,7 @@
 /* functions_driver.c - one function of functions.h, of one instruction set, for numbers from a file.
  *
  *   functions_driver FUNCTION ALPHA BETA <x >y
+ *   functions_driver FUNCTION each BETA <x,alpha >y   as many of alpha behind x, few enough
  *
  * Reads and writes plain reals; the exit status is 1 if that fails. The instruction set is the one
  * whose macro is defined as for a kernel, by default that of one lane of float. All vectors are
@@ -19,7 +20,7 @@
 
 #include "functions.h"
 
-enum { BLOCK = 4096 * L };
+enum { BLOCK = 1 << 17 }; /* a multiple of L */
 
 typedef vec function(vec x, vec alpha, vec beta);
 
@@ -57,17 +58,25 @@ static function *find(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    static real x[BLOCK];
+    static real x[BLOCK], each[BLOCK];
     function *of = argc == 4 ? find(argv[1]) : NULL;
     if (!of) return fprintf(stderr, "expected a function, alpha and beta\n"), 1;
+    const int pairs = !strcmp(argv[2], "each");
     const vec alpha = v_set1((real)strtod(argv[2], NULL));
     const vec beta = v_set1((real)strtod(argv[3], NULL));
     size_t count;
     v_flush_denormals();
     while ((count = fread(x, sizeof *x, BLOCK, stdin))) {
-        size_t i = 0;
-        for (; i + L <= count; i += L) v_store(x + i, of(v_load(x + i), alpha, beta));
-        if (i < count) v_store_n(x + i, of(v_load_n(x + i, count - i), alpha, beta), count - i);
+        if (pairs) {
+            count /= 2;
+            memcpy(each, x + count, count * sizeof *x);
+        }
+        for (size_t i = 0; i < count; i += L) {
+            const size_t left = count - i < L ? count - i : L;
+            const vec second = pairs ? v_load_n(each + i, left) : alpha;
+            if (left == L) v_store(x + i, of(v_load(x + i), second, beta));
+            else v_store_n(x + i, of(v_load_n(x + i, left), second, beta), left);
+        }
         if (fwrite(x, sizeof *x, count, stdout) != count) return 1;
     }
     return ferror(stdin) || fflush(stdout);
