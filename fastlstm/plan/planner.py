@@ -97,8 +97,14 @@ class Planner:
     # The nodes
 
     def lower(self) -> None:
-        """Lower all nodes of the graph."""
+        """Lower all nodes of the graph, but those whose rows no call of a stream can give.
+
+        Where no output needs the end of the sequence, nobody reads what does.
+        """
+        rows, ahead = self.facts.rows, bool(self.facts.looks_ahead)
         for group in self.facts.groups:
+            if rows[group.nodes[0].name].looks_ahead and not ahead:
+                continue
             views = self._met(group)
             if group.loops:
                 self._loop(group, views)
