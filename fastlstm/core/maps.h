@@ -86,20 +86,31 @@ static manner manner_of(const fl_packed_map *a, size_t read) {
     return as_y ? AS_Y : same ? SAME : STRIDING;
 }
 
-/* Numbers [first, first + n) of a value x as y's axes see it, run by run of the last axis. */
+/* Numbers [first, first + n) of a value x as y's axes see it, run by run of the last axis that is
+ * none of 1. */
 static void put_together(const fl_packed_map *a, size_t read, const real *x, size_t first,
                          real *block, size_t n) {
-    const size_t *strides = a->strides + read * a->axes, last = a->axes - 1;
-    const size_t width = a->shape[last];
-    for (size_t i = 0; i < n;) {
-        size_t rest = (first + i) / width, at_last = (first + i) % width, place;
-        const size_t count = width - at_last < n - i ? width - at_last : n - i;
-        place = at_last * strides[last];
-        for (size_t k = last; k--; rest /= a->shape[k]) place += rest % a->shape[k] * strides[k];
-        if (strides[last]) memcpy(block + i, x + place, count * sizeof(real));
-        else
-            for (size_t j = 0; j < count; ++j) block[i + j] = x[place];
+    const size_t *strides = a->strides + read * a->axes, *shape = a->shape;
+    size_t last = a->axes - 1, at[FL_MOST_AXES];
+    while (last && shape[last] == 1) --last;
+    size_t rest = first;
+    for (size_t k = last + 1; k--; rest /= shape[k]) {
+        at[k] = rest % shape[k];
+        x += at[k] * strides[k];
+    }
+    for (size_t i = 0;;) {
+        const size_t left = shape[last] - at[last], count = left < n - i ? left : n - i;
+        put_run(x, (ptrdiff_t)strides[last], block + i, count);
         i += count;
+        if (i == n) return;
+        x -= at[last] * strides[last];
+        at[last] = 0;
+        for (size_t k = last; k--;) {
+            x += strides[k];
+            if (++at[k] < shape[k]) break;
+            x -= shape[k] * strides[k];
+            at[k] = 0;
+        }
     }
 }
 

@@ -38,6 +38,18 @@ INLINE const real *start_of(const values *s, const fl_stretch *from) {
     return row_of(s, (size_t)from->read) + from->first;
 }
 
+/* Numbers x that lie `stride` apart, one behind the other. Most runs are short: what calls a function
+ * to copy them takes longer than the copy. */
+INLINE void put_run(const real *x, ptrdiff_t stride, real *y, size_t count) {
+    if (stride == 1) {
+        size_t j = 0;
+        for (; j + L <= count; j += L) v_store(y + j, v_load(x + j));
+        if (j < count) v_store_n(y + j, v_load_n(x + j, count - j), count - j);
+    } else {
+        for (ptrdiff_t j = 0; j < (ptrdiff_t)count; ++j) y[j] = x[j * stride];
+    }
+}
+
 /* The numbers of a stretch, into y (count,). */
 INLINE void put_stretch(const values *s, const fl_stretch *from, real fill, real *y) {
     const size_t n = from->count;
@@ -45,12 +57,7 @@ INLINE void put_stretch(const values *s, const fl_stretch *from, real fill, real
         for (size_t i = 0; i < n; ++i) y[i] = fill;
         return;
     }
-    const real *x = start_of(s, from);
-    const ptrdiff_t stride = from->stride;
-    if (n == 1) *y = *x;
-    else if (stride == 1) memcpy(y, x, n * sizeof(real));
-    else
-        for (ptrdiff_t i = 0; i < (ptrdiff_t)n; ++i) y[i] = x[i * stride];
+    put_run(start_of(s, from), from->stride, y, n);
 }
 
 /* Those of tokens, as the numbers that they are. */
