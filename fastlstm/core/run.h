@@ -54,23 +54,30 @@ static line_rows line_with(const run *in, const size_t *of) {
 static void count_rows(run *in, const fl_operation *op) {
     const fl_running *call = in->call;
     const size_t B = call->B;
-    ptrdiff_t from = line_of(in, op), to = from;
+    ptrdiff_t from = -1, to = -1, rows_at = -1;
     int once = 0;
-    ptrdiff_t rows_at = -1;
     switch (op->kind) {
-    case FL_WINDOW: from = line_of_value(in, op->window.x); break;
-    case FL_SPREAD: from = line_of_value(in, op->spread.x); break;
+    case FL_WINDOW:
+        from = line_of_value(in, op->window.x);
+        to = line_of_value(in, op->window.y);
+        break;
+    case FL_SPREAD:
+        from = line_of_value(in, op->spread.x);
+        to = line_of_value(in, op->spread.y);
+        break;
     case FL_FOLD:
+        from = line_of(in, op);
         to = line_of_value(in, op->fold.y);
         once = op->fold.folded && call->whole;
         rows_at = op->fold.rows;
         break;
     case FL_ATTENTION:
+        from = line_of(in, op);
         to = line_of_value(in, op->attention.y);
         once = op->attention.folded && call->whole;
         rows_at = op->attention.rows;
         break;
-    case FL_MEET: from = -1; break;
+    case FL_MEET: to = line_of(in, op); break;
     default: return;
     }
     if (from == to) return;
