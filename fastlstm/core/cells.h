@@ -1,8 +1,8 @@
-/* cells.h - one step of PyTorch's cells, in the registers in which their gates are summed. A part of
- * kernel.h; variants.h has other cells, recurrent.h the loop over steps.
+/* cells.h - one step of PyTorch's cells, in the registers in which their gates are summed. A
+ * part of kernel.h; variants.h has other cells, recurrent.h the loop over steps.
  *
- * z = (bias + products of x) + (products of h, from 0), either in blocks as panels.h has them: the
- * products of h are the same bits whether or not x is there when they are made.
+ * z = (bias + products of x) + (products of h, from 0), either in blocks as panels.h has them:
+ * the products of h are the same bits whether or not x is there when they are made.
  */
 
 /* A cell: what the operation says of it, and how it is packed. */
@@ -31,8 +31,8 @@ INLINE vec clip_to(real bound, vec a) {
 }
 
 /* A part of the input projection of AHEAD later rows: inputs [0, K) of x for one panel, added to
- * what y holds, or to `init` if this is the first part. Parts begin where blocks do, and all of them
- * are within one level. */
+ * what y holds, or to `init` if this is the first part. Parts begin where blocks do, and all of
+ * them are within one level. */
 typedef struct {
     size_t K;
     const real *w;             /* (K, G, L) */
@@ -87,9 +87,9 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
     accumulate(1, 1, G, total, w, 0, h, k, K);
 }
 
-/* Of M rows, in panels [p, p + N): what x gives, from what the rows start from, and what h gives,
- * from `h_init` (P, L) in the last gate and 0 in the others; h_init NULL: 0 there too. `side`, if not
- * NULL, is computed on the way (M = N = 1 then). */
+/* Of M rows, in panels [p, p + N): what x gives, from what the rows start from, and what h
+ * gives, from `h_init` (P, L) in the last gate and 0 in the others; h_init NULL: 0 there too.
+ * `side`, if not NULL, is computed on the way (M = N = 1 then). */
 INLINE void sum_both(const int M, const int N, const int G, cell a, size_t p, const row *rows,
                      const real *h_init, slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
     const fl_panels *gates = &a.packed->gates;

@@ -18,10 +18,10 @@ typedef struct {
  * registers; totals of the same shape lie in memory, where an index need not be a constant. */
 typedef vec accumulators[ROWS][4];
 
-/* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up, and those totals
- * again in levels of K_LEVEL inputs: rounding errors grow with the length of a sum, and a sum of 256
- * in one go would lose three times as much. One lane has no fused multiply-add, rounds twice as
- * often, and takes shorter blocks. */
+/* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up, and those
+ * totals again in levels of K_LEVEL inputs: rounding errors grow with the length of a sum, and a
+ * sum of 256 in one go would lose three times as much. One lane has no fused multiply-add,
+ * rounds twice as often, and takes shorter blocks. */
 enum { K_BLOCK = L == 1 ? 16 : 32, K_LEVEL = 32 * K_BLOCK };
 
 INLINE void clear(const int MN, const int G, vec (*acc)[4]) {
@@ -56,8 +56,8 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
     }
 }
 
-/* total[m * N + n][g] += the sum over inputs [k, K), block by block; w is N panels at input k, which
- * is K_LEVEL at most. */
+/* total[m * N + n][g] += the sum over inputs [k, K), block by block; w is N panels at input k,
+ * which is K_LEVEL at most. */
 INLINE void accumulate(const int M, const int N, const int G, vec (*total)[4], const real *w,
                        size_t stride, const real *const *x, size_t k, size_t K) {
     vec levels[ROWS][4];

@@ -1,9 +1,10 @@
-/* recurrent.h - a recurrence over the rows of a chunk: along time, each position of each batch row
- * with a state of its own, or along the positions of each row, anew in each. A part of kernel.h.
+/* recurrent.h - a recurrence over the rows of a chunk: along time, each position of each batch
+ * row with a state of its own, or along the positions of each row, anew in each. A part of
+ * kernel.h.
  *
- * What runs is the same: tracks that go through steps side by side, a tile of them at a time. The
- * ranks share the panels of a cell: each makes its own of every step, and all meet after it, as they
- * all read the whole h next.
+ * What runs is the same: tracks that go through steps side by side, a tile of them at a time.
+ * The ranks share the panels of a cell: each makes its own of every step, and all meet after it,
+ * as they all read the whole h next.
  */
 
 /* One of the recurrences that run side by side: a position of a batch row, or of any row. */
@@ -47,9 +48,9 @@ INLINE const real *input_of(const tracks *a, size_t first, size_t r) {
     return a->tracks[i].x + (ptrdiff_t)(first + step) * a->x_step;
 }
 
-/* By a BLAS, if the rows [from, R) from step `first` on lie evenly and are many: the one place where
- * one may be used. It sums in an order of its own, so a result then depends on how a sequence is cut
- * into calls; in blocks, as its sums may be as long as it likes. */
+/* By a BLAS, if the rows [from, R) from step `first` on lie evenly and are many: the one place
+ * where one may be used. It sums in an order of its own, so a result then depends on how a
+ * sequence is cut into calls; in blocks, as its sums may be as long as it likes. */
 static int project_by_gemm(const tracks *a, size_t first, size_t from, size_t R, real *gates) {
     enum { BLOCK = 8 * K_BLOCK };
     const fl_running *call = a->in->call;
@@ -75,8 +76,8 @@ static int project_by_gemm(const tracks *a, size_t first, size_t from, size_t R,
     return 1;
 }
 
-/* gates (R, P, G, L) = bias + W x, of this rank's panels, for the rows [from, R) of the inputs of all
- * tracks from step `first` on. */
+/* gates (R, P, G, L) = bias + W x, of this rank's panels, for the rows [from, R) of the inputs
+ * of all tracks from step `first` on. */
 static void project(const tracks *a, size_t first, size_t from, size_t R, real *gates) {
     const fl_panels *matrix = &a->of.packed->gates;
     const size_t most = fl_tile_structs(a->n), width = a->tile.width;
@@ -185,8 +186,8 @@ static void give_c(const tracks *a, size_t t) {
 /* An input of fewer rows is multiplied within the step: its product would be longer than itself. */
 enum { LEAST_INPUT_ROWS = 8 };
 
-/* All tracks over all steps, a part of them after the other; 0: the call stops. The input projection
- * of a part is made before it is scanned, or on the side of the part before it. */
+/* All tracks over all steps, a part of them after the other; 0: the call stops. The input
+ * projection of a part is made before it is scanned, or on the side of the part before it. */
 static int scan(const tracks *a) {
     const run *in = a->in;
     const fl_recurrent *is = a->of.is;
@@ -241,7 +242,7 @@ typedef struct {
 } sources;
 
 /* A track begins with step 0 of position p in row t of batch row b. */
-static track *begin_track(tracks *a, const sources *from, size_t t, size_t b, size_t p) {
+INLINE track *begin_track(tracks *a, const sources *from, size_t t, size_t b, size_t p) {
     const fl_recurrent *is = a->of.is;
     const size_t place = p * is->steps;
     track *k = a->tracks + a->n;
@@ -258,7 +259,7 @@ static track *begin_track(tracks *a, const sources *from, size_t t, size_t b, si
 
 /* The state that track k has along time, or where its steps start along positions. c is made by
  * each rank as far as it is in its panels. */
-static void begin_in_state(const tracks *a, track *k) {
+INLINE void begin_in_state(const tracks *a, track *k) {
     const fl_recurrent *is = a->of.is;
     real *state = a->in->call->states[k->b];
     k->state = state;
@@ -347,7 +348,7 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     size_t room = is->positions < FL_TILE_ROWS ? rows * is->positions : FL_TILE_ROWS;
     if (room > FL_TILE_ROWS) room = FL_TILE_ROWS;
     if (!room) return;
-    sources from;
+    sources from = {0};
     tracks a;
     a.in = in;
     a.of.is = is;

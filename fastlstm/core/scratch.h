@@ -57,8 +57,8 @@ static inline size_t fl_gate_rows(size_t width, size_t real_size) {
 /* Rows that a recurrence takes through its steps together. A multiple of every kernel's ROWS. */
 enum { FL_TILE_ROWS = 96 };
 
-/* What the ranks of a recurrence share of a tile, in numbers from the first. Nothing overflows: sizes
- * in a program are below 2^31, and rows of a tile few. */
+/* What the ranks of a recurrence share of a tile, in numbers from the first. Nothing overflows:
+ * sizes in a program are below 2^31, and rows of a tile few. */
 typedef struct {
     size_t width;    /* G * L * P */
     size_t variant;  /* (rows, fl_variant_numbers) */

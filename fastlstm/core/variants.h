@@ -1,9 +1,9 @@
 /* variants.h - one step of a cell that is not quite PyTorch's; spec.LSTM and spec.GRU have the
  * equations. A part of kernel.h.
  *
- * The products of x and of h are written to memory, panel by panel as the cell is packed, and read
- * again: there is one loop for every variant, and normalisation needs all of them at once. The ranks
- * meet wherever one reads what another wrote, as often whatever rows there are.
+ * The products of x and of h are written to memory, panel by panel as the cell is packed, and
+ * read again: there is one loop for every variant, and normalisation needs all of them at once.
+ * The ranks meet wherever one reads what another wrote, as often whatever rows there are.
  */
 
 /* One step of n rows. */
