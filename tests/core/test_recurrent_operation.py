@@ -17,8 +17,8 @@ from recurrences import Recurrence
 
 from fastlstm import spec
 
-# Every place that may stop is tried, every call is shared by threads that can be.
-EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3")
+# Every place that may stop is tried, every call is shared by threads, for which it waits.
+EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
 VECTORS = ("avx512", "avx2", "neon")
 CELLS = {"lstm": spec.LSTM, "gru": spec.GRU, "rnn": spec.RNN}
 
