@@ -54,7 +54,8 @@ static void add(stretches *to, fl_stretch made) {
 }
 
 /* The places start, start + stride, ... as stretches, each of one read. */
-static void add_run(stretches *to, const starts *of, int64_t start, int64_t stride, uint32_t count) {
+static void add_run(stretches *to, const starts *of, int64_t start, int64_t stride,
+                    uint32_t count) {
     if (start < 0) {
         const fl_stretch none = {-1, 0, 1, count};
         add(to, none);
@@ -116,8 +117,8 @@ static int is_one_axis(const fl_map *map, size_t i) {
     return 1;
 }
 
-/* Axes that are left once those of 1 are left out and those that are one are put together: the sizes
- * of each, and of the axes of y the last one that is part of each. A last axis of 1 stays where
+/* Axes that are left once those of 1 are left out and those that are one are put together: their
+ * sizes, and of the axes of y the last one that is part of each. A last axis of 1 stays where
  * without it a last stride were not 0 or 1. */
 static size_t join_axes(const fl_map *map, size_t *sizes, size_t *last) {
     const size_t n = map->shape.count;
