@@ -6,69 +6,18 @@
  *   program_driver run REQUEST ANSWER
  *
  * Both files are 64-bit words of this machine's byte order; bytes are filled up to whole words.
- * Everything that a model is given is as large as it must be and no larger, so that a sanitizer sees
- * what goes beyond it.
+ * Everything that a model is given is as large as it must be and no larger, so that a sanitizer
+ * sees what goes beyond it.
  */
 #define _POSIX_C_SOURCE 200809L /* posix_memalign */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../fastlstm/core/fastlstm.h" /* not the one of kernels/ */
 #include "team.h"
-
-/* ---- Words ---- */
-
-typedef struct {
-    const char *at, *end;
-} reader;
-
-static void give_up(const char *why) {
-    fprintf(stderr, "program_driver: %s\n", why);
-    exit(2);
-}
-
-static const void *read_bytes(reader *from, size_t bytes) {
-    const char *at = from->at;
-    const size_t whole = (bytes + 7) / 8 * 8;
-    if (whole < bytes || (size_t)(from->end - at) < whole) give_up("the request ends too early");
-    from->at += whole;
-    return at;
-}
-
-static int64_t read_word(reader *from) {
-    int64_t word;
-    memcpy(&word, read_bytes(from, sizeof word), sizeof word);
-    return word;
-}
-
-static size_t read_size(reader *from) {
-    const int64_t word = read_word(from);
-    if (word < 0) give_up("a size of the request is negative");
-    return (size_t)word;
-}
-
-static void write_bytes(FILE *to, const void *bytes, size_t size) {
-    const char zeros[8] = {0};
-    if (size && fwrite(bytes, 1, size, to) != size) give_up("the answer cannot be written");
-    if (size % 8) fwrite(zeros, 1, 8 - size % 8, to);
-}
-
-static void write_word(FILE *to, int64_t word) { write_bytes(to, &word, sizeof word); }
-
-/* Memory of exactly this many bytes, aligned, with nothing in it that a test could rely on. */
-static void *take(size_t bytes) {
-    void *made = NULL;
-    if (posix_memalign(&made, FL_ALIGNMENT, bytes ? bytes : 1)) give_up("no memory");
-    memset(made, 0xa5, bytes);
-    return made;
-}
-
-static void *copy_of(const void *from, size_t bytes) {
-    void *made = take(bytes);
-    if (bytes) memcpy(made, from, bytes);
-    return made;
-}
+#include "driver_words.h"
 
 /* ---- Threads ---- */
 
@@ -110,6 +59,9 @@ static fl_error open_program(subject *s, reader *from, char *message, size_t mes
     fl_error error = fl_program_size(program, bytes, &needed);
     /* What is wrong, only the other function says. */
     s->program_memory = take(needed);
+    if (!error && fl_program_init(program, bytes, s->program_memory, needed - 1, &s->program, NULL,
+                                  0) != FL_LITTLE_MEMORY)
+        give_up("a program takes less memory than it needs");
     const fl_error made = fl_program_init(program, bytes, s->program_memory, needed, &s->program,
                                           message, message_bytes);
     if (error && made != error) give_up("the two functions of a program disagree");
@@ -148,6 +100,9 @@ static fl_error open_model(subject *s, reader *from, char *message, size_t messa
     }
     if (!error) {
         s->model_memory = take(needed);
+        error = fl_model_init(s->program, &config, s->tensors, s->tensor_count, s->model_memory,
+                              needed - 1, &s->model, message, message_bytes);
+        if (error == FL_OK) give_up("a model takes less memory than it needs");
         error = fl_model_init(s->program, &config, s->tensors, s->tensor_count, s->model_memory,
                               needed, &s->model, message, message_bytes);
     }
@@ -221,7 +176,7 @@ static void write_outputs(const subject *s, FILE *to, const fl_rows *outputs, co
     }
 }
 
-enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE };
+enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE, TRY };
 
 /* T, whole, batch_first, stop_at, whether there are lengths, and those; then the inputs. */
 static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
@@ -307,12 +262,120 @@ static void set_part(const subject *s, reader *from, FILE *to) {
     write_word(to, error);
 }
 
+/* ---- Any program at all ---- */
+
+enum { MOST_BYTES = 1 << 26, MOST_ROWS = 1 << 12, MOST_QUESTIONS = 100 };
+
+/* Inputs that are what they must be, whatever the program says that is: as many numbers. */
+static fl_rows *make_inputs(const subject *s, size_t T, int *fits) {
+    const size_t n = fl_count(s->program, FL_COUNT_INPUTS);
+    fl_rows *inputs = take(n * sizeof *inputs);
+    memset(inputs, 0, n * sizeof *inputs);
+    for (size_t i = 0; i < n; ++i) {
+        const fl_row_shape shape = fl_input_shape(s->program, i);
+        const size_t rows = shape.held ? 1 : T, count = rows * s->B * shape.count;
+        if (shape.count > MOST_BYTES / 8 / (T * s->B + 1)) *fits = 0;
+        if (!*fits) continue;
+        void *data = take(count * (shape.tokens ? sizeof(int64_t) : s->real_size));
+        for (size_t k = 0; k < count; ++k) {
+            const double number = (double)(k * 2654435761u % 1000) / 250 - 2;
+            if (shape.tokens) ((int64_t *)data)[k] = (int64_t)(k * 2654435761u % shape.tokens);
+            else if (s->real_size == sizeof(float)) ((float *)data)[k] = (float)number;
+            else ((double *)data)[k] = number;
+        }
+        inputs[i] = rows_of(data, rows, s->B, shape.count, 0);
+    }
+    return inputs;
+}
+
+static int outputs_fit(const subject *s, const size_t *rows) {
+    size_t total = 0;
+    for (size_t o = 0; o < fl_count(s->program, FL_COUNT_OUTPUTS); ++o) {
+        const size_t most = most_rows(s, rows, o);
+        if (most > MOST_ROWS) return 0;
+        total += most * fl_output_shape(s->program, o).count;
+    }
+    return total <= MOST_BYTES / 8 / s->B;
+}
+
+/* Count what a call gives, have memory for it, and make it. */
+static fl_error try_call(const subject *s, fl_call *call, int ending) {
+    const size_t n = fl_count(s->program, FL_COUNT_OUTPUTS);
+    size_t *rows = take(n * s->B * sizeof *rows), *capacities = take(n * sizeof *capacities);
+    size_t *again = take(n * s->B * sizeof *again);
+    call->rows = rows;
+    fl_error error = fl_count_rows(s->model, call, ending);
+    if (!error && !outputs_fit(s, rows)) error = FL_TOO_LARGE;
+    if (!error) {
+        fl_rows *outputs = take_outputs(s, rows, capacities, 0);
+        stopper asks = {MOST_QUESTIONS, 0};
+        call->outputs = outputs;
+        call->rows = again;
+        call->stop = stop;
+        call->who = &asks;
+        error = ending ? fl_flush(s->model, call) : fl_run(s->model, call);
+        if (!error && memcmp(rows, again, n * s->B * sizeof *rows))
+            give_up("a call gave other rows than were counted");
+        free_rows(outputs, n);
+    }
+    free(rows), free(again), free(capacities);
+    return error;
+}
+
+/* States that no call leaves behind, from which it must not go beyond its memory either. */
+static void spoil_states(const subject *s, size_t seed) {
+    const double odd[] = {-1, 1e30, 0.5, 3, 65536, -0.0, 1.0 / 3, 16777215};
+    for (size_t b = 0; b < s->B; ++b)
+        for (size_t i = 0; i < fl_count(s->program, FL_COUNT_STATE); ++i) {
+            double number = odd[(i * 2654435761u + b + seed) / 7 % 8];
+            if ((i + seed) % 13 == 0) number = NAN;
+            if (s->real_size == sizeof(float)) ((float *)s->states[b])[i] = (float)number;
+            else ((double *)s->states[b])[i] = number;
+        }
+}
+
+/* All that can be called, twice: from the states of the beginning, and from spoilt ones. */
+static void try_all(const subject *s, reader *from, FILE *to) {
+    const size_t T = read_size(from), seed = read_size(from);
+    int fits = 1;
+    size_t bytes = 0;
+    void *scratch = NULL;
+    fl_call call;
+    memset(&call, 0, sizeof call);
+    fl_rows *inputs = make_inputs(s, T, &fits);
+    fl_error error = fl_scratch_size(s->model, T, s->B, s->threads, &bytes);
+    if (!error && (!fits || bytes > MOST_BYTES)) error = FL_TOO_LARGE;
+    if (!error) {
+        scratch = take(bytes);
+        error = fl_scratch_init(s->model, T, s->B, s->threads, scratch, bytes, &call.scratch);
+    }
+    for (int spoilt = 0; spoilt < 2 && !error; ++spoilt) {
+        call.struct_size = sizeof call;
+        call.T = 0;
+        call.B = s->B;
+        call.states = s->states;
+        call.threads = s->threads > 1 ? &s->team : NULL;
+        call.inputs = inputs;
+        call.whole = (int)(seed % 2);
+        if (!spoilt) error = fl_begin(s->model, &call);
+        else spoil_states(s, seed);
+        call.T = T;
+        if (!error) error = try_call(s, &call, 0);
+        call.T = 0;
+        if (!error) error = try_call(s, &call, 1);
+    }
+    write_word(to, error);
+    free_rows(inputs, fl_count(s->program, FL_COUNT_INPUTS));
+    free(scratch);
+}
+
 static void make_calls(const subject *s, reader *from, FILE *to) {
     const size_t bytes = fl_state_size(s->model);
     for (size_t left = read_size(from); left; --left) {
         const size_t kind = read_size(from);
         switch (kind) {
         case PARTS: tell_parts(s, to); break;
+        case TRY: try_all(s, from, to); break;
         case SET_PART: set_part(s, from, to); break;
         case STATE:
             for (size_t b = 0; b < s->B; ++b) write_bytes(to, s->states[b], bytes);

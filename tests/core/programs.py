@@ -1,4 +1,4 @@
-"""Programs run by the core in C: many of them in one process, on any instruction set, in any pieces.
+"""Programs run by the core in C: many in one process, on any instruction set, in any pieces.
 
 ``program_driver.c`` reads what is asked here from a file, and answers in another.
 """
@@ -27,7 +27,7 @@ SOURCES = [
     c_builds.KERNELS / "team.c",
     Path(__file__).with_name("program_driver.c"),
 ]
-_KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state")
+_KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try")
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class Case:
     program : bytes
     tensors : sequence of array
         Of float32 or float64.
-    shapes : sequence of (int, bool)
+    outputs : sequence of int
         Of each output how many numbers a row has.
     dtype : float32 or float64
         What to compute in.
@@ -132,6 +132,11 @@ class Case:
         """Put them back."""
         rows = map(_bytes, state.astype(self.dtype))
         self._add([_word(_KINDS.index("set_state")), *rows], lambda words: None)
+
+    def try_all(self, T: int, seed: int = 0) -> None:
+        """T steps, and the end, of whatever the program has, also from states that no call left."""
+        head = struct.pack("<qqq", _KINDS.index("try"), T, seed)
+        self._add([head], lambda words: ERRORS[words.word()])
 
     def _add(self, request: list[bytes], answer: Callable[[_Words], Any]) -> None:
         self._calls.append(request)
