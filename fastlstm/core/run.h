@@ -255,7 +255,7 @@ static void tell_given(const run *in) {
 
 /* Begin the chunk that starts with step in->first: 0 if the call stops before it. All ranks go back
  * to the same chunk. Between here and the next call of this, all are in the same one, so that one
- * which is not yet in the chunk that was given up keeps its states first. */
+ * which is not yet in the chunk that was given up keeps its states first, and tells its rows. */
 static int begin_chunk(const run *in) {
     const fl_running *call = in->call;
     fl_watch *watch = call->watch;
@@ -272,6 +272,7 @@ static int begin_chunk(const run *in) {
     char *kept = shared_at(call, call->cut->kept);
     for (size_t b = 0; b < call->B && call->rank == 0; ++b)
         memcpy(kept + b * size, call->states[b], size);
+    tell_given(in);
     meet(call);
     if (call->asks) watch->at = in->first + 1;
     return !stopped(call, 0);
@@ -333,7 +334,6 @@ static void run_chunks(run *in) {
         in->first = first;
         in->back = (int)((call->turn + first) & 1);
         if (!begin_chunk(in)) return;
-        if (call->watch) tell_given(in);
         in->lines[0] = steps_left(in, call->T - first < chunk ? call->T - first : chunk);
         if (!run_operations(in, program->held, program->operation_count)) return;
         give_outputs(in);

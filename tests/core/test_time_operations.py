@@ -183,19 +183,18 @@ class TestEach:
         for b, calls in enumerate(others):
             assert_same(program, first, b, calls, 0)
 
-    def test_stops(self, driver, kernel, rng, name):
+    @pytest.mark.parametrize(("B", "threads"), [(2, 1), (2, 3), (13, 3)])
+    def test_stops(self, driver, kernel, rng, name, B, threads):
         """A call that is stopped anywhere leaves states as they are after whole steps."""
-        program, T, B = PROGRAMS[name](Made()).in_short_chunks(), 60, 2
+        program, T = PROGRAMS[name](Made()).in_short_chunks().shared_by_threads(), 60
         moving, at_start = numbers(program, rng, T, B)
-        stops = sorted({1, 2, *map(int, rng.integers(3, 400, size=6))})
         cases = []
-        for stop in stops:
-            case = case_of(program, kernel, B, at_start)
+        for stop in sorted({1, 2, *map(int, rng.integers(3, 400, size=6))}):
+            case = case_of(program, kernel, B, at_start, threads)
             case.run(T, moving, stop_at=stop)
             case.state()
             cases.append(case)
-        stopped = driver.run(cases)
-        again = []
+        stopped, again = driver.run(cases), []
         for answer in stopped:
             _, given, _ = answer.calls
             assert given.error == ("stopped" if given.steps_done < T else "ok")
@@ -203,6 +202,7 @@ class TestEach:
             case.run(given.steps_done, [x[: given.steps_done] for x in moving])
             case.state()
             again.append(case)
+        assert stopped[0].calls[1].steps_done < T
         for answer, (given, state) in zip(stopped, answered(driver, again), strict=True):
             np.testing.assert_array_equal(answer.calls[2], state)
             for b in range(B):
