@@ -202,7 +202,8 @@ static int read_count(reader *r, const char *what, size_t words, size_t *to) {
     int64_t word;
     r->what = what;
     r->number = 0;
-    if (!read_below(r, "their number", 0, (int64_t)(r->left / words) + 1, &word)) return 0;
+    const size_t left = r->left ? r->left - 1 : 0; /* behind the number itself */
+    if (!read_below(r, "their number", 0, (int64_t)(left / words) + 1, &word)) return 0;
     *to = (size_t)word;
     return 1;
 }
