@@ -16,29 +16,31 @@ typedef struct {
     size_t step;  /* 1, or 0: from (L,) is the same number in all lanes */
 } operand;
 
-/* One function of n numbers, n a multiple of L. */
-static void run_vectors(const fl_activation *function, const operand *of, real *y, size_t n) {
+/* One function of n numbers, n a multiple of L. What is in locals the loops need not read again. */
+static void run_vectors(const fl_activation *function, const operand *of /* (3,) */, real *y,
+                        size_t n) {
     const vec alpha = v_set1((real)function->alpha), beta = v_set1((real)function->beta);
-#define OPERAND(a, i) v_load(of[a].from + (i)*of[a].step)
+    const real *from_a = of[0].from, *from_b = of[1].from, *from_c = of[2].from, *end = y + n;
+    const size_t step_a = of[0].step * L, step_b = of[1].step * L, step_c = of[2].step * L;
 #define ONE(name, value)                                                                          \
     case FL_FUNCTION_##name:                                                                      \
-        for (size_t i = 0; i < n; i += L) {                                                       \
-            const vec a = OPERAND(0, i);                                                          \
-            v_store(y + i, value);                                                                \
+        for (; y < end; y += L, from_a += step_a) {                                               \
+            const vec a = v_load(from_a);                                                         \
+            v_store(y, value);                                                                    \
         }                                                                                         \
         break;
 #define TWO(name, value)                                                                          \
     case FL_FUNCTION_##name:                                                                      \
-        for (size_t i = 0; i < n; i += L) {                                                       \
-            const vec a = OPERAND(0, i), b = OPERAND(1, i);                                       \
-            v_store(y + i, value);                                                                \
+        for (; y < end; y += L, from_a += step_a, from_b += step_b) {                             \
+            const vec a = v_load(from_a), b = v_load(from_b);                                     \
+            v_store(y, value);                                                                    \
         }                                                                                         \
         break;
 #define THREE(name, value)                                                                        \
     case FL_FUNCTION_##name:                                                                      \
-        for (size_t i = 0; i < n; i += L) {                                                       \
-            const vec a = OPERAND(0, i), b = OPERAND(1, i), c = OPERAND(2, i);                    \
-            v_store(y + i, value);                                                                \
+        for (; y < end; y += L, from_a += step_a, from_b += step_b, from_c += step_c) {           \
+            const vec a = v_load(from_a), b = v_load(from_b), c = v_load(from_c);                 \
+            v_store(y, value);                                                                    \
         }                                                                                         \
         break;
     switch (function->function) {
@@ -50,13 +52,12 @@ static void run_vectors(const fl_activation *function, const operand *of, real *
 #undef ONE
 #undef TWO
 #undef THREE
-#undef OPERAND
 }
 
 /* One function of n numbers. What is left behind the last whole vector is made of copies. */
 static void run_code(const fl_code *code, const operand *registers, real *y, size_t n) {
     const size_t whole = n / L * L, left = n - whole;
-    operand of[3];
+    operand of[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
     for (size_t i = 0; i < code->arity; ++i) of[i] = registers[code->from[i]];
     run_vectors(&code->function, of, y, whole);
     if (left) {
