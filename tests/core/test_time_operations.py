@@ -78,11 +78,11 @@ def assert_same(program: Program, calls: list[Given], b: int, others: list[Given
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory) -> c_builds.Programs:
-    builds = {"optimized": c_builds.OPTIMIZED, "address": ADDRESS}
+    builds = {"optimized": c_builds.OPTIMIZED, "address": ADDRESS, "aarch64": c_builds.AARCH64}
     return c_builds.Programs(builds, SOURCES, tmp_path_factory.mktemp("time"), EAGER)
 
 
-@pytest.fixture(scope="module", params=["optimized", "address"])
+@pytest.fixture(scope="module", params=["optimized", "address", "aarch64"])
 def driver(request, programs, tmp_path_factory) -> Driver:
     return Driver(programs.command(request.param), tmp_path_factory.mktemp("calls"))
 
