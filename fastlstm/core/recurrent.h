@@ -28,8 +28,9 @@ _Static_assert(sizeof(row) == FL_ROW_BYTES, "scratch.h reserves what a row takes
 typedef struct {
     const run *in;
     cell of;
-    view x;
+    view x, y;
     int ragged;                           /* not all tracks have all steps */
+    int masks_each;                       /* a mask has a number for each position and step */
     size_t n, S;
     ptrdiff_t x_step, y_step, mask_step;  /* from one step to the next */
     track *tracks;
@@ -235,20 +236,21 @@ static int scan(const tracks *a) {
     return 1;
 }
 
-/* What tracks read and write. */
-typedef struct {
-    view y, mask, start_h, start_c;
-    size_t masks;  /* numbers of a row of the mask */
-} sources;
+/* A row of a value that few recurrences read. */
+static const real *numbers_at(const tracks *a, size_t value, size_t t, size_t b) {
+    const view rows = view_of(a->in, value);
+    return at(&rows, t, b);
+}
 
 /* A track begins with step 0 of position p in row t of batch row b. */
-INLINE track *begin_track(tracks *a, const sources *from, size_t t, size_t b, size_t p) {
+INLINE track *begin_track(tracks *a, size_t t, size_t b, size_t p) {
     const fl_recurrent *is = a->of.is;
     const size_t place = p * is->steps;
     track *k = a->tracks + a->n;
     k->x = a->of.packed->table ? NULL : at(&a->x, t, b) + place * is->input_size;
-    k->y = at(&from->y, t, b) + place * is->width + is->h_column;
-    k->mask = is->mask < 0 ? NULL : at(&from->mask, t, b) + (from->masks > 1 ? place : 0);
+    k->y = at(&a->y, t, b) + place * is->width + is->h_column;
+    k->mask = is->mask < 0 ? NULL
+                           : numbers_at(a, (size_t)is->mask, t, b) + (a->masks_each ? place : 0);
     k->t = t;
     k->b = b;
     k->place = place;
@@ -268,7 +270,7 @@ INLINE void begin_in_state(const tracks *a, track *k) {
     k->held = is->held < 0 ? NULL : state + is->held + k->index * is->h_size;
 }
 
-static void begin_anew(const tracks *a, const sources *from, track *k) {
+static void begin_anew(const tracks *a, track *k) {
     const fl_recurrent *is = a->of.is;
     const fl_cell *packed = a->of.packed;
     const size_t H = is->hidden_size, first = a->panels.first * L;
@@ -276,8 +278,9 @@ static void begin_anew(const tracks *a, const sources *from, track *k) {
     const real *c = packed->c_0;
     k->h = packed->h_0 ? packed->h_0 : a->zeros;
     k->held = a->zeros;
-    if (is->start_h >= 0) k->h = at(&from->start_h, k->t, k->b) + k->index * is->h_size;
-    if (is->start_c >= 0) c = at(&from->start_c, k->t, k->b) + k->index * H;
+    if (is->start_h >= 0)
+        k->h = numbers_at(a, (size_t)is->start_h, k->t, k->b) + k->index * is->h_size;
+    if (is->start_c >= 0) c = numbers_at(a, (size_t)is->start_c, k->t, k->b) + k->index * H;
     k->c = a->shared + a->tile.c + (size_t)(k - a->tracks) * packed->gates.panels * L;
     if (is->cell != FL_CELL_lstm || first >= end) return;
     if (c) memcpy(k->c + first, c + first, (end - first) * sizeof(real));
@@ -298,7 +301,7 @@ static void keep_states(const tracks *a) {
 }
 
 /* Along time: the tracks are positions of batch rows, steps the rows of the chunk. */
-static void scan_time(tracks *a, const sources *from, size_t room) {
+static void scan_time(tracks *a, size_t room) {
     const run *in = a->in;
     const fl_recurrent *is = a->of.is;
     const size_t B = in->call->B, first = in->rows.first, all = in->rows.end - first;
@@ -307,7 +310,7 @@ static void scan_time(tracks *a, const sources *from, size_t room) {
         const size_t end = in->on.of && in->on.of[b] < in->rows.end ? in->on.of[b] : in->rows.end;
         const size_t steps = end > first ? end - first : 0;
         for (size_t p = 0; p < is->positions; ++p) {
-            track *k = begin_track(a, from, first, b, p);
+            track *k = begin_track(a, first, b, p);
             begin_in_state(a, k);
             k->steps = steps;
             if (steps > a->S) a->S = steps;
@@ -323,14 +326,14 @@ static void scan_time(tracks *a, const sources *from, size_t room) {
 }
 
 /* Along positions: the tracks are rows of the chunk, and of each all that the axes before leave. */
-static void scan_positions(tracks *a, const sources *from, size_t room) {
+static void scan_positions(tracks *a, size_t room) {
     const run *in = a->in;
     const fl_recurrent *is = a->of.is;
     a->S = is->steps;
     FOR_ROWS(in, r) {
         for (size_t p = 0; p < is->positions; ++p) {
-            track *k = begin_track(a, from, r.t, r.b, p);
-            begin_anew(a, from, k);
+            track *k = begin_track(a, r.t, r.b, p);
+            begin_anew(a, k);
             k->steps = is->steps;
             if (a->n < room) continue;
             if (!scan(a)) return;
@@ -348,24 +351,21 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     size_t room = is->positions < FL_TILE_ROWS ? rows * is->positions : FL_TILE_ROWS;
     if (room > FL_TILE_ROWS) room = FL_TILE_ROWS;
     if (!room) return;
-    sources from = {0};
     tracks a;
     a.in = in;
     a.of.is = is;
     a.of.packed = packed;
     a.x = view_of(in, is->x);
-    from.y = view_of(in, is->y);
-    if (is->mask >= 0) {
-        from.mask = view_of(in, (size_t)is->mask);
-        from.masks = call->model->program.value[is->mask].count;
-    }
-    if (is->start_h >= 0) from.start_h = view_of(in, (size_t)is->start_h);
-    if (is->start_c >= 0) from.start_c = view_of(in, (size_t)is->start_c);
+    a.y = view_of(in, is->y);
     a.ragged = 0;
     a.n = a.S = 0;
     a.x_step = along ? (ptrdiff_t)is->input_size : a.x.t;
-    a.y_step = along ? (ptrdiff_t)is->width : from.y.t;
-    a.mask_step = is->mask < 0 ? 0 : along ? from.masks > 1 : from.mask.t;
+    a.y_step = along ? (ptrdiff_t)is->width : a.y.t;
+    a.mask_step = a.masks_each = 0;
+    if (is->mask >= 0) {
+        a.masks_each = call->model->program.value[is->mask].count > 1;
+        a.mask_step = along ? a.masks_each : view_of(in, (size_t)is->mask).t;
+    }
     a.tracks = own_scratch(call);
     a.rows = (row *)(a.tracks + room);
     a.shared = shared_scratch(call);
@@ -376,8 +376,8 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
         real *zeros = (real *)(a.rows + fl_tile_structs(room));
         memset(zeros, 0, is->h_size * sizeof(real));
         a.zeros = zeros;
-        scan_positions(&a, &from, room);
+        scan_positions(&a, room);
     } else {
-        scan_time(&a, &from, room);
+        scan_time(&a, room);
     }
 }
