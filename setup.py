@@ -1,4 +1,4 @@
-"""Build the one extension: the Cython border and the C kernels.
+"""Build the one extension: the Cython border and the C core.
 
 No instruction-set flag is given: each kernel's file opens a target region of its own, and the best
 one the processor has is chosen at run time. Contraction is off because a result must not depend on
@@ -12,7 +12,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-KERNELS = Path("fastlstm", "kernels")
+CORE = Path("fastlstm", "core")
 PARTS = Path("fastlstm", "engine")  # of the Cython module
 
 flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off"]
@@ -20,8 +20,8 @@ threads = [] if sys.platform == "win32" else ["-pthread"]
 
 engine = Extension(
     "fastlstm._engine",
-    sources=["fastlstm/_engine.pyx", *sorted(str(path) for path in KERNELS.glob("*.c"))],
-    depends=sorted(str(path) for path in [*KERNELS.glob("*.h"), *PARTS.glob("*.pxi")]),
+    sources=["fastlstm/_engine.pyx", *sorted(str(path) for path in CORE.glob("*.c"))],
+    depends=sorted(str(path) for path in [*CORE.glob("*.h"), *PARTS.glob("*.pxi")]),
     include_dirs=["fastlstm", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=[*flags, *threads],

@@ -2,7 +2,7 @@
 # cython: freethreading_compatible=True
 """The only border between Python and the kernels, one module in the parts that it includes.
 
-A `Network` is a packed model as the C structs of ``kernels/fastlstm.h``; a `Stream` is a network
+A `Network` is a packed model as the C structs of ``core/fastlstm.h``; a `Stream` is a network
 plus its state, a `Pool` a network and the `Slots` of many. Nothing here imports a Python module of
 ours; ``fastlstm.model``, ``fastlstm.stream`` and ``fastlstm.pool`` give these classes their public
 faces.
@@ -11,7 +11,7 @@ faces.
 import numpy as np
 cimport numpy as cnp
 
-from fastlstm.kernels cimport fl_watch_forks
+from fastlstm.core cimport fl_watch_forks
 
 cnp.import_array()
 if fl_watch_forks():

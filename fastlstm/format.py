@@ -10,13 +10,13 @@ Dimension letters: ``T`` time, ``I`` input, ``O`` output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastlstm import chain
+from fastlstm import spec
 from fastlstm.container import (
     CODES,
     CONVERT,
@@ -52,7 +52,7 @@ MAX_NOTES, MAX_NOTE_CHARS = 64, 4096
 # Of a self-check, which every load runs: steps, and multiply-adds of all of them.
 MAX_STEPS, MAX_CHECK_WORK = 1024, 2**31
 
-_SELF_CHECK = ("self_check.input", "self_check.output")
+_CHECK_INPUT, _CHECK_OUTPUT = "self_check.input.", "self_check.output."
 _CONTENT = {
     "model": ("a model, which fastlstm.load reads", {"graph", "vocabulary", "source"}),
     "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
@@ -66,24 +66,24 @@ class ModelFile:
 
     Parameters
     ----------
-    layers : tuple of chain.Layer
-        In the order in which they run.
+    graph : spec.Graph
     tensors : dict of str to ndarray
-        Exactly those that the layers ask for, all float32 or all float64.
-    self_check : tuple of two ndarrays, optional
-        A short input, (T, I) of the tensors' dtype (float32 for a model without tensors) or (T,)
-        int64 tokens, and the output, (T, O) float64, that the reference gives for it.
+        Exactly those that the graph asks for, all float32 or all float64.
+    self_check : tuple of two mappings of str to ndarray, optional
+        A short input and the output that the reference gives for it, by name. Of each input (T, ...)
+        of the tensors' dtype (float32 for a model without tensors) or int64 tokens, without T if it
+        is held; of each output (T', ...) float64.
     vocabulary : tuple of str, optional
-        One string for every token, where the first layer takes tokens.
+        One string for every token, where the one input with a row for each step is tokens.
     source : dict of str to str
         Notes on where the model came from: at most 64, of at most 4096 characters.
     mapped_from : Identity, optional
         The file whose memory the tensors are; without it they have their own.
     """
 
-    layers: tuple[chain.Layer, ...]
+    graph: spec.Graph
     tensors: dict[str, Array]
-    self_check: tuple[Array, Array] | None = None
+    self_check: tuple[dict[str, Array], dict[str, Array]] | None = None
     vocabulary: tuple[str, ...] | None = None
     source: dict[str, str] = field(default_factory=dict)
     mapped_from: Identity | None = None
@@ -103,20 +103,20 @@ def write_model(path: Path, model: ModelFile) -> None:
     OSError
         If the file cannot be written; an older one is left as it was.
     """
-    if reserved := model.tensors.keys() & set(_SELF_CHECK):
-        raise ValueError(f"tensor {min(reserved)!r} belongs to no layer; the name is reserved")
-    chain.check_layers(model.layers)
+    for name in model.tensors:
+        if name.startswith((_CHECK_INPUT, _CHECK_OUTPUT)):
+            raise ValueError(f"tensor {name!r} belongs to no layer; the name is reserved")
     arrays = dict(model.tensors)
-    if model.self_check is not None:
-        arrays |= zip(_SELF_CHECK, model.self_check, strict=True)
+    for prefix, given in zip((_CHECK_INPUT, _CHECK_OUTPUT), model.self_check or (), strict=False):
+        arrays |= {prefix + name: array for name, array in given.items()}
     arrays = {name: _plain(name, array) for name, array in arrays.items()}
     document = {
-        "graph": _graph(model.layers),
+        "graph": model.graph.to_dict(),
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
         "source": model.source,
     }
     _check_model({n: Tensor(CODES[a.dtype.name], a.shape) for n, a in arrays.items()}, document)
-    _check_tokens(model.layers, arrays)
+    _check_tokens(model.graph, arrays)
     _write(path, arrays, "model", document)
 
 
@@ -149,16 +149,19 @@ def read_model(
     """
     with opened(path, expected=expected) as given:
         document = _document(given, "model")
-        layers = _check_model(given.table, document)
+        graph, facts = _check_model(given.table, document)
         arrays = given.map(check=check) if mapped else given.load(check=check)
-        _check_tokens(layers, arrays)
+        _check_tokens(graph, arrays)
     # Handed out as it is, so it is never a part of the file.
-    pair = [np.array(arrays[name]) for name in _SELF_CHECK if name in arrays]
+    pair = [
+        {name[len(prefix) :]: np.array(a) for name, a in arrays.items() if name.startswith(prefix)}
+        for prefix in (_CHECK_INPUT, _CHECK_OUTPUT)
+    ]
     words = document["vocabulary"]
     return ModelFile(
-        layers=layers,
-        tensors={name: arrays[name] for layer in layers for name in layer.tensors()},
-        self_check=(pair[0], pair[1]) if pair else None,
+        graph=graph,
+        tensors={name: arrays[name] for name in facts.tensors},
+        self_check=(pair[0], pair[1]) if pair[0] else None,
         vocabulary=None if words is None else tuple(words),
         source=document["source"],
         mapped_from=given.identity if mapped else None,
@@ -229,7 +232,7 @@ def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
         return {name: (array, DTYPES[given.table[name].code]) for name, array in arrays.items()}
 
 
-def fingerprint(layers: Sequence[chain.Layer], tensors: Mapping[str, Array]) -> str:
+def fingerprint(graph: spec.Graph, tensors: Mapping[str, Array]) -> str:
     """SHA-256, in hexadecimal, of the graph and every tensor's name, dtype, shape and numbers.
 
     The order of the tensors, their byte order and their layout in memory do not matter.
@@ -240,74 +243,87 @@ def fingerprint(layers: Sequence[chain.Layer], tensors: Mapping[str, Array]) -> 
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
     names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
-    text = {"graph": _graph(layers), "tensors": names}
+    text = {"graph": graph.to_dict(), "tensors": names}
     digest = hashlib.sha256(dump(text).encode())
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _graph(layers: Sequence[chain.Layer]) -> dict[str, Any]:
-    """The graph of a chain, as JSON values."""
-    from fastlstm.chain.lower import lowered  # the vocabulary of graphs: not needed to import us
-
-    return lowered(layers).to_dict()
-
-
-def check_steps(layers: Sequence[chain.Layer]) -> int:
+def check_steps(facts: spec.Facts) -> int:
     """Steps that the self-check of a model may have, so that a load takes bounded time; or 0."""
-    return min(MAX_STEPS, MAX_CHECK_WORK // max(chain.work(layers), 1))
+    return min(MAX_STEPS, MAX_CHECK_WORK // max(facts.work, 1))
 
 
 def _check_model(
     table: Mapping[str, Tensor], document: Mapping[str, Any]
-) -> tuple[chain.Layer, ...]:
-    """The layers, once everything fits that can be judged without a tensor's numbers."""
-    from fastlstm import spec
-    from fastlstm.chain.lower import raised
-
+) -> tuple[spec.Graph, spec.Facts]:
+    """The graph, once everything fits that can be judged without a tensor's numbers."""
     graph = spec.Graph.from_dict(document["graph"])
     facts = spec.check(graph)
-    weights = {name: entry for name, entry in table.items() if name not in _SELF_CHECK}
+    prefixes = (_CHECK_INPUT, _CHECK_OUTPUT)
+    weights = {name: entry for name, entry in table.items() if not name.startswith(prefixes)}
     spec.check_tensors(facts, {name: tensor.shape for name, tensor in weights.items()})
-    layers = raised(graph, facts)
-    first, last = layers[0], layers[-1]
     codes = {tensor.code for tensor in weights.values()} or {"F32"}
     if len(codes) > 1 or "I64" in codes:
         raise ValueError(f"the tensors are {sorted(codes)}; expected all F32 or all F64")
     if len(weights) < len(table):
-        given = [tensor and (tensor.code, tensor.shape) for tensor in map(table.get, _SELF_CHECK)]
-        steps = given[0][1][0] if given[0] and given[0][1] else 0
-        expected = [
-            ("I64", (steps,)) if first.takes_tokens else (codes.pop(), (steps, first.input_size)),
-            ("F64", (chain.output_steps(layers, steps), last.output_size)),
-        ]
-        if given != expected or not 1 <= steps <= check_steps(layers):
-            raise ValueError(
-                f"the self-check's input and output are {given}; expected {expected}, "
-                f"of 1 to {check_steps(layers)} steps"
-            )
+        _check_self_check(graph, facts, table, codes.pop())
     if (words := document["vocabulary"]) is not None:
-        if not first.takes_tokens:
-            raise ValueError(f"there is a vocabulary, but layer {first.name!r} takes no tokens")
+        moving = [given for given in graph.inputs if not given.held]
+        known = moving[0].tokens if len(moving) == 1 else 0
+        if not known:
+            raise ValueError("there is a vocabulary, but the input is not tokens")
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError("the vocabulary is not a list of strings")
-        if len(words) != first.input_size or len(set(words)) < len(words):
+        if len(words) != known or len(set(words)) < len(words):
             raise ValueError(
                 f"the vocabulary has {len(words)} strings or repeats one; "
-                f"expected a different one for each of the {first.input_size} tokens"
+                f"expected a different one for each of the {known} tokens"
             )
     _check_notes("source", document["source"])
-    return layers
+    return graph, facts
 
 
-def _check_tokens(layers: Sequence[chain.Layer], arrays: Mapping[str, Array]) -> None:
-    tokens = arrays.get(_SELF_CHECK[0])
-    if tokens is not None and layers[0].takes_tokens:
-        low, high, count = int(tokens.min()), int(tokens.max()), layers[0].input_size
-        if low < 0 or high >= count:
+def _check_self_check(
+    graph: spec.Graph, facts: spec.Facts, table: Mapping[str, Tensor], code: str
+) -> None:
+    """Check the names, types and shapes of the self-check's arrays."""
+    found = {
+        name: (tensor.code, tuple(tensor.shape))
+        for name, tensor in table.items()
+        if name.startswith((_CHECK_INPUT, _CHECK_OUTPUT))
+    }
+    first = next((given for given in graph.inputs if not given.held), graph.inputs[0])
+    _, shape = found.get(_CHECK_INPUT + first.name, ("", ()))
+    steps = shape[0] if shape else 0
+    expected = {}
+    for given in graph.inputs:
+        leading = () if given.held else (steps,)
+        kind = "I64" if given.tokens else code
+        expected[_CHECK_INPUT + given.name] = (kind, (*leading, *given.shape))
+    for name, value in graph.outputs.items():
+        row = facts.rows[value]
+        rows = row.timing.rows(steps) if row.timing else 1
+        rows = min(rows, 1) if row.folded else rows
+        expected[_CHECK_OUTPUT + name] = ("F64", (rows, *row.shape))
+    if found != expected or not 1 <= steps <= check_steps(facts):
+        raise ValueError(
+            f"the self-check's arrays are {found!s:.400}; expected {expected!s:.400}, of 1 to "
+            f"{check_steps(facts)} steps"
+        )
+
+
+def _check_tokens(graph: spec.Graph, arrays: Mapping[str, Array]) -> None:
+    for given in graph.inputs:
+        tokens = arrays.get(_CHECK_INPUT + given.name)
+        if tokens is None or not given.tokens or not tokens.size:
+            continue
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= given.tokens:
             raise ValueError(
-                f"the self-check holds tokens from {low} to {high}; expected 0 to {count - 1}"
+                f"the self-check holds tokens from {low} to {high}; expected 0 to "
+                f"{given.tokens - 1}"
             )
 
 

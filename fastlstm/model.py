@@ -7,38 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
-import numpy as np
 import numpy.typing as npt
 
-from fastlstm import _engine, format, pack, processors, sequences
-from fastlstm import chain as spec
+from fastlstm import chain, format, self_check, sequences, spec
+from fastlstm._engine import as_count
+from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
-from fastlstm.stream import Stream, block_from_state, state_from_block
+from fastlstm.stream import Stream
 
 __all__ = ["Model", "convert", "from_torch", "load"]
 
 Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
 
-# A kernel whose vectors are mostly padding for this model (hidden sizes far below its lanes) is
-# passed over if it would take more memory than this many times the weights, plus a floor.
-MOST_PADDING = 1.5
-FREE_PADDING_BYTES = 4 * 2**20
 
-# A token model's check takes as many different tokens, so that it reads their rows of a table.
-SELF_CHECK_STEPS = 8
-SELF_CHECK_TOKENS = 32
-SELF_CHECK_NUMBERS = 2**18  # at most in a layer's output, but for what one step needs
-SELF_CHECK_SEED = 20261121
-
-# Largest error of the engine, relative to the largest output. A check is as long as rounding, in
-# every way it was tried, stays within a tenth of that: a chaotic model soon does not, with any
-# kernel, and one way alone may be off by a tenth of what the next machine's is.
-SELF_CHECK_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
-SELF_CHECK_DRAWS = 2  # of weights with other last bits
-
-
-class Model:
+class Model(PackedGraph):
     """A recurrent network packed for one instruction set: immutable, shareable, picklable.
 
     Made by :func:`load`, :func:`convert` and :func:`from_torch`.
@@ -47,12 +30,17 @@ class Model:
 
     Attributes
     ----------
-    layers : tuple of spec.Layer
-        The model, first layer first.
+    graph : spec.Graph
+        The model: its inputs, nodes and outputs.
+    inputs, outputs : mapping of str to tuple of int
+        The axes of a row of each.
     input_size, output_size : int
-        Features of a step; for a model that takes tokens, ``input_size`` is the tokens it knows.
+        Numbers of a row of the first input and output; for a model that takes tokens,
+        ``input_size`` is the tokens it knows.
     takes_tokens : bool
-        Whether the input is integer tokens.
+        Whether the first input is integer tokens.
+    tensors : dict of str to array
+        The weights, bit for bit as they were given.
     dtype : numpy.dtype
         float32 or float64: what the model computes in.
     isa : str
@@ -77,59 +65,68 @@ class Model:
         isa: str | None = None,
         reproducible: bool = False,
     ) -> None:
-        threads = _engine.as_count("threads", threads, 1)
-        dtypes = {array.dtype for array in file.tensors.values()} or {np.dtype(np.float32)}
-        (self.dtype,) = dtypes
-        self.layers = file.layers
-        self.threads = threads
-        self.reproducible = reproducible
+        super().__init__(
+            file.graph, file.tensors, threads=threads, isa=isa, reproducible=reproducible
+        )
         self.vocabulary = file.vocabulary
         self.source = dict(file.source)
+        self._tensors = dict(file.tensors)
         self._self_check = file.self_check
         self._asked_isa = isa
-        self.isa, lanes = _choose_kernel(self.layers, self.dtype, isa)
         self._mapped_from = file.mapped_from
-        constant = file.mapped_from is not None
-        packed = pack.pack(self.layers, file.tensors, lanes, self.dtype, constant=constant)
-        self._packed = packed
-        most = min(threads, processors.available()) if threads > 1 else 1
-        self._network = _engine.Network(packed, self.isa, reproducible, most)
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        return {given.name: given.shape for given in self.graph.inputs}
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        return {name: self.facts.rows[value].shape for name, value in self.graph.outputs.items()}
 
     @property
     def input_size(self) -> int:
-        return self.layers[0].input_size
+        port = self._network.moving[0]
+        return int(port.tokens or port.count)
 
     @property
     def output_size(self) -> int:
-        return self.layers[-1].output_size
+        return int(self._network.outputs[0].count)
 
     @property
     def takes_tokens(self) -> bool:
-        return self.layers[0].takes_tokens
+        return bool(self._network.moving[0].tokens)
 
-    @property
-    def nbytes(self) -> int:
-        return self._packed.nbytes
+    @functools.cached_property
+    def layers(self) -> tuple[chain.Layer, ...]:
+        """The layers of a model that is a chain of them, first layer first.
+
+        Raises
+        ------
+        ValueError
+            If the model is no chain: :attr:`graph` has its nodes.
+        """
+        from fastlstm.chain.lower import raised
+
+        return raised(self.graph, self.facts)
 
     @property
     def tensors(self) -> dict[str, Array]:
-        """The weights under PyTorch's names, bit for bit as they were given."""
-        return pack.unpack(self.layers, self._packed)
+        return {name: array.copy() for name, array in self._tensors.items()}
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the layers and weights: the same for every copy of this model."""
-        return format.fingerprint(self.layers, self.tensors)
+        """SHA-256 of the graph and weights: the same for every copy of this model."""
+        return format.fingerprint(self.graph, self._tensors)
 
     @property
-    def self_check(self) -> tuple[Array, Array] | None:
-        """A short input and the output that the float64 reference gives for it.
+    def self_check(self) -> tuple[dict[str, Array], dict[str, Array]] | None:
+        """A short input and the output that the float64 reference gives for it, by name.
 
         None for a model that reads more than 1024 steps before its first output, or that takes
         more than 2**31 multiply-adds until then: a load must not take long.
         """
-        if self._self_check is None and self.delay < format.check_steps(self.layers):
-            self._self_check = _make_self_check(self.layers, self.tensors, self.dtype)
+        if self._self_check is None:
+            self._self_check = self_check.make(self.graph, self.facts, self._tensors, self.dtype)
         return self._self_check
 
     def check(self) -> float:
@@ -144,18 +141,12 @@ class Model:
         """
         if self.self_check is None:
             return 0.0
-        x, truth = self.self_check
-        y = self(x)[0].reshape(truth.shape)
-        with np.errstate(all="ignore"):
-            expected = truth.astype(self.dtype)
-            finite = np.isfinite(expected)
-            largest = np.abs(expected, where=finite, out=np.zeros_like(expected)).max()
-            size = max(1.0, float(largest))
-            same = np.array_equal(y[~finite], expected[~finite], equal_nan=True)
-            error = float(np.abs(y[finite] - expected[finite]).max(initial=0.0)) / size
-        limit = SELF_CHECK_TOLERANCE[self.dtype.name]
-        if not (same and error <= limit):
-            found = f"by {error:.2g} of its size" if same else "in what is infinite or NaN"
+        inputs, truth = self.self_check
+        made, _ = self(inputs)
+        error = self_check.largest_error(truth, made if len(truth) > 1 else {next(iter(truth)): made})
+        limit = self_check.TOLERANCE[self.dtype.name]
+        if not error <= limit:
+            found = f"by {error:.2g} of its size" if error == error else "in what is infinite or NaN"
             raise format.FormatError(
                 f"the self-check failed: the {self.isa} kernel differs from the recorded output "
                 f"{found}; expected at most {limit:.0e}. The file is damaged, or this build is: "
@@ -163,35 +154,19 @@ class Model:
             )
         return error
 
-    @property
-    def pools_over_time(self) -> bool:
-        """Whether a whole sequence gives one row: a stream then gives it anew after each step."""
-        return any(layer.pools for layer in self.layers)
-
-    @property
-    def looks_ahead(self) -> str:
-        """Why the model takes whole sequences only and cannot be streamed; "" if it can."""
-        return spec.looks_ahead(self.layers)
-
-    @property
-    def delay(self) -> int:
-        """Steps that a stream reads without an output before its first one."""
-        return spec.delay(self.layers)
-
-    @property
-    def step_stride(self) -> int:
-        """Steps that a stream reads for each further output: 1, but for strided convolutions."""
-        return spec.step_stride(self.layers)
-
     def initial_state(self, batch_size: int | None = None) -> dict[str, Array]:
-        """The state every sequence starts from: name -> (depth, B, size), or without B."""
-        rows = 1 if batch_size is None else _engine.as_count("batch_size", batch_size)
-        return state_from_block(self, self._start_block(rows), batch_size is not None)
+        """The state every sequence starts from: name -> (depth, B, size), or without B.
 
-    def _start_block(self, batch_size: int) -> Array:
-        block = np.empty((batch_size, self._packed.state_size), self.dtype)
-        block[:] = self._packed.initial
-        return block
+        Raises
+        ------
+        ValueError
+            If it depends on inputs that are held for a sequence.
+        """
+        rows = 1 if batch_size is None else as_count("batch_size", batch_size)
+        if self._network.held:
+            names = ", ".join(repr(port.name) for port in self._network.held)
+            raise ValueError(f"where a sequence starts depends on {names}, which it is given")
+        return self.state_arrays(self.start_block(rows, []), batch_size is not None)
 
     @overload
     def __call__(
@@ -260,22 +235,23 @@ class Model:
             no result, and `state` is as it was.
         """
         given = sequences.arrange(self, x, lengths, reset, batch_first)
-        if state is None:
-            block = self._start_block(given.x.shape[1])
-        else:
-            block = block_from_state(self, state, given.batch_size)
+        block = given.start(self, state)
         y = given.run(self, block)
-        return y, state_from_block(self, block, given.batch_size is not None)
+        return y, self.state_arrays(block, given.batch_size is not None)
 
-    def stream(self, batch_size: int | None = None) -> Stream:
-        """A new stream of this model, its state at zero.
+    def stream(
+        self, batch_size: int | None = None, *, held: Mapping[str, Array] | None = None
+    ) -> Stream:
+        """A new stream of this model, where each sequence starts.
 
         Parameters
         ----------
         batch_size : int, optional
             Rows that step together; without it the stream is unbatched.
+        held : mapping of str to array (B, ...) or (...), optional
+            Of every input that is held for a sequence, if the model has some.
         """
-        return Stream(self, batch_size)
+        return Stream(self, batch_size, held)
 
     def pool(
         self,
@@ -305,8 +281,8 @@ class Model:
 
     def _file(self) -> format.ModelFile:
         return format.ModelFile(
-            layers=self.layers,
-            tensors=self.tensors,
+            graph=self.graph,
+            tensors=self._tensors,
             self_check=self.self_check,
             vocabulary=self.vocabulary,
             source=self.source,
@@ -319,7 +295,8 @@ class Model:
         return _restore, (self._file(), *asked)
 
     def __repr__(self) -> str:
-        layers = ", ".join(layer.describe() for layer in self.layers)
+        layers = ", ".join(node.layer.describe() for node in self.graph.nodes[:8])
+        layers += f" and {len(self.graph.nodes) - 8} more" if len(self.graph.nodes) > 8 else ""
         threads = f", {self.threads} threads" if self.threads > 1 else ""
         return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}{threads}>"
 
@@ -333,77 +310,6 @@ def _restore_mapped(
 ) -> Model:
     file = format.read_model(identity.path, mapped=True, check=False, expected=identity)
     return _restore(file, threads, isa, reproducible)
-
-
-def _choose_kernel(
-    layers: Sequence[spec.Layer], dtype: np.dtype[Any], isa: str | None
-) -> tuple[str, int]:
-    """(name, lanes) of the kernel asked for by argument or FASTLSTM_ISA, else of the best one."""
-    if isa is not None and not isinstance(isa, str):
-        raise TypeError(f"isa is {isa!r}; expected the name of an instruction set or None")
-    here = dict(_engine.kernels(dtype.itemsize))
-    asked, by = isa, "isa="
-    # The environment speaks for float32, where there is a choice; float64 has one kernel.
-    if asked is None and dtype == np.float32:
-        asked, by = os.environ.get("FASTLSTM_ISA") or None, "FASTLSTM_ISA="
-    if asked is not None:
-        if asked not in here:
-            known = asked in _engine.known_isas()
-            why = "this processor does not have it" if known else "there is no such instruction set"
-            if known and dtype == np.float64:
-                why = "float64 models have the plain kernel only"
-            raise ValueError(f"{by}{asked!r}: {why}; expected one of {', '.join(here)}")
-        return asked, here[asked]
-    for name, lanes in here.items():
-        plain, packed = (n * dtype.itemsize for n in pack.packed_size(layers, lanes))
-        if packed <= MOST_PADDING * plain + FREE_PADDING_BYTES:
-            return name, lanes
-    return name, lanes
-
-
-def _make_self_check(
-    layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: np.dtype[Any]
-) -> tuple[Array, Array]:
-    from fastlstm.chain import reference  # what running a model does not need
-
-    rng = np.random.default_rng(SELF_CHECK_SEED)
-    x: Array
-    if layers[0].takes_tokens:
-        known = layers[0].input_size
-        steps = min(known, SELF_CHECK_TOKENS, format.check_steps(layers))
-        x = rng.choice(known, steps, replace=False)
-    else:
-        steps = spec.delay(layers) + SELF_CHECK_STEPS * spec.step_stride(layers)
-        widest = max(layer.output_size for layer in layers)
-        steps = min(steps, max(SELF_CHECK_NUMBERS // widest, 1))
-        steps = min(max(steps, spec.delay(layers) + 1), format.check_steps(layers))
-        x = rng.standard_normal((steps, layers[0].input_size)).astype(dtype)
-    with np.errstate(all="ignore"):  # weights that are not finite stay what they are
-        y, _ = reference.forward(layers, tensors, x[:, None])
-        others = [reference.forward(layers, tensors, x[:, None], dtype=dtype)[0]]
-        for _ in range(SELF_CHECK_DRAWS):
-            others.append(reference.forward(layers, _with_other_bits(tensors, rng), x[:, None])[0])
-        limit = 0.1 * SELF_CHECK_TOLERANCE[dtype.name] * np.abs(y).max()
-        off = np.any([np.abs(y - other) > limit for other in others], axis=0)
-    lost = np.flatnonzero(off.any(axis=(1, 2)))
-    if lost.size:
-        kept = max(1, int(lost[0]))
-        x = x[: spec.delay(layers) + 1 + (kept - 1) * spec.step_stride(layers)]
-        with np.errstate(all="ignore"):
-            y, _ = reference.forward(layers, tensors, x[:, None])
-    return x, y[:, 0]
-
-
-def _with_other_bits(tensors: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
-    """Weights of which every other one is less by its last two bits or so.
-
-    The same ones for all outputs of a matrix: it is as if its inputs were rounded another way.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        less = 2 * np.finfo(tensor.dtype).eps * rng.integers(2, size=tensor.shape[-1:])
-        found[name] = tensor * (1 - less).astype(tensor.dtype)
-    return found
 
 
 def _report_text(report: Sequence[str]) -> str:
@@ -581,6 +487,7 @@ def from_torch(
     `isa` and `reproducible` those of :func:`load`.
     """
     from fastlstm import sources  # a third of the package, which running a model does not need
+    from fastlstm.chain.lower import lowered
 
     made = sources.read(
         source,
@@ -597,7 +504,7 @@ def from_torch(
     name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
     return Model(
         format.ModelFile(
-            layers=made.layers,
+            graph=lowered(made.layers),
             tensors=made.tensors,
             vocabulary=made.vocabulary,
             source={"from": name, "report": _report_text(made.report)},

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine, format
-from fastlstm import chain as spec
-from fastlstm.stream import block_from_state, state_from_block
+from fastlstm.packed import PackedGraph
 
 if TYPE_CHECKING:
     import asyncio
 
     from fastlstm.batching import Batcher
-    from fastlstm.model import Model
 
 __all__ = ["Pool"]
 
@@ -85,13 +83,13 @@ class Pool(_engine.Pool):
 
     __slots__ = ("_batcher", "_batching", "_model")
 
-    _model: Model
+    _model: PackedGraph
     _batcher: Batcher | None
     _batching: tuple[int, float, int]
 
     def __new__(
         cls,
-        model: Model,
+        model: PackedGraph,
         capacity: int = 1024,
         growth: int = 0,
         *,
@@ -99,11 +97,7 @@ class Pool(_engine.Pool):
         max_wait: float = 0,
         max_pending: int = 4096,
     ) -> Pool:
-        if why := spec.looks_ahead(model.layers):
-            raise ValueError(
-                f"{why}, so there is no output before the whole sequence is known; call "
-                f"model(x) with whole sequences instead"
-            )
+        model.check_streams()
         batching = (
             _engine.as_count("max_batch", max_batch, 1),
             _engine.as_duration("max_wait", max_wait, "microseconds", MOST_WAIT),
@@ -116,11 +110,16 @@ class Pool(_engine.Pool):
         return self
 
     @property
-    def model(self) -> Model:
-        """The model whose streams these are."""
+    def model(self) -> Any:
+        """The :class:`fastlstm.Model` whose streams these are."""
         return self._model
 
-    def open(self, state: Mapping[str, Array] | None = None) -> int:
+    def open(
+        self,
+        state: Mapping[str, Array] | None = None,
+        *,
+        held: Mapping[str, Array] | None = None,
+    ) -> int:
         """Open a stream.
 
         Parameters
@@ -128,6 +127,8 @@ class Pool(_engine.Pool):
         state : mapping of str to array (depth, size), optional
             Where it starts, as an unbatched :attr:`Stream.state`; where each sequence does, if not
             given.
+        held : mapping of str to array (...), optional
+            Of every input that is held for a sequence, if the model has some.
 
         Returns
         -------
@@ -141,9 +142,12 @@ class Pool(_engine.Pool):
         RuntimeError
             If all slots are taken, or another thread uses this pool.
         """
-        if state is None:
-            return self.open_row()
-        return self.open_row(block_from_state(self._model, state, None)[0])
+        if state is not None:
+            if held:
+                raise TypeError("a state holds what is held for its sequence; expected no held=")
+            return self.open_row(self._model.state_block(state, None)[0])
+        given = self.network.held_of(held, 1, False)
+        return self.open_row(self._model.start_block(1, given)[0] if given else None)
 
     def get_state(self, slots: Slots) -> dict[str, Array]:
         """A copy of the states of some streams.
@@ -163,7 +167,7 @@ class Pool(_engine.Pool):
             If a slot is not open or given twice.
         """
         numbers = _engine.as_slots(slots)
-        return state_from_block(self._model, self.read_rows(numbers), numbers.ndim == 1)
+        return self._model.state_arrays(self.read_rows(numbers), numbers.ndim == 1)
 
     def set_state(self, slots: Slots, state: Mapping[str, Array]) -> None:
         """Replace the states of some streams.
@@ -181,7 +185,7 @@ class Pool(_engine.Pool):
         """
         numbers = _engine.as_slots(slots)
         count = len(numbers) if numbers.ndim else None
-        block = block_from_state(self._model, state, count, together=False)
+        block = self._model.state_block(state, count, together=False)
         self.write_rows(numbers, block)
 
     def save(self, path: str | os.PathLike[str], slots: Slots | None = None) -> None:
@@ -203,7 +207,8 @@ class Pool(_engine.Pool):
         numbers, block, steps = self.snapshot(slots)
         arrays = {}
         if len(numbers):
-            arrays = state_from_block(self._model, block, True) | {SLOTS: numbers, STEPS: steps}
+            state = self._model.state_arrays(block, True)
+            arrays = state | {SLOTS: numbers, STEPS: steps}
         format.write_state(path, arrays, {"fingerprint": self._model.fingerprint}, "pool")
 
     def load(self, path: str | os.PathLike[str], slots: Slots | None = None) -> dict[int, int]:
@@ -268,7 +273,7 @@ class Pool(_engine.Pool):
         if steps.min() < 0:
             raise format.FormatError(f"{name}: a stream has made {steps.min()} steps")
         try:
-            block = block_from_state(self._model, arrays, len(numbers), together=False)
+            block = self._model.state_block(arrays, len(numbers), together=False)
         except (TypeError, ValueError) as error:
             raise format.FormatError(f"{name}: {error}") from error
         return numbers.tolist(), steps.tolist(), block
@@ -359,7 +364,7 @@ class Pool(_engine.Pool):
 
 
 def _restore(
-    model: Model,
+    model: PackedGraph,
     options: tuple[int, int, tuple[int, float, int]],
     slots: Array,
     block: Array,

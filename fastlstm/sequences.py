@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine
-
-if TYPE_CHECKING:
-    from fastlstm.model import Model
+from fastlstm.packed import PackedGraph
 
 __all__ = ["Sequences", "arrange", "is_packed"]
 
@@ -32,51 +31,115 @@ class Layout(enum.Enum):
 class Sequences:
     """Rows that run together, checked.
 
-    x : array (T, B, I) of the model's dtype, or int64 tokens (T, B)
+    inputs : list of array (T, B, ...), of the model's dtype or int64 tokens
+        Of each input with a row for each step.
+    held : list of array (B, ...), of each input that is held, or None if none was given
     lengths : intp (B,), the steps that each row has; None: T
     resets : bytes (T, B), 1 where a row starts anew before it reads a step; None: nowhere
     """
 
-    x: Array
+    inputs: list[Array]
+    held: list[Array] | None
     layout: Layout
     lengths: Array | None = None
     resets: Array | None = None
 
     @property
+    def rows(self) -> int:
+        """B, 1 without a batch axis."""
+        return int(self.inputs[0].shape[1])
+
+    @property
     def batch_size(self) -> int | None:
         """B, or None without a batch axis."""
-        return None if self.layout is Layout.UNBATCHED else self.x.shape[1]
+        return None if self.layout is Layout.UNBATCHED else self.rows
 
-    def run(self, model: Model, block: Array) -> Any:
+    def start(self, model: PackedGraph, state: Any) -> Array:
+        """The states (B, state_size) that the sequences start from."""
+        if state is None:
+            if self.held is None:
+                names = ", ".join(repr(port.name) for port in model._network.held)
+                raise ValueError(f"x lacks {names}, which the model needs as a sequence starts")
+            return model.start_block(self.rows, self.held)
+        block = model.state_block(state, self.batch_size)
+        if self.held and not model.holds(block, self.held):
+            raise ValueError(
+                "x has other rows of what is held for a sequence than the state; expected the same, "
+                "or none: they are part of the state"
+            )
+        return block
+
+    def run(self, model: PackedGraph, block: Array) -> Any:
         """Advance the states (B, state_size) of a block, in place, and return y as of a Model."""
-        network, size = model._network, model.output_size
-        T, B = self.x.shape[:2]
-        steps = network.output_steps(T, True, block[0]) if B else T
-        if model.pools_over_time and B and not steps:
+        network = model._network
+        T, B = self.inputs[0].shape[:2]
+        plain = network.keeps_steps and not network.folds
+        counts = None if plain else network.count_rows(block, T, self.lengths, whole=True)
+        outputs = self._outputs(model, [T] * len(network.outputs) if plain else _most(counts))
+        network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
+        if counts is not None:
+            due = network.count_rows(block, 0, whole=True, ending=True)
+            if due.any():
+                last = self._outputs(model, _most(due))
+                network.flush(last, block)
+                outputs = self._joined(model, outputs, counts, last, due)
+                counts += due
+        if network.folds and B and not all(len(y) for y in outputs):
             raise ValueError(
                 f"x has {T} steps, of which this model makes no row to pool; expected at least "
                 f"{model.delay + 1}"
             )
-        ends: list[int] = []
-        if self.layout is Layout.LIST and self.lengths is not None:
-            ends = [network.output_steps(n, True, block[0]) for n in self.lengths.tolist()]
+        if counts is None:
+            every = np.full(B, T) if self.lengths is None else self.lengths
+            counts = np.broadcast_to(every, (len(outputs), B))
+        values = model.graph.outputs.values()
+        made = {
+            port.name: self._laid_out(y, n, model.facts.rows[value].folded)
+            for port, y, n, value in zip(network.outputs, outputs, counts, values, strict=True)
+        }
+        return made if len(made) > 1 else made.popitem()[1]
+
+    def _outputs(self, model: PackedGraph, steps: list[int]) -> list[Array]:
+        """New arrays (T', B, ...) of so many rows of each output, laid out as the caller has x."""
+        B, made = self.rows, []
         new = np.empty if self.lengths is None else np.zeros
-        if self.layout in (Layout.BATCH_FIRST, Layout.LIST):
-            y = new((B, steps, size), model.dtype).swapaxes(0, 1)
-        else:
-            y = new((steps, B, size), model.dtype)
-        network.run(self.x, y, block, self.lengths, self.resets)
-        if model.pools_over_time:
-            rows = y[0] if len(y) else np.empty((B, size), model.dtype)
+        for port, n in zip(model._network.outputs, steps, strict=True):
+            if self.layout in (Layout.BATCH_FIRST, Layout.LIST):
+                made.append(new((B, n, *port.shape), model.dtype).swapaxes(0, 1))
+            else:
+                made.append(new((n, B, *port.shape), model.dtype))
+        return made
+
+    def _joined(
+        self, model: PackedGraph, some: list[Array], counts: Array, last: list[Array], due: Array
+    ) -> list[Array]:
+        """Each row's rows and those due behind them, zeros behind the last."""
+        made = self._outputs(model, _most(counts + due))
+        for y, first, n, second, m in zip(made, some, counts, last, due, strict=True):
+            for b in range(self.rows):
+                y[: n[b], b], y[n[b] : n[b] + m[b], b] = first[: n[b], b], second[: m[b], b]
+                y[n[b] + m[b] :, b] = 0
+        return made
+
+    def _laid_out(self, y: Array, counts: Array, folded: bool) -> Any:
+        """An output (T', B, ...) as the caller has the input."""
+        B, axes = y.shape[1], y.shape[2:]
+        if folded:
+            rows = y[0] if len(y) else np.zeros((B, *axes), y.dtype)
             if self.layout is Layout.LIST:
                 return [row.copy() for row in rows]
             return rows[0] if self.layout is Layout.UNBATCHED else rows
         if self.layout is Layout.LIST:
             # Copies: a view would keep the padding of all, for as long as one of them lives.
-            return [y[:end, b].copy() for b, end in enumerate(ends)]
+            return [y[:n, b].copy() for b, n in enumerate(counts.tolist())]
         if self.layout is Layout.BATCH_FIRST:
             return y.swapaxes(0, 1)
         return y[:, 0] if self.layout is Layout.UNBATCHED else y
+
+
+def _most(counts: Array) -> list[int]:
+    """The most rows of any row of the batch, of each output."""
+    return [int(n) for n in counts.max(axis=1, initial=0)]
 
 
 def is_packed(x: Any) -> bool:
@@ -84,8 +147,9 @@ def is_packed(x: Any) -> bool:
     return isinstance(x, tuple) and hasattr(x, "batch_sizes")
 
 
-def arrange(model: Model, x: Any, lengths: Any, reset: Any, batch_first: bool) -> Sequences:
+def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: bool) -> Sequences:
     """Check what a call is given; parameters and errors are those of :meth:`Model.__call__`."""
+    network = model._network
     if is_packed(x):
         raise TypeError(
             "x is a PackedSequence; expected NumPy arrays: call fastlstm.LSTM, GRU or RNN with it, "
@@ -93,57 +157,77 @@ def arrange(model: Model, x: Any, lengths: Any, reset: Any, batch_first: bool) -
         )
     # A list without any array is taken for the numbers of one: the checks of arrays refuse it.
     if isinstance(x, list | tuple) and (not x or any(isinstance(one, np.ndarray) for one in x)):
-        _check_of_list(lengths, reset, batch_first)
+        _check_of_list(model, lengths, reset, batch_first)
         return _of_list(model, x)
+    moving, held = _parted(model, x)
+    batched = _is_batched(model, moving[0])
+    leading: tuple[int | None, ...] = (None, None) if batched else (None,)
+    inputs: list[Array] = []
+    for port, value in zip(network.moving, moving, strict=True):
+        array = network.as_rows(port, value, leading, lengths is None)
+        leading = array.shape[: len(leading)]  # the same of all
+        inputs.append(array)
+    if not batched and lengths is not None:
+        raise ValueError("lengths are those of the rows of a batch; x has no batch axis")
+    mask = None if reset is None else _as_resets(model, reset, inputs[0].shape[: 1 + batched])
+    layout = Layout.TIME_FIRST
+    if not batched:
+        layout, inputs = Layout.UNBATCHED, [array[:, None] for array in inputs]
+        mask = None if mask is None else mask[:, None]
+    elif batch_first:
+        layout, inputs = Layout.BATCH_FIRST, [array.swapaxes(0, 1) for array in inputs]
+        mask = None if mask is None else np.ascontiguousarray(mask.T)
+    T, B = inputs[0].shape[:2]
+    if lengths is not None:
+        lengths = _engine.as_lengths(lengths, T, B)
+        for port, array in zip(network.moving, inputs, strict=True):
+            if port.tokens:
+                _engine.check_tokens(array, port.tokens, lengths)
+    kept = None if held is None else network.held_of(held, B, batched)
+    return Sequences(inputs, kept, layout, lengths, mask)
+
+
+def _parted(model: PackedGraph, x: Any) -> tuple[list[Any], dict[str, Any] | None]:
+    """What is given of the inputs with a row for each step, and of those held; None: of none."""
+    network = model._network
+    if not isinstance(x, Mapping):
+        return network.given(x), None if network.held else {}
+    held = {port.name: x[port.name] for port in network.held if port.name in x}
+    moving = network.given({name: value for name, value in x.items() if name not in held})
+    return moving, held if held or not network.held else None
+
+
+def _is_batched(model: PackedGraph, x: Any) -> bool:
+    """Whether x has a batch axis, as far as its axes tell."""
     # An array of a subclass may say anything of itself; its base class tells its real shape.
     real = np.asarray(x) if isinstance(x, np.ndarray) else x
-    batched = getattr(real, "ndim", None) == (2 if model.takes_tokens else 3)
-    array = _checked(model, x, batched, lengths is None)
-    if not batched:
-        if lengths is not None:
-            raise ValueError("lengths are those of the rows of a batch; x has no batch axis")
-        mask = None if reset is None else _as_resets(model, reset, array.shape[:1])[:, None]
-        return Sequences(array[:, None], Layout.UNBATCHED, None, mask)
-    mask = None if reset is None else _as_resets(model, reset, array.shape[:2])
-    layout = Layout.TIME_FIRST
-    if batch_first:
-        layout, array = Layout.BATCH_FIRST, array.swapaxes(0, 1)
-        mask = None if mask is None else np.ascontiguousarray(mask.T)
-    if lengths is not None:
-        lengths = _engine.as_lengths(lengths, *array.shape[:2])
-        if model.takes_tokens:
-            _engine.check_tokens(array, model.input_size, lengths)
-    return Sequences(array, layout, lengths, mask)
+    return getattr(real, "ndim", None) == 2 + len(model._network.moving[0].shape)
 
 
-def _checked(model: Model, x: Any, batched: bool, all_count: bool = True) -> Array:
-    """x as the engine takes it; if not all of it counts, tokens are still of any value."""
-    leading = (None, None) if batched else (None,)
-    if model.takes_tokens:
-        return _engine.as_tokens(x, leading, model.input_size, all_count)
-    return _engine.as_features(x, model.dtype, (*leading, model.input_size))
-
-
-def _of_list(model: Model, x: list[Any] | tuple[Any, ...]) -> Sequences:
-    arrays = []
+def _of_list(model: PackedGraph, x: list[Any] | tuple[Any, ...]) -> Sequences:
+    network, arrays = model._network, []
+    (port,) = network.moving
     for n, one in enumerate(x):
         try:
-            arrays.append(_checked(model, one, batched=False))
+            arrays.append(network.as_rows(port, one, (None,)))
         except (TypeError, ValueError) as error:
             raise type(error)(f"sequence {n} of the list: {error}") from error
     lengths = np.array([len(one) for one in arrays], np.intp)
-    T = int(lengths.max(initial=0))
-    padded: Array
-    if model.takes_tokens:
-        padded = np.zeros((len(arrays), T), np.int64)
-    else:  # whatever is in the memory behind an end is not looked at
-        padded = np.empty((len(arrays), T, model.input_size), model.dtype)
+    shape = (len(arrays), int(lengths.max(initial=0)), *port.shape)
+    # Of numbers whatever is in the memory behind an end is not looked at.
+    padded: Array = np.zeros(shape, np.int64) if port.tokens else np.empty(shape, model.dtype)
     for row, one in zip(padded, arrays, strict=True):
         row[: len(one)] = one
-    return Sequences(padded.swapaxes(0, 1), Layout.LIST, lengths)
+    return Sequences([padded.swapaxes(0, 1)], [], Layout.LIST, lengths)
 
 
-def _check_of_list(lengths: Any, reset: Any, batch_first: bool) -> None:
+def _check_of_list(model: PackedGraph, lengths: Any, reset: Any, batch_first: bool) -> None:
+    if len(model._network.inputs) > 1:
+        names = ", ".join(repr(port.name) for port in model._network.inputs)
+        raise TypeError(
+            f"x is a list, which is for a model of one input; expected a mapping with {names} to "
+            f"arrays (T, B, ...), and lengths="
+        )
     for name, is_given, why in (
         ("lengths", lengths is not None, "each sequence of a list has its own"),
         ("batch_first", batch_first, "the sequences of a list have no batch axis"),
@@ -154,7 +238,7 @@ def _check_of_list(lengths: Any, reset: Any, batch_first: bool) -> None:
             raise TypeError(f"{name} is an option of a batch in one array; {why}")
 
 
-def _as_resets(model: Model, reset: Any, shape: tuple[int, ...]) -> Array:
+def _as_resets(model: PackedGraph, reset: Any, shape: tuple[int, ...]) -> Array:
     why = ""
     if model.looks_ahead:
         why = f"{model.looks_ahead}, so that steps before a reset would see those behind it"
@@ -170,4 +254,5 @@ def _as_resets(model: Model, reset: Any, shape: tuple[int, ...]) -> Array:
             f"reset cannot be used: {why}; give what lies between resets as sequences of their "
             f"own: model([x0, x1, ...])"
         )
-    return _engine.as_mask("reset", reset, shape)
+    mask: Array = _engine.as_mask("reset", reset, shape)
+    return mask

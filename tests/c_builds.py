@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "fastlstm" / "kernels"
 CORE = ROOT / "fastlstm" / "core"
-DRIVERS = ROOT / "tests" / "kernels"
+DRIVERS = ROOT / "tests" / "core"
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
-FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", *WARNINGS, f"-I{KERNELS}", f"-I{CORE}"]
+FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]
 
 # A trial needs a thread to tell whether a sanitizer works.
 TRIAL = """

@@ -32,7 +32,7 @@ from models import (
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,7 +44,7 @@ TOLERANCE = 4e-6
 ENGINES = [*ISAS, "float64"]
 
 
-def engine_model(file: ModelFile, engine: str) -> Model:
+def engine_model(file: ChainFile, engine: str) -> Model:
     return Model(file, isa=None if engine == "float64" else engine)
 
 
@@ -273,11 +273,11 @@ def golden() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads(arrays.pop("notes").tobytes()), arrays
 
 
-def drawn(name: str, entries: list[dict], T: int, B: int) -> tuple[np.ndarray, ModelFile]:
+def drawn(name: str, entries: list[dict], T: int, B: int) -> tuple[np.ndarray, ChainFile]:
     layers = tuple(spec.layer_from_dict(entry) for entry in entries)
     shapes = {n: shape for layer in layers for n, shape in layer.tensors().items()}
     x = tool().draw_input(name, entries[0], T, B)
-    return x, ModelFile(layers, tool().draw(name, entries, shapes))
+    return x, ChainFile(layers, tool().draw(name, entries, shapes))
 
 
 def recorded(name: str, bits: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -308,7 +308,7 @@ class TestAgainstRecords:
     @pytest.mark.parametrize("name", SMALL)
     def test_outputs_and_states_in_float64(self, name):
         x, file = drawn(name, golden()[0]["small"][name]["layers"], tool().T, tool().B)
-        wide = ModelFile(file.layers, {n: a.astype(np.float64) for n, a in file.tensors.items()})
+        wide = ChainFile(file.layers, {n: a.astype(np.float64) for n, a in file.tensors.items()})
         x = x if file.layers[0].takes_tokens else x.astype(np.float64)
         assert_all_close(Model(wide)(x), recorded(name, 64))
 
@@ -335,7 +335,7 @@ class TestRounding:
     FACTOR = 1.5
 
     @staticmethod
-    def draws(name: str) -> list[tuple[np.ndarray, ModelFile]]:
+    def draws(name: str) -> list[tuple[np.ndarray, ChainFile]]:
         """(input, model) of every draw of weights."""
         case, found = golden()[0]["long"][name], []
         for seed, checksum in enumerate(case["checksums"]):
@@ -423,7 +423,7 @@ class TestElementaryFunctions:
         rng = np.random.default_rng(3)
         x = np.concatenate([rng.standard_normal(20000) * s for s in (1e-9, 1, 30)])
         layers = (spec.Linear("one", 1, 1, bias=False), spec.Activation("f", function, 1))
-        model = Model(ModelFile(layers, {"one.weight": np.ones((1, 1))}))
+        model = Model(ChainFile(layers, {"one.weight": np.ones((1, 1))}))
         truth = {"tanh": np.tanh, "sigmoid": stable_sigmoid}[function](x)
         y = model(x.reshape(-1, 1))[0][:, 0]
         np.testing.assert_allclose(y, truth, rtol=1e-15, atol=0)

@@ -29,7 +29,7 @@ from fastlstm.commands import (
     plot,
     terminal,
 )
-from fastlstm.format import ModelFile
+from models import ChainFile
 from fastlstm.verification import random_input
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
@@ -57,7 +57,7 @@ def features(tmp_path: Path, rng: np.random.Generator) -> Path:
     return tmp_path / "features.safetensors"
 
 
-def token_file(rng: np.random.Generator, *last: spec.Layer, scale: float = 4) -> ModelFile:
+def token_file(rng: np.random.Generator, *last: spec.Layer, scale: float = 4) -> ChainFile:
     """A token model with a vocabulary; its logits are far enough apart to tell tokens."""
     layers = (
         spec.Embedding("embedding", V, 7),
@@ -66,7 +66,7 @@ def token_file(rng: np.random.Generator, *last: spec.Layer, scale: float = 4) ->
         *last,
     )
     tensors = {name: scale * tensor for name, tensor in random_tensors(layers, rng).items()}
-    return ModelFile(layers, tensors, vocabulary=VOCABULARY)
+    return ChainFile(layers, tensors, vocabulary=VOCABULARY)
 
 
 @pytest.fixture
@@ -470,7 +470,7 @@ def test_verify_fails_on_a_file_whose_self_check_does(
 ) -> None:
     file = model_file(recurrent("gru", 3, 5), rng)
     x = np.ones((4, 3), np.float32)
-    wrong = ModelFile(file.layers, file.tensors, self_check=(x, np.full((4, 5), 0.9)))
+    wrong = ChainFile(file.layers, file.tensors, self_check=(x, np.full((4, 5), 0.9)))
     Model(wrong).save(tmp_path / "m")
     code, out, _ = run("verify", tmp_path / "m", "--steps", "5")
     assert code == 1
@@ -497,7 +497,7 @@ def test_verify_a_model_of_nan(run: Any, tmp_path: Path, rng: np.random.Generato
 
 def test_verify_a_chaotic_model(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     file = model_file(recurrent("rnn_tanh", 3, 40), rng)
-    Model(ModelFile(file.layers, {n: 12 * t for n, t in file.tensors.items()})).save(tmp_path / "m")
+    Model(ChainFile(file.layers, {n: 12 * t for n, t in file.tensors.items()})).save(tmp_path / "m")
     code, out, _ = run("verify", tmp_path / "m", "--steps", "300")
     assert code == 0
     assert "300 random steps, 4 rows, exact state every 4 steps" in out
@@ -772,7 +772,7 @@ def test_generate_from_probabilities(
     file = token_file(rng, scale=2)
     last = spec.Activation("last", function, V)
     Model(file).save(tmp_path / "logits")
-    Model(ModelFile((*file.layers, last), file.tensors, vocabulary=VOCABULARY)).save(tmp_path / "p")
+    Model(ChainFile((*file.layers, last), file.tensors, vocabulary=VOCABULARY)).save(tmp_path / "p")
     texts = [
         run("generate", tmp_path / name, "--prompt", "ab", "--temperature", "0.9")[1]
         for name in ("logits", "p")
@@ -873,7 +873,7 @@ def test_generate_refuses(
 
 def test_generate_tokens_up_to_a_token(run: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     file = token_file(rng)
-    Model(ModelFile(file.layers, file.tensors)).save(tmp_path / "plain")
+    Model(ChainFile(file.layers, file.tensors)).save(tmp_path / "plain")
     argv = ("generate", tmp_path / "plain", "--tokens", "1,2", "--length", "20")
     whole = run(*argv)[1].split()
     n = whole.index(whole[9], 2)
@@ -921,7 +921,7 @@ def test_perplexity_refuses(
     (tmp_path / "latin1").write_bytes("aé".encode("latin1"))
     (tmp_path / "empty").write_text("", encoding="utf-8")
     file = token_file(rng)
-    Model(ModelFile(file.layers, file.tensors)).save(tmp_path / "plain")
+    Model(ChainFile(file.layers, file.tensors)).save(tmp_path / "plain")
     for path, given, message in (
         (features, ("--tokens", "1,2"), "takes 5 features a step, not tokens"),
         (tmp_path / "plain", ("--text", tmp_path / "empty"), "no vocabulary to read --text with"),

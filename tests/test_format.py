@@ -101,7 +101,7 @@ def tensors_for(
     return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
 
 
-def token_model(**changes: Any) -> format.ModelFile:
+def token_model(**changes: Any) -> ChainFile:
     layers = (spec.Embedding("e", 3, 2), spec.GRU("g", 2, 2), spec.Linear("out", 2, 1))
     parts: dict[str, Any] = {
         "layers": layers,
@@ -110,24 +110,24 @@ def token_model(**changes: Any) -> format.ModelFile:
         "vocabulary": ("a", "é", '"\\\n'),
         "source": {"file": "checkpoint.pt", "note": "ünï"},
     }
-    return format.ModelFile(**(parts | changes))
+    return ChainFile(**(parts | changes))
 
 
-def float_model(dtype: object = np.float32, **changes: Any) -> format.ModelFile:
+def float_model(dtype: object = np.float32, **changes: Any) -> ChainFile:
     layers = (spec.LSTM("l", 3, 2), spec.Activation("a", "tanh", 2))
     parts: dict[str, Any] = {
         "layers": layers,
         "tensors": tensors_for(layers, dtype),
         "self_check": (np.ones((2, 3), dtype), np.zeros((2, 2))),
     }
-    return format.ModelFile(**(parts | changes))
+    return ChainFile(**(parts | changes))
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def assert_same_model(a: format.ModelFile, b: format.ModelFile) -> None:
+def assert_same_model(a: ChainFile, b: ChainFile) -> None:
     assert (a.layers, a.vocabulary, a.source) == (b.layers, b.vocabulary, b.source)
     assert a.tensors.keys() == b.tensors.keys()
     assert all(same(a.tensors[name], b.tensors[name]) for name in a.tensors)
@@ -136,7 +136,7 @@ def assert_same_model(a: format.ModelFile, b: format.ModelFile) -> None:
         assert all(same(x, y) for x, y in zip(a.self_check, b.self_check, strict=True))
 
 
-def map_model(path: Path) -> format.ModelFile:
+def map_model(path: Path) -> ChainFile:
     return format.read_model(path, mapped=True)
 
 
@@ -163,7 +163,7 @@ def read(tmp_path: Path) -> Callable[..., Any]:
 
 
 @st.composite
-def models(draw: st.DrawFn) -> format.ModelFile:
+def models(draw: st.DrawFn) -> ChainFile:
     sizes = st.integers(1, 4)
     first = draw(sizes)
     layers: list[spec.Layer] = []
@@ -197,13 +197,13 @@ def models(draw: st.DrawFn) -> format.ModelFile:
         words = st.lists(st.text(max_size=5), min_size=count, max_size=count, unique=True)
         vocabulary = tuple(draw(words))
     source = draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
-    return format.ModelFile(chain, tensors, check, vocabulary, source)
+    return ChainFile(chain, tensors, check, vocabulary, source)
 
 
 @given(model=models(), data=st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_model_comes_back_and_its_order_does_not_matter(
-    tmp_path_factory: pytest.TempPathFactory, model: format.ModelFile, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, model: ChainFile, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     format.write_model(path, model)
@@ -211,7 +211,7 @@ def test_a_model_comes_back_and_its_order_does_not_matter(
     written = path.read_bytes()
     shuffled = dict(data.draw(st.permutations(list(model.tensors.items()))))
     source = dict(reversed(model.source.items()))
-    again = format.ModelFile(model.layers, shuffled, model.self_check, model.vocabulary, source)
+    again = ChainFile(model.layers, shuffled, model.self_check, model.vocabulary, source)
     format.write_model(str(path), again)
     assert path.read_bytes() == written
     assert format.fingerprint(model.layers, shuffled) == format.fingerprint(
@@ -221,7 +221,7 @@ def test_a_model_comes_back_and_its_order_does_not_matter(
 
 def test_the_bytes_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model = format.ModelFile(
+    model = ChainFile(
         (spec.OneHot("t", 2), spec.Linear("n", 2, 1, bias=False)),
         {"n.weight": np.array([[1, -2]], np.float32)},
         (np.array([1], np.int64), np.array([[-2.0]])),
@@ -424,7 +424,7 @@ def test_a_state_that_does_not_fit_is_not_written(
 def test_a_vocabulary_too_large_for_a_header_is_not_written(tmp_path: Path) -> None:
     layers = (spec.OneHot("t", 200), spec.Linear("n", 200, 1, bias=False))
     words = tuple(f"{n}" * 40000 for n in range(200))
-    model = format.ModelFile(layers, tensors_for(layers), None, words)
+    model = ChainFile(layers, tensors_for(layers), None, words)
     with pytest.raises(ValueError, match="expected at most 16777216"):
         format.write_model(tmp_path / "m", model)
     assert not list(tmp_path.iterdir())
@@ -952,7 +952,7 @@ def test_a_format_error_pickles() -> None:
 
 def small_files(folder: Path) -> list[tuple[Callable[[Path], Any], bytes]]:
     layers = (spec.OneHot("t", 2), spec.RNN("r", 2, 1))
-    model = format.ModelFile(
+    model = ChainFile(
         layers,
         tensors_for(layers),
         (np.array([1], np.int64), np.zeros((1, 1))),
@@ -1093,7 +1093,7 @@ def test_reading_takes_twice_the_file_and_keeps_it_once(tmp_path: Path, how: str
     shapes = layers[0].tensors().items()
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes}
     path = tmp_path / "m"
-    format.write_model(path, format.ModelFile(layers, tensors))
+    format.write_model(path, ChainFile(layers, tensors))
     size = path.stat().st_size
     assert size > 32e6
     for reader in ("read_model", "read_tensors"):

@@ -1,6 +1,6 @@
 """The functions of ``core/functions.h``, on every instruction set, against NumPy in float64.
 
-``tests/kernels/functions_driver.c`` is compiled once for each. What is true of a function, and how
+``tests/core/functions_driver.c`` is compiled once for each. What is true of a function, and how
 near the kernels come, is in the table that ``tools/fit_activations.py`` measures by.
 """
 

@@ -24,7 +24,7 @@ from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
 from fastlstm.errors import ConvertError
-from fastlstm.format import ModelFile
+from models import ChainFile
 from fastlstm.sources.keras import KerasModel, is_keras, read
 
 pytest.importorskip("h5py", reason="Keras files are HDF5")
@@ -67,7 +67,7 @@ class TestGolden:
     def test_a_model_does(self, case):
         path, x, y = case
         made = read(path)
-        model = Model(ModelFile(made.layers, made.tensors))
+        model = Model(ChainFile(made.layers, made.tensors))
         np.testing.assert_allclose(model(x, batch_first=True)[0], y, rtol=0, atol=1e-5)
 
     def test_a_converted_file_does(self, case, tmp_path):

@@ -30,7 +30,7 @@ from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 from fastlstm import Model, pack
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 ENGINES = [*ISAS, "float64"]
 
@@ -91,7 +91,7 @@ def bound_of(dtype: Any, name: str = "") -> float:
     return (50 if "norm" in name else 1) * (4e-6 if dtype == np.float32 else 1e-13)
 
 
-def engine_model(file: ModelFile, engine: str, **options: Any) -> Model:
+def engine_model(file: ChainFile, engine: str, **options: Any) -> Model:
     return Model(file, isa=None if engine == "float64" else engine, **options)
 
 

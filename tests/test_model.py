@@ -31,7 +31,7 @@ import fastlstm
 from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 CLASSIFIER = (
     spec.Embedding("e", 11, 6),
@@ -138,18 +138,18 @@ class TestAttributes:
         layers = (recurrent("gru", 3, 4),)
         file = model_file(layers, rng)
         prints = {Model(file, isa=isa).fingerprint for isa in ISAS}
-        prints |= {Model(ModelFile(layers, file.tensors, source={"a": "b"})).fingerprint}
+        prints |= {Model(ChainFile(layers, file.tensors, source={"a": "b"})).fingerprint}
         assert len(prints) == 1
         assert len(next(iter(prints))) == 64
         for name in file.tensors:
             changed = copy.deepcopy(file.tensors)
             changed[name].flat[-1] = np.nextafter(changed[name].flat[-1], np.float32(9))
-            prints.add(Model(ModelFile(layers, changed)).fingerprint)
+            prints.add(Model(ChainFile(layers, changed)).fingerprint)
         relu = (spec.RNN("rnn", 3, 4, nonlinearity=f) for f in ("tanh", "relu"))
         tensors = random_tensors((recurrent("rnn_tanh", 3, 4),), rng)
-        prints |= {Model(ModelFile((layer,), tensors)).fingerprint for layer in relu}
+        prints |= {Model(ChainFile((layer,), tensors)).fingerprint for layer in relu}
         wide = {n: a.astype(np.float64) for n, a in file.tensors.items()}
-        prints.add(Model(ModelFile(layers, wide)).fingerprint)
+        prints.add(Model(ChainFile(layers, wide)).fingerprint)
         assert len(prints) == 1 + len(file.tensors) + 2 + 1
 
 
@@ -179,7 +179,7 @@ class TestCopies:
         assert_same_model(make(model), model, rng)
 
     def test_pickle_keeps_what_was_asked_for(self, isa, rng):
-        file = ModelFile(
+        file = ChainFile(
             CLASSIFIER,
             random_tensors(CLASSIFIER, rng),
             vocabulary=tuple("abcdefghijk"),

@@ -16,7 +16,7 @@ from ways import assert_same_bits, assert_same_state
 from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 ISAS = [name for name, _ in _engine.kernels(4)]
 
@@ -274,7 +274,7 @@ def test_a_random_model(seed):
     if not tensors:
         pytest.skip("a model without tensors is one of float32")
     for isa in ISAS if dtype == np.float32 else [None]:
-        model = Model(ModelFile(layers, tensors), isa=isa, reproducible=True)
+        model = Model(ChainFile(layers, tensors), isa=isa, reproducible=True)
         assert all(np.array_equal(a, tensors[name]) for name, a in model.tensors.items())
         if model.pools_over_time and not len(truths[0][0]):
             with pytest.raises(ValueError, match="of which this model makes no row to pool"):
@@ -293,6 +293,6 @@ def test_a_random_model(seed):
             rows = truth[0][0] if model.pools_over_time and n < 2 else truth[0]
             assert call[0].shape == rows.shape
             assert drift((rows, truth[1]), call) <= limits[n], f"{isa}, call {n}"
-        two = Model(ModelFile(layers, tensors), isa=isa, reproducible=True, threads=2)(x)
+        two = Model(ChainFile(layers, tensors), isa=isa, reproducible=True, threads=2)(x)
         assert_same_bits(two[0], calls[0][0])
         assert_same_state(two[1], calls[0][1])

@@ -26,7 +26,7 @@ from ways import assert_same_bits, assert_same_state, row_of, rows_of
 from fastlstm import Model, processors
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 State = dict[str, np.ndarray]
 
@@ -171,7 +171,7 @@ class TestPieces:
 
 
 def by_reference(
-    file: ModelFile, x: np.ndarray, state: State, reset: np.ndarray
+    file: ChainFile, x: np.ndarray, state: State, reset: np.ndarray
 ) -> tuple[np.ndarray, State]:
     """One row (T, 1, ...) in float64, a piece at a time, up to the end that `reset` has."""
     y = np.zeros((len(reset), file.layers[-1].output_size))

@@ -17,11 +17,11 @@ import fastlstm
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastlstm"
-KERNELS = PACKAGE / "kernels"
+CORE = PACKAGE / "core"
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
 CYTHON = [PACKAGE / "_engine.pyx", *sorted((PACKAGE / "engine").glob("*.pxi"))]
-C_FILES = sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")])
+C_FILES = sorted([*CORE.glob("*.c"), *CORE.glob("*.h")])
 
 # Modules of ours that a file may import; a folder stands for all files in it, and may import its
 # own. "public" are the names in fastlstm.__all__.
@@ -29,26 +29,27 @@ MAY_IMPORT = {
     "errors": set(),
     "spec": set(),
     "reference": {"spec"},
-    # The chain of layers, which converters make and the engine runs, until both speak of graphs.
+    "plan": {"spec", "reference"},
+    # The chain of layers, which converters make, until they speak of graphs.
     "chain": {"spec", "reference"},
     "durable": set(),
     "identity": set(),
     "document": set(),
     "container": {"errors", "document", "durable", "identity"},
-    "format": {"spec", "chain", "errors", "container", "document", "identity"},
-    "pack": {"chain"},
-    "plan": {"spec", "reference"},
+    "format": {"spec", "errors", "container", "document", "identity"},
     "sources": {"spec", "chain", "errors"},
     "sources/pytorch/reader": {"spec", "chain", "errors", "format"},
-    "stream": {"chain", "format", "_engine"},
-    "pool": {"chain", "format", "stream", "batching", "_engine"},
-    "batching": {"_engine"},
     "processors": set(),
+    "packed": {"spec", "plan", "processors", "_engine"},
+    "sequences": {"packed", "_engine"},
+    "stream": {"packed", "format", "_engine"},
+    "pool": {"packed", "format", "batching", "_engine"},
+    "batching": {"_engine"},
+    "self_check": {"spec", "reference", "format"},
     "model": {
-        *("chain", "format", "pack", "processors", "sources", "_engine", "stream"),
-        *("pool", "sequences"),
+        *("spec", "chain", "format", "packed", "sources", "_engine", "stream", "pool"),
+        *("sequences", "self_check"),
     },
-    "sequences": {"_engine"},
     "nn": {"chain", "errors", "model", "sequences"},
     "tokens": {"model", "stream"},
     "generation": {"model", "tokens", "_engine"},
@@ -63,14 +64,9 @@ MAY_IMPORT = {
     "commands": {
         *("public", "chain", "processors", "tokens", "forecasting", "verification", "_engine"),
     },
-    "gpu": {"spec", "pack"},
+    "gpu": {"spec", "plan"},
 }
-FOR_TYPES_ONLY = {
-    "stream": {"model"},
-    "sequences": {"model"},
-    "pool": {"model"},
-    "batching": {"pool"},
-}
+FOR_TYPES_ONLY = {"batching": {"pool"}}
 
 # Packages of others that a file may import at its top, beside NumPy and the standard library, and
 # those that it may import within a function, so that importing fastlstm does without them.
@@ -261,7 +257,7 @@ def test_intrinsics_would_be_seen():
 
 def test_every_pointer_declares_its_shape():
     """In the structs of the header, but for text and functions."""
-    text = (KERNELS / "fastlstm.h").read_text(encoding="utf-8")
+    text = (CORE / "fastlstm.h").read_text(encoding="utf-8")
     structs = re.findall(r"typedef struct \{(.*?)\n\} (\w+);", text, re.DOTALL)
     assert len(structs) >= 6
     for body, name in structs:
@@ -286,7 +282,7 @@ def symbols(tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
     """(type, name) of every global symbol of every kernel's object file."""
     cc, folder = compiler(), tmp_path_factory.mktemp("objects")
     found = {}
-    for source in sorted(KERNELS.glob("*.c")):
+    for source in sorted(CORE.glob("*.c")):
         target = folder / f"{source.stem}.o"
         # As setup.py does, but without optimisation, which could hide a call in a loop or make one.
         flags = ["-std=gnu11", "-O1", "-ffp-contract=off", "-fno-builtin-printf"]
@@ -354,7 +350,7 @@ class TestSymbols:
 
     def test_no_warnings(self):
         cc = compiler()
-        for source in sorted(KERNELS.glob("*.c")):
+        for source in sorted(CORE.glob("*.c")):
             flags = ["-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
             command = [cc, *flags, str(source)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """The worker team as plain C: jobs, barriers, sleep, competing callers, forks, signals, lifetimes.
 
-``tests/kernels/team_driver.c`` is compiled with ``kernels/team.c`` alone, by each compiler there is
+``tests/core/team_driver.c`` is compiled with ``core/team.c`` alone, by each compiler there is
 and with the sanitizers, and every check of its table is run by itself. A lost wake-up shows as a
 check that does not end. What a build needs and this machine lacks is skipped and named.
 """
@@ -11,8 +11,8 @@ import pytest
 from c_builds import (
     ADDRESS_FLAGS,
     CLANG,
+    CORE,
     DRIVERS,
-    KERNELS,
     OPTIMIZED,
     THREADS,
     Build,
@@ -41,7 +41,7 @@ CHECKS_OF |= {"thread": CHECKS, "address": CHECKS, "undefined": NOT_WITH_THEM}
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    sources = [KERNELS / "team.c", DRIVERS / "team_driver.c"]
+    sources = [CORE / "team.c", DRIVERS / "team_driver.c"]
     return Programs(BUILDS, sources, tmp_path_factory.mktemp("team"))
 
 

@@ -13,7 +13,7 @@ from models import build, model_file, random_tensors, recurrent
 import fastlstm
 from fastlstm import Model, Stream, generation, tokens
 from fastlstm import chain as spec
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
 V = len(VOCABULARY)
@@ -35,7 +35,7 @@ def token_model(
     layers = layers_of(cell, *last)
     dtype = options.pop("dtype", np.float32)
     tensors = {name: 3 * tensor for name, tensor in random_tensors(layers, rng, dtype).items()}
-    return Model(ModelFile(layers, tensors, vocabulary=VOCABULARY), **options)
+    return Model(ChainFile(layers, tensors, vocabulary=VOCABULARY), **options)
 
 
 def with_logits(*logits: float) -> Model:
@@ -47,7 +47,7 @@ def with_logits(*logits: float) -> Model:
         "head.weight": np.zeros((n, 1), np.float32),
         "head.bias": np.array(logits, np.float32),
     }
-    return Model(ModelFile(file.layers, tensors))
+    return Model(ChainFile(file.layers, tensors))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ class TestPerplexity:
     @pytest.mark.parametrize("function", ["softmax", "log_softmax"])
     def test_of_probabilities(self, rng, model, function):
         last = spec.Activation("last", function, V)
-        same = Model(ModelFile((*model.layers, last), model.tensors, vocabulary=VOCABULARY))
+        same = Model(ChainFile((*model.layers, last), model.tensors, vocabulary=VOCABULARY))
         text = "abcab hgf abc"
         assert fastlstm.perplexity(same, text) == pytest.approx(
             fastlstm.perplexity(model, text), rel=1e-5
@@ -402,7 +402,7 @@ class TestStop:
             "head.weight": np.ones((2, 1), np.float32),
             "head.bias": np.array([0, 0.1], np.float32),
         }
-        model = Model(ModelFile(file.layers, tensors))
+        model = Model(ChainFile(file.layers, tensors))
         assert fastlstm.generate(model, [[0], [0]], length=9, temperature=0, stop=1) == [[], []]
         found = fastlstm.generate(model, [[0]] * 20, length=9, seed=0, stop=1)
         assert max(map(len, found)) > 0

@@ -29,7 +29,7 @@ from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 ENGINES = [*ISAS, "float64"]
 
@@ -284,7 +284,7 @@ def bound_of(layer: spec.Recurrent, dtype: Any) -> float:
     return factor * (4e-6 if dtype == np.float32 else 1e-13)
 
 
-def engine_model(file: ModelFile, engine: str, **options: Any) -> Model:
+def engine_model(file: ChainFile, engine: str, **options: Any) -> Model:
     return Model(file, isa=None if engine == "float64" else engine, **options)
 
 
@@ -457,7 +457,7 @@ class TestDirections:
                 (cls("rnn", 3, H, **one), -1 if d else 1),
                 (cls("rnn", 3, H, reverse=bool(d), **one), 1),
             ):
-                model = Model(ModelFile((layer,), own), isa=isa, reproducible=True)
+                model = Model(ChainFile((layer,), own), isa=isa, reproducible=True)
                 alone, after = model(np.ascontiguousarray(x[::flip]))
                 assert_same_bits(alone[::flip], y[..., d * H : (d + 1) * H])
                 for name, array in after.items():
@@ -478,10 +478,10 @@ class TestDirections:
         model = build(layers, rng, isa=isa, reproducible=True)
         x = input_for(model, rng, 3000)
         y, _ = model(x)
-        first = ModelFile(layers[:1], {n: a for n, a in model.tensors.items() if "rnn" in n})
+        first = ChainFile(layers[:1], {n: a for n, a in model.tensors.items() if "rnn" in n})
         middle, _ = Model(first, isa=isa, reproducible=True)(x)
         rest = {n: a for n, a in model.tensors.items() if "second" in n}
-        second = Model(ModelFile(layers[1:], rest), isa=isa, reproducible=True)
+        second = Model(ChainFile(layers[1:], rest), isa=isa, reproducible=True)
         assert_same_bits(second(middle)[0], y)
 
 

@@ -21,7 +21,7 @@ import fastlstm
 from fastlstm import Model, cli
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 from fastlstm.verification import Verification, deviation, random_input, trial, verify
 from fastlstm.verification.comparison import RESTART_STEPS, compare, cut
 from fastlstm.verification.errors import Deviation, Errors, errors_of
@@ -229,7 +229,7 @@ def test_says_where(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -
 def chaotic(rng: np.random.Generator, dtype: Any = np.float32) -> Model:
     """A model that lets a difference of rounding grow to its own size within a hundred steps."""
     file = model_file(recurrent("rnn_tanh", 3, 40), rng, dtype)
-    return Model(ModelFile(file.layers, {n: 12 * t for n, t in file.tensors.items()}))
+    return Model(ChainFile(file.layers, {n: 12 * t for n, t in file.tensors.items()}))
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, name: str, factor: float = 1.01) -> None:
@@ -388,7 +388,7 @@ def test_a_wide_source_has_a_shorter_sequence(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = model_file((recurrent("gru", 3, 5), spec.Linear("wide", 5, 64)), rng)
-    other = Model(ModelFile((*file.layers, spec.Activation("f", "relu", 64)), file.tensors))
+    other = Model(ChainFile((*file.layers, spec.Activation("f", "relu", 64)), file.tensors))
     monkeypatch.setattr(trial, "MOST_NUMBERS", 4 * 64 * 50)
     found = verify(Model(file), other, steps=80)
     assert found.drift.steps == 50
@@ -444,7 +444,7 @@ def test_against_other_weights(rng: np.random.Generator) -> None:
     tensors = {name: array.copy() for name, array in file.tensors.items()}
     tensors["head.weight"][1, 3] += 0.25
     tensors["rnn.bias_hh_l0"][:2] += 0.5
-    found = verify(Model(file), Model(ModelFile(file.layers, tensors)), steps=30)
+    found = verify(Model(file), Model(ChainFile(file.layers, tensors)), steps=30)
     wrong, weights = failures(found)
     assert wrong.startswith("source, float64 is off by ")
     assert weights == (
@@ -458,7 +458,7 @@ def test_a_bit_that_no_output_shows_is_found(rng: np.random.Generator) -> None:
     file = model_file((spec.Embedding("e", 4000, 3), recurrent("gru", 3, 5)), rng)
     tensors = {name: array.copy() for name, array in file.tensors.items()}
     tensors["e.weight"][3999, 1] = np.nextafter(tensors["e.weight"][3999, 1], np.float32(9))
-    found = verify(Model(file), Model(ModelFile(file.layers, tensors)), steps=20)
+    found = verify(Model(file), Model(ChainFile(file.layers, tensors)), steps=20)
     (text,) = failures(found)
     assert text.startswith("1 of 5 tensors are not the source's: 'e.weight' in 1 of 12,000, by up")
 
@@ -467,13 +467,13 @@ def test_against_other_layers(rng: np.random.Generator) -> None:
     file = model_file(recurrent("lstm", 3, 5), rng)
     twice = np.full(5, 2, np.float32), np.zeros(5, np.float32)
     scaled = {"s.weight": twice[0] / 2, "s.bias": twice[1]}
-    same = Model(ModelFile((*file.layers, spec.Scale("s", 5)), file.tensors | scaled))
+    same = Model(ChainFile((*file.layers, spec.Scale("s", 5)), file.tensors | scaled))
     found = verify(same, Model(file), steps=30)
     assert found.passed
     assert found.weights is None
     assert found.sources == ("source, float64",)
     assert "the source has other layers: their numbers are compared" in found.notes[0]
-    other = Model(ModelFile(same.layers, same.tensors | {"s.weight": twice[0]}))
+    other = Model(ChainFile(same.layers, same.tensors | {"s.weight": twice[0]}))
     assert not verify(other, Model(file), steps=30).passed
 
 
@@ -561,7 +561,7 @@ def classes(torch: Any) -> dict[str, Callable[[], Made]]:
         module = Last()
         model = lstm_model(torch, module, "lstm")
         layers = (*model.layers, spec.Pool("pool", "last", 7))
-        return module, Model(ModelFile(layers, model.tensors))
+        return module, Model(ChainFile(layers, model.tensors))
 
     def step() -> Made:
         module = Step()

@@ -84,8 +84,8 @@ def python(step: str, module: str, *arguments: str, name: str = "") -> Check:
 
 def compiler(program: str, packages: str, objects: str) -> Check:
     """Every C file; the object files go to the folder `objects`, where the compiler runs."""
-    sources = [*(ROOT / "fastlstm/kernels").glob("*.c"), *(ROOT / "tests/kernels").glob("*.c")]
-    include = f"-I{ROOT / 'fastlstm/kernels'}"
+    sources = [*(ROOT / "fastlstm/core").glob("*.c"), *(ROOT / "tests/core").glob("*.c")]
+    include = f"-I{ROOT / 'fastlstm/core'}"
     command = (program, *C_FLAGS, include, "-c", *map(str, sorted(sources)))
     install = f"apt-get install {packages}"
     return Check("c", program, command, "", install, optional=program != "cc", folder=objects)

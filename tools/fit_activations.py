@@ -1,4 +1,4 @@
-"""Derive the constants of the functions in kernels/vec.h and core/functions.h, and measure them.
+"""Derive the constants of the functions in core/vec.h and core/functions.h, and measure them.
 
 The kernels compute ``exp(x) = 2^n (1 + p)`` with ``n = round(x / ln 2)``, ``r = x - n ln 2`` and
 ``p = expm1(r) = r + r^2 q(r)``, where q is a polynomial of degree 4; for ``exp(k x)``, with k a
@@ -18,7 +18,7 @@ Forms*, 1960).
 2 t^3 p(t^2)`` with ``t = f / (2 + f)``; ``sin(r) = r + r^3 s(r^2)`` and ``cos(r) = 1 - r^2 / 2 +
 r^4 c(r^2)``. pi / 2 is a sum of three floats, and 2 / pi is printed bit by bit.
 
-Then tests/kernels/functions_driver.c is compiled for every instruction set of this machine and run,
+Then tests/core/functions_driver.c is compiled for every instruction set of this machine and run,
 all functions or those that are named, over every 997th float32 or, with ``--exhaustive``, over all
 2^32 of them, and compared with float64.
 
@@ -46,8 +46,8 @@ from scipy import special
 Array = npt.NDArray[Any]
 
 ROOT = Path(__file__).resolve().parents[1]
-INCLUDE = [f"-I{ROOT / 'fastlstm' / folder}" for folder in ("kernels", "core")]
-DRIVER = ROOT / "tests" / "kernels" / "functions_driver.c"
+INCLUDE = [f"-I{ROOT / 'fastlstm' / folder}" for folder in ("core",)]
+DRIVER = ROOT / "tests" / "core" / "functions_driver.c"
 
 # What a compiler must be told for vec.h alone, which the kernels' files tell it themselves.
 FLAGS = {

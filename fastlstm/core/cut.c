@@ -108,7 +108,7 @@ static void cut_call(const fl_model *model, size_t T, size_t B, size_t ranks, fl
 static const double BYTES_A_NS = 100, FMAS_A_NS = 50;
 
 /* A rank pays its way from this much work between two meetings, or in a whole call that it has rows
- * of its own for; a meeting takes up to 300 ns (tests/kernels/team_driver.c, latency). The tests
+ * of its own for; a meeting takes up to 300 ns (tests/core/team_driver.c, latency). The tests
  * set it to next to nothing, so that every run is shared. */
 #ifndef FL_LEAST_NS
 #define FL_LEAST_NS 800

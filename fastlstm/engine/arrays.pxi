@@ -60,10 +60,11 @@ def as_plain(str name, x, str expected):
     return base_of(x)
 
 
-def as_features(x, dtype, tuple shape, bint contiguous=True):
+def as_features(x, dtype, tuple shape, bint contiguous=True, str name="x"):
     """`x` as a contiguous aligned array of `dtype` and `shape` (None: any), or an error that helps.
 
-    Without `contiguous` only the numbers of a row must follow each other.
+    Without `contiguous` only the numbers of the last axis must follow each other. The error calls
+    it `name`.
 
     Raises
     ------
@@ -73,22 +74,22 @@ def as_features(x, dtype, tuple shape, bint contiguous=True):
         If its shape is another.
     """
     if not cnp.PyArray_CheckExact(x):
-        x = as_plain("x", x, f"a NumPy array of {dtype} and shape {shape_text(shape)}; "
-                             f"pass np.asarray(x, dtype=np.{dtype})")
+        x = as_plain(name, x, f"a NumPy array of {dtype} and shape {shape_text(shape)}; "
+                              f"pass np.asarray(x, dtype=np.{dtype})")
     if x.dtype != dtype or not x.dtype.isnative:
         given = x.dtype if x.dtype.isnative else f"{x.dtype.str} of another byte order"
         raise TypeError(
-            f"x has dtype {given}; expected {dtype}, which the model computes in; "
+            f"{name} has dtype {given}; expected {dtype}, which the model computes in; "
             f"pass x.astype(np.{dtype})"
         )
     if not fits(x, shape):
-        raise ValueError(f"x has shape {x.shape}; expected {shape_text(shape)}")
-    if not contiguous and has_rows(x):
+        raise ValueError(f"{name} has shape {x.shape}; expected {shape_text(shape)}")
+    if not contiguous and has_rows(x, x.ndim - 1):
         return x
     return np.require(x, requirements=["C", "A"])
 
 
-def as_tokens(x, tuple shape, Py_ssize_t known, bint check=True):
+def as_tokens(x, tuple shape, Py_ssize_t known, bint check=True, str name="x"):
     """`x` as a contiguous int64 array of `shape` (None: any) of tokens in [0, known).
 
     Without `check` the range is left to :func:`check_tokens`.
@@ -102,7 +103,7 @@ def as_tokens(x, tuple shape, Py_ssize_t known, bint check=True):
     """
     if not isinstance(x, (np.ndarray, np.integer, int)) or isinstance(x, (bool, np.ma.MaskedArray)):
         raise TypeError(
-            f"x is a {type_text(x)}; this model takes tokens: expected integers of shape "
+            f"{name} is a {type_text(x)}; this model takes tokens: expected integers of shape "
             f"{shape_text(shape)}; pass np.asarray(x, dtype=np.int64)"
         )
     if isinstance(x, int) and not 0 <= x < known:
@@ -110,11 +111,11 @@ def as_tokens(x, tuple shape, Py_ssize_t known, bint check=True):
     array = np.asarray(x)
     if array.dtype.kind not in "iu":
         raise TypeError(
-            f"x has dtype {array.dtype}; this model takes tokens: expected integers of shape "
+            f"{name} has dtype {array.dtype}; this model takes tokens: expected integers of shape "
             f"{shape_text(shape)}; pass x.astype(np.int64)"
         )
     if not fits(array, shape):
-        raise ValueError(f"x has shape {(<object>array).shape}; expected {shape_text(shape)}")
+        raise ValueError(f"{name} has shape {(<object>array).shape}; expected {shape_text(shape)}")
     if check:
         check_tokens(array, known)
     return np.require(array, np.int64, ["C", "A"])
@@ -161,21 +162,25 @@ def as_mask(str name, mask, tuple shape):
     return np.not_equal(np.ascontiguousarray(mask).view(np.uint8), 0).view(np.uint8)
 
 
-cdef bint has_rows(cnp.ndarray array):
-    """Whether the last axis is contiguous, and the others step by whole numbers.
+cdef bint has_rows(cnp.ndarray array, int leading):
+    """Whether a row lies in one piece, behind so many axes that step by whole numbers.
 
     The stride of an axis of length one says nothing, nor do those of an empty array.
     """
-    cdef cnp.npy_intp item = cnp.PyArray_ITEMSIZE(array)
-    cdef int i, last = array.ndim - 1
+    cdef cnp.npy_intp item = cnp.PyArray_ITEMSIZE(array), expected = item
+    cdef int i
     if array.size == 0:
         return True
     if not cnp.PyArray_ISALIGNED(array):
         return False
-    for i in range(last):
+    for i in range(leading):
         if array.strides[i] % item:
             return False
-    return array.shape[last] == 1 or array.strides[last] == item
+    for i in range(array.ndim - 1, leading - 1, -1):
+        if array.shape[i] != 1 and array.strides[i] != expected:
+            return False
+        expected *= array.shape[i]
+    return True
 
 
 cdef tuple as_tuple(int ndim, cnp.npy_intp *shape):
@@ -189,67 +194,60 @@ cdef inline bint is_plain(x, int type_num, int ndim, cnp.npy_intp *shape):
             and cnp.PyArray_CompareLists((<cnp.ndarray>x).shape, shape, ndim))
 
 
-cdef inline bint is_block(x, int type_num, cnp.npy_intp features):
-    """Whether x is rows (T, I) that can be read as they lie, again without a Python call."""
+cdef inline bint is_block(x, int type_num, int row_ndim, cnp.npy_intp *row_shape):
+    """Whether x is rows (T, ...) that can be read as they lie, again without a Python call."""
     return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == type_num
-            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x) and (<cnp.ndarray>x).ndim == 2
-            and (<cnp.ndarray>x).shape[1] == features)
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
+            and (<cnp.ndarray>x).ndim == 1 + row_ndim
+            and cnp.PyArray_CompareLists((<cnp.ndarray>x).shape + 1, row_shape, row_ndim))
 
 
-cdef cnp.ndarray features_of(Network network, x, int ndim, cnp.npy_intp *shape):
-    """`as_features` of exactly this shape."""
-    if is_plain(x, network.type_num, ndim, shape):
-        return <cnp.ndarray>x
-    return as_features(x, network.dtype, as_tuple(ndim, shape))
-
-
-cdef cnp.ndarray tokens_of(Network network, x, int ndim, cnp.npy_intp *shape, int64_t *one):
-    """`as_tokens` of exactly this shape; None for a single token that is an int, then in `one`."""
+cdef bint are_tokens(x, int ndim, cnp.npy_intp *shape, size_t known):
+    """Whether x is tokens that can be read as they lie, each of them known."""
     cdef const int64_t *tokens
     cdef Py_ssize_t i
-    if ndim == 0 and type(x) is int and 0 <= x < <object>network.input_size:
-        one[0] = x
-        return None
-    if is_plain(x, cnp.NPY_INT64, ndim, shape):
-        tokens = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>x)
-        for i in range((<cnp.ndarray>x).size):
-            if not 0 <= tokens[i] < network.input_size:
-                break
-        else:
-            return <cnp.ndarray>x
-    return as_tokens(x, as_tuple(ndim, shape), network.input_size)
+    if not is_plain(x, cnp.NPY_INT64, ndim, shape):
+        return False
+    tokens = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>x)
+    for i in range((<cnp.ndarray>x).size):
+        if not 0 <= tokens[i] < <int64_t>known:
+            return False
+    return True
 
 
-cdef cnp.ndarray output_of(Network network, out, int ndim, cnp.npy_intp *shape, cnp.ndarray x,
-                           bint by_row=False):
+cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_intp *shape,
+                           list given, bint by_row=False):
     """`out` as an array to write in place of a new one, or an error that helps.
 
-    With `by_row`, an output (T, N, O) may also lie by row (N, T, O), with room between rows.
+    With `by_row`, an output (T, N, ...) may also lie by row (N, T, ...), with room between rows.
     """
-    cdef cnp.ndarray array
+    cdef cnp.ndarray array, x
     if cnp.PyArray_CheckExact(out):
         array = <cnp.ndarray>out
     else:
-        array = as_plain("out", out, "a NumPy array without a mask")
+        array = as_plain(name, out, "a NumPy array without a mask")
     if not is_of(array, network.type_num):
-        raise TypeError(f"out has dtype {array.dtype.str}; expected {network.dtype}")
+        raise TypeError(f"{name} has dtype {array.dtype.str}; expected {network.dtype}")
     if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
         raise ValueError(
-            f"out has shape {(<object>array).shape}; expected {as_tuple(ndim, shape)}")
+            f"{name} has shape {(<object>array).shape}; expected {as_tuple(ndim, shape)}")
     if not cnp.PyArray_ISCARRAY(array) and not (by_row and lies_by_row(array)):
         raise ValueError(
-            "out must be writeable, aligned and C-contiguous; make one with np.empty")
-    if x is not None and overlap(array, x):
-        raise ValueError("out shares memory with x; give it memory of its own")
+            f"{name} must be writeable, aligned and C-contiguous; make one with np.empty")
+    for x in given:
+        if overlap(array, x):
+            raise ValueError(f"{name} shares memory with x; give it memory of its own")
     return array
 
 
 cdef bint lies_by_row(cnp.ndarray y):
-    """Whether an array (T, N, O) is N rows of contiguous (T, O), one behind the other."""
-    cdef cnp.npy_intp row
-    if y.ndim != 3 or not cnp.PyArray_ISWRITEABLE(y) or not has_rows(y):
+    """Whether an array (T, N, ...) is N rows of contiguous (T, ...), one behind the other."""
+    cdef cnp.npy_intp row = cnp.PyArray_ITEMSIZE(y)
+    cdef int i
+    if y.ndim < 3 or not cnp.PyArray_ISWRITEABLE(y) or not has_rows(y, 2):
         return False
-    row = y.shape[2] * cnp.PyArray_ITEMSIZE(y)
+    for i in range(2, y.ndim):
+        row *= y.shape[i]
     return ((y.shape[0] == 1 or y.strides[0] == row)
             and (y.shape[1] == 1 or y.strides[1] >= y.shape[0] * row))
 

@@ -1,52 +1,71 @@
-# Network: a packed model as the structs of kernels/fastlstm.h.
+# Network: a program packed for an instruction set, with the names and shapes of what it reads and
+# gives.
+
+from collections.abc import Mapping
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcpy, memset
 
-from fastlstm.kernels cimport (
-    FL_ACTIVATION, FL_ADD, FL_AFFINE, FL_AVERAGE, FL_CONCAT, FL_ELU, FL_FINAL, FL_FRAME_CONV,
-    FL_GELU, FL_GELU_TANH, FL_GLU, FL_GRU, FL_HALVES, FL_HARD_SIGMOID, FL_HARDTANH, FL_LAST,
-    FL_LAYER_NORM, FL_LEAKY_RELU, FL_LINEAR, FL_LOG_SOFTMAX, FL_LOOKUP, FL_LSTM, FL_MAGNITUDE,
-    FL_MEAN, FL_MOST_BUFFERS, FL_NO_NORM, FL_NORM_GATE, FL_NORM_PRODUCT, FL_POOL, FL_PRELU,
-    FL_PRODUCT, FL_REFLECT, FL_RELU, FL_REPLICATE, FL_RNN, FL_SCALE, FL_SCALED_TANH, FL_SIGMOID,
-    FL_SILU, FL_SOFTMAX, FL_SOFTPLUS, FL_SOFTSIGN, FL_SUM, FL_TANH, FL_THRESHOLDED_RELU,
-    FL_TIME_CONV, FL_TRANSPOSE, FL_ZEROS, fl_activation, fl_call, fl_cell, fl_convolution,
-    fl_find, fl_gemm, fl_kernel, fl_kernels, fl_layer, fl_model, fl_output_steps, fl_panels,
-    fl_plan, fl_plan_run, fl_run, fl_team, fl_team_free, fl_team_new, fl_variant, fl_watch,
+from fastlstm.core cimport (
+    FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE, FL_FLOAT32,
+    FL_FLOAT64, FL_OK, FL_STOPPED, FL_TOO_LARGE, fl_begin, fl_call, fl_count,
+    fl_count_rows, fl_error, fl_error_text, fl_flush,
+    fl_gemm, fl_input_shape, fl_model, fl_model_config, fl_model_init, fl_model_isa,
+    fl_model_size, fl_output_shape, fl_part_shape, fl_program, fl_program_init,
+    fl_program_size, fl_row_shape, fl_rows, fl_run, fl_scratch, fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read,
+    fl_state_size, fl_state_write, fl_team, fl_team_free, fl_team_new, fl_tensor_data, fl_threads,
+    fl_type, fl_vocabulary,
 )
 
 
-cdef dict KINDS = {
-    "lookup": FL_LOOKUP, "linear": FL_LINEAR, "activation": FL_ACTIVATION,
-    "lstm": FL_LSTM, "gru": FL_GRU, "rnn": FL_RNN, "scale": FL_SCALE, "prelu": FL_PRELU,
-    "layer_norm": FL_LAYER_NORM, "halves": FL_HALVES, "transpose": FL_TRANSPOSE,
-    "frame_conv": FL_FRAME_CONV, "time_conv": FL_TIME_CONV, "pool": FL_POOL, "add": FL_ADD,
-    "concat": FL_CONCAT,
-}
-cdef dict FUNCTIONS = {
-    "relu": FL_RELU, "tanh": FL_TANH, "sigmoid": FL_SIGMOID, "softsign": FL_SOFTSIGN,
-    "softplus": FL_SOFTPLUS, "silu": FL_SILU, "gelu": FL_GELU, "gelu_tanh": FL_GELU_TANH,
-    "affine": FL_AFFINE, "elu": FL_ELU, "leaky_relu": FL_LEAKY_RELU,
-    "thresholded_relu": FL_THRESHOLDED_RELU, "hard_sigmoid": FL_HARD_SIGMOID,
-    "scaled_tanh": FL_SCALED_TANH, "hardtanh": FL_HARDTANH, "softmax": FL_SOFTMAX,
-    "log_softmax": FL_LOG_SOFTMAX,
-}
-cdef dict COMBINATIONS = {
-    "sum": FL_SUM, "product": FL_PRODUCT, "average": FL_AVERAGE, "magnitude": FL_MAGNITUDE,
-    "glu": FL_GLU,
-}
-cdef dict POOLINGS = {"last": FL_LAST, "mean": FL_MEAN, "final": FL_FINAL}
-cdef dict PADDINGS = {"zeros": FL_ZEROS, "reflect": FL_REFLECT, "replicate": FL_REPLICATE}
-cdef dict NORMS = {"": FL_NO_NORM, "product": FL_NORM_PRODUCT, "gate": FL_NORM_GATE}
+cdef extern from *:
+    """
+    /* A fl_team as the core asks for threads. */
+    static size_t fl_take_ranks(void *team, size_t wanted, int is_long) {
+        return fl_team_take((fl_team *)team, wanted, is_long);
+    }
+    static void fl_run_ranks(void *team, size_t ranks,
+                             void (*work)(void *job, size_t rank, size_t ranks), void *job) {
+        fl_team_run((fl_team *)team, ranks, work, job);
+    }
+    static void fl_meet_ranks(void *team, size_t rank, size_t ranks) {
+        fl_team_barrier((fl_team *)team, rank, ranks);
+    }
+    static void fl_leave_ranks(void *team, size_t rank) { fl_team_leave((fl_team *)team, rank); }
+    static void fl_threads_of(fl_team *team, size_t size, fl_threads *threads) {
+        threads->team = team;
+        threads->take = fl_take_ranks;
+        threads->run = fl_run_ranks;
+        threads->barrier = fl_meet_ranks;
+        threads->leave = fl_leave_ranks;
+        threads->size = size;
+    }
+    """
+    void fl_threads_of(fl_team *team, size_t size, fl_threads *threads)
+
+
+cdef extern from "core/model.h":
+    ctypedef struct fl_kernel:
+        const char *name
+        size_t lanes, real_size
+    const fl_kernel *const *fl_kernels
+    const fl_kernel *fl_find(const char *name, size_t real_size)
+
 
 # Bytes of weights a call may read with the GIL held: about 5 microseconds at the 30 to 60 GB/s at
 # which one core reads beyond its first-level cache. Releasing and taking it back costs 0.1.
 cdef size_t GIL_BYTES = 192 * 1024
 
-
 # Bytes of scratch that a network keeps for its next run.
 cdef size_t KEEP_BYTES = 4 * 1024 * 1024
+
+cdef enum:
+    MESSAGE_BYTES = 512
+    MOST_AXES = 8  # of a row and, in front, of time and batch
+
+
+cdef fl_type type_of(dtype) except? FL_FLOAT64:
+    return FL_FLOAT32 if np.dtype(dtype).itemsize == 4 else FL_FLOAT64
 
 
 def kernels(size_t real_size=4):
@@ -82,314 +101,652 @@ def known_isas():
     return names
 
 
-cdef class Network:
-    """A packed model, read-only and shareable between threads.
+def vocabulary():
+    """What a program can say, as the core has it: ``plan.operations`` has the same."""
+    cdef size_t size = fl_vocabulary(NULL, 0)
+    cdef Buffer text = Buffer(size + 1)
+    fl_vocabulary(text.data, size + 1)
+    return text.data[:size].decode()
+
+
+def packed_bytes(bytes program, dtype, str isa):
+    """Bytes that a program takes once it is packed for an instruction set.
+
+    Raises
+    ------
+    ValueError
+        If the program is none, or there is no such instruction set here.
+    """
+    cdef Program decoded = Program(program)
+    return decoded.packed_bytes(type_of(dtype), isa)
+
+
+cdef object failed(fl_error error, const char *message):
+    """The exception of an error of the core's, which says what was wrong if it could."""
+    text = message.decode(errors="replace") if message != NULL and message[0] else ""
+    kind = MemoryError if error == FL_TOO_LARGE else ValueError
+    return kind(text or fl_error_text(error).decode())
+
+
+cdef class Port:
+    """An input or an output: a name, and how its rows look.
 
     Parameters
     ----------
-    packed : pack.PackedModel
-        Packed for the lanes of `isa`; kept alive, read in place.
+    name : str
+    shape : tuple of int
+        The axes of a row.
+    step_rows : int
+        Of an output: rows that a step gives at most, if that is the same for every step; 0: if not.
+    """
+
+    cdef readonly str name
+    cdef readonly tuple shape
+    cdef readonly Py_ssize_t step_rows
+    cdef readonly size_t tokens   # of an input: how many it knows, or 0
+    cdef readonly bint held       # of an input: whether it has one row for a sequence
+    cdef readonly size_t count    # numbers of a row
+    cdef int ndim
+    cdef cnp.npy_intp axes[MOST_AXES]  # those of a row, behind two that are free
+
+    def __cinit__(self, str name, shape, Py_ssize_t step_rows=1):
+        cdef int i
+        self.name, self.shape, self.step_rows = name, tuple(shape), step_rows
+        self.ndim = len(self.shape)
+        if self.ndim > MOST_AXES - 2:
+            raise ValueError(f"{name!r} has rows of {self.ndim} axes")
+        self.count = 1
+        for i in range(self.ndim):
+            self.axes[i + 2] = self.shape[i]
+            self.count *= <size_t>self.axes[i + 2]
+
+    cdef int match(self, fl_row_shape found) except -1:
+        if found.count != self.count:
+            raise ValueError(
+                f"{self.name!r} has rows of {self.count} numbers, the program of {found.count}")
+        self.tokens, self.held = found.tokens, found.held
+        return 0
+
+
+cdef class Program:
+    """A program, checked and decoded."""
+
+    cdef Buffer block
+    cdef const fl_program *decoded
+
+    def __cinit__(self, bytes program):
+        cdef char message[MESSAGE_BYTES]
+        cdef size_t size = 0
+        cdef const char *words = program
+        message[0] = 0
+        cdef fl_error error = fl_program_size(words, len(program), &size)
+        if error == FL_OK:
+            self.block = Buffer(size)
+            error = fl_program_init(words, len(program), self.block.data, self.block.size,
+                                    &self.decoded, message, MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
+
+    cdef size_t packed_bytes(self, fl_type type, str isa) except? 0:
+        cdef char message[MESSAGE_BYTES]
+        cdef fl_model_config config
+        cdef size_t size = 0
+        name = isa.encode()
+        config.struct_size, config.type, config.isa = sizeof(config), type, name
+        message[0] = 0
+        cdef fl_error error = fl_model_size(self.decoded, &config, &size, message, MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
+        return size
+
+
+cdef class Scratch:
+    """Memory that calls of a network work in, one at a time."""
+
+    cdef Buffer memory
+    cdef fl_scratch *made
+    cdef size_t T, B
+
+    def __cinit__(self):
+        self.memory = Buffer(0)
+
+    cdef int fit(self, Network network, size_t T, size_t B) except -1:
+        """Be for calls of up to T steps of B rows."""
+        cdef size_t size = 0, threads = network.threads.size if network.team != NULL else 1
+        cdef fl_error error
+        if self.made != NULL and self.T == T and self.B == B:
+            return 0
+        self.made = NULL
+        if fl_scratch_size(network.model, T, B, threads, &size) != FL_OK:
+            raise MemoryError(f"{T} steps of {B} rows are more than there can be")
+        self.memory = at_least(self.memory, size)
+        error = fl_scratch_init(network.model, T, B, threads, self.memory.data, self.memory.size,
+                                &self.made)
+        if error != FL_OK:
+            raise failed(error, NULL)
+        self.T, self.B = T, B
+        return 0
+
+
+cdef class Network:
+    """A program packed with its tensors: read-only, shareable between threads.
+
+    Parameters
+    ----------
+    program : bytes
+        As ``plan.Program.to_bytes`` gives them.
+    tensors : sequence of array
+        Those of the program, in its order, float32 or float64 each. Not needed afterwards.
+    dtype : dtype
+        What to compute in: float32 or float64.
     isa : str
-        Name of a kernel from :func:`kernels`.
+        Name of an instruction set from :func:`kernels`.
+    inputs, outputs : sequence of Port
+        Those of the program, in its order.
+    work : int
+        Multiply-adds of a step, which decide whether a call releases the GIL.
+    keeps_steps : bool
+        Whether each step gives each output one row at once, whatever the state.
+    folds : bool
+        Whether a whole sequence has one row of an output, made of all its steps.
     reproducible : bool
         Whether to do without BLAS, so that no bit depends on how a sequence is cut into calls.
     threads : int
         Threads a call may use, its caller's among them. They start when a call first wants them.
+
+    Raises
+    ------
+    ValueError
+        If the program is none, or the tensors, inputs or outputs are not its.
     """
 
-    cdef fl_model model
-    cdef fl_layer *layers
-    cdef list variants              # Buffers that hold an fl_variant each
-    cdef const fl_kernel *kernel
+    cdef Program decoded            # what `program` is a part of
+    cdef const fl_program *program
+    cdef Buffer block               # what `model` is a part of
+    cdef const fl_model *model
     cdef int type_num               # NumPy's number of the real type
-    cdef size_t step_bytes          # that one step of one row reads of weights, and writes
+    cdef size_t step_bytes          # that a step computes with
     cdef bint wants_gemm            # whether to look for a BLAS before the first long run
     cdef fl_gemm gemm               # NULL until then, or if there is none
     cdef fl_team *team              # NULL: calls run on one thread
-    cdef size_t threads
-    cdef list spare                 # Buffers not in use; a list's append and pop are atomic
-    cdef readonly object packed
+    cdef fl_threads threads
+    cdef list spare                 # Scratch not in use; a list's append and pop are atomic
     cdef readonly object dtype
-    cdef readonly Py_ssize_t input_size, output_size
-    cdef readonly bint keeps_steps  # whether each step read gives one row, whatever the state
-    cdef cnp.ndarray initial        # (state_size,) where every sequence starts
+    cdef readonly tuple inputs, outputs   # of Port
+    cdef readonly tuple moving, held      # inputs with a row for each step, and for each sequence
+    cdef size_t n_inputs, n_outputs
+    cdef readonly Py_ssize_t state_size
+    cdef size_t state_bytes
+    cdef readonly bint keeps_steps, folds, looks_ahead
+    cdef bint is_single             # one array in, one out
+    cdef Port x, y                  # the first that has a row for each step, and the first output
+    cdef size_t x_number
+    cdef cnp.ndarray initial        # (state_size,) where a sequence starts, if nothing is held
 
-    def __cinit__(self, packed, str isa, bint reproducible=False, size_t threads=1):
-        self.packed = packed
-        self.dtype = packed.dtype
-        self.type_num = packed.dtype.num
+    def __cinit__(self, bytes program, tensors, dtype, str isa, inputs, outputs, *,
+                  size_t work=0, bint keeps_steps=False, bint folds=False,
+                  bint reproducible=False, size_t threads=1):
+        cdef size_t i
+        self.dtype = np.dtype(dtype)
+        self.type_num = self.dtype.num
         self.spare = []
-        self.variants = []
-        self.initial = np.asarray(packed.initial)
-        self.kernel = fl_find(isa.encode(), packed.dtype.itemsize)
-        if self.kernel == NULL or self.kernel.lanes != <size_t>packed.lanes:
-            raise ValueError(f"no kernel {isa!r} with {packed.lanes} lanes of {packed.dtype} here")
-        cdef size_t i, n = len(packed.layers)
-        self.layers = <fl_layer *>calloc(n, sizeof(fl_layer))
-        if self.layers == NULL:
-            raise MemoryError()
-        self.threads = threads
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.keeps_steps, self.folds = keeps_steps, folds
+        self.step_bytes = work * <size_t>self.dtype.itemsize
+        self.decoded = Program(program)
+        self.program = self.decoded.decoded
+        self.pack(tensors, isa)
+        self.n_inputs = fl_count(self.program, FL_COUNT_INPUTS)
+        self.n_outputs = fl_count(self.program, FL_COUNT_OUTPUTS)
+        self.looks_ahead = fl_count(self.program, FL_COUNT_AHEAD)
+        if (len(self.inputs), len(self.outputs)) != (self.n_inputs, self.n_outputs):
+            raise ValueError("there are not as many inputs and outputs as the program has")
+        for i in range(self.n_inputs):
+            (<Port>self.inputs[i]).match(fl_input_shape(self.program, i))
+        for i in range(self.n_outputs):
+            (<Port>self.outputs[i]).match(fl_output_shape(self.program, i))
+        self.moving = tuple([port for port in self.inputs if not port.held])
+        self.held = tuple([port for port in self.inputs if port.held])
+        self.is_single = self.n_inputs == self.n_outputs == 1 and not self.held
+        self.x, self.y = self.moving[0], self.outputs[0]
+        self.x_number = self.inputs.index(self.x)
+        self.state_size = fl_count(self.program, FL_COUNT_STATE)
+        self.state_bytes = fl_state_size(self.model)
+        if self.state_bytes != <size_t>(self.state_size * self.dtype.itemsize):
+            raise ValueError("the state has another size than the program says")
+        self.wants_gemm = not reproducible and self.isa == "scalar"
         if threads > 1:
             self.team = fl_team_new(threads)
             if self.team == NULL:
                 raise MemoryError(f"a team of {threads} threads")
-        for i in range(n):
-            self.fill_layer(&self.layers[i], packed.layers[i])
-        self.model.layers = self.layers
-        self.model.n_layers = n
-        self.model.state_size = packed.state_size
-        self.model.takes_tokens = packed.takes_tokens
-        self.model.looks_ahead = packed.looks_ahead
-        self.model.pools = any([layer.kind == "pool" for layer in packed.layers])
-        self.keeps_steps = all([
-            layer.kind != "time_conv" or (
-                layer.convolution.first == layer.convolution.stride == 1
-                and not layer.convolution.padding_right)
-            for layer in packed.layers])
-        if not (fits(self.initial, (packed.state_size,))
-                and is_of(self.initial, self.type_num)
-                and cnp.PyArray_ISCARRAY_RO(self.initial)):
-            raise ValueError("the initial state does not fit the network")
-        self.wants_gemm = self.kernel.gemm_rows > 0 and not reproducible
-        self.input_size = packed.layers[0].input_size
-        self.output_size = packed.layers[n - 1].output_size
+            fl_threads_of(self.team, threads, &self.threads)
+        self.initial = np.zeros(self.state_size, self.dtype)
+        if not self.held:
+            self.begin(self.initial.reshape(1, self.state_size), [])
+            self.initial.flags.writeable = False
 
     def __dealloc__(self):
         fl_team_free(self.team)
-        free(self.layers)
+
+    cdef int pack(self, tensors, str isa) except -1:
+        cdef char message[MESSAGE_BYTES]
+        cdef Buffer table = Buffer(len(tensors) * sizeof(fl_tensor_data))
+        cdef fl_tensor_data *entry = <fl_tensor_data *>table.data
+        cdef fl_model_config config
+        cdef size_t n = len(tensors)
+        cdef fl_error error
+        cdef cnp.ndarray array
+        cdef list kept = []
+        name = isa.encode()
+        config.struct_size = sizeof(config)
+        config.type, config.isa = type_of(self.dtype), name
+        message[0] = 0
+        for tensor in tensors:
+            array = np.require(tensor, requirements=["C", "A"])
+            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+                raise ValueError(f"a tensor is of {array.dtype}; expected float32 or float64")
+            kept.append(array)
+            entry.data, entry.count = cnp.PyArray_DATA(array), array.size
+            entry.type, entry.scales = type_of(array.dtype), NULL
+            entry += 1
+        self.block = Buffer(self.decoded.packed_bytes(config.type, isa))
+        with nogil:
+            error = fl_model_init(self.program, &config, <fl_tensor_data *>table.data, n,
+                                  self.block.data, self.block.size, &self.model, message,
+                                  MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
+        return 0
 
     @property
     def isa(self):
-        return self.kernel.name.decode()
+        return fl_model_isa(self.model).decode()
 
-    cdef int point(self, const void **to, array) except -1:
-        if array is None:
-            return 0
-        if not (cnp.PyArray_Check(array) and is_of(<cnp.ndarray>array, self.type_num)
-                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)):
-            raise ValueError("packed arrays must be contiguous, aligned and of the model's dtype")
-        to[0] = cnp.PyArray_DATA(<cnp.ndarray>array)
-        return 0
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights, with all that goes with them."""
+        return self.block.size
 
-    cdef int fill_panels(self, fl_panels *to, panels) except -1:
-        if panels is None:
-            return 0
-        P, K, G, last = panels.panels, panels.inputs, panels.groups, panels.last_groups
-        vectors = ((P - 1) * G + last) * panels.copies * self.packed.lanes if P else 0
-        if (panels.weights.size != vectors * K or panels.bias.size != vectors
-                or not 1 <= last <= G <= 4):
-            raise ValueError(f"panels of {panels.weights.size} weights do not fit the kernel")
-        self.point(&to.weights, panels.weights)
-        self.point(&to.bias, panels.bias)
-        self.point(&to.scale, panels.scale)
-        self.point(&to.shift, panels.shift)
-        to.panels, to.groups, to.last_groups = P, G, last
-        to.stride = K * G * self.packed.lanes
-        self.step_bytes += panels.weights.nbytes
-        return 0
+    # ---- What a state holds, by the numbers of its parts.
 
-    cdef int fill_layer(self, fl_layer *to, layer) except -1:
-        to.kind = KINDS[layer.kind]
-        fill_activation(&to.activation, layer.function)
-        to.source, to.beside, to.to = layer.source, layer.beside, layer.to
-        if max(layer.source, layer.beside, layer.to) >= FL_MOST_BUFFERS:
-            raise ValueError("the layer reads or writes a buffer that is not there")
-        to.input_size, to.output_size = layer.input_size, layer.output_size
-        self.step_bytes += layer.output_size * self.kernel.real_size
-        self.point(&to.table, layer.table)
-        self.point(&to.weight, layer.weight)
-        self.point(&to.bias, layer.bias)
-        self.fill_panels(&to.linear, layer.linear)
-        to.eps, to.positions = layer.eps, layer.positions
-        to.combination = COMBINATIONS[layer.combination]
-        to.pooling = POOLINGS[layer.pooling]
-        to.state_offset, to.count_bound = layer.state_offset, layer.count_bound
-        to.x_first, to.reverse, to.clip = layer.x_first, layer.reverse, layer.clip
-        if layer.convolution is not None:
-            fill_convolution(&to.convolution, layer.convolution)
-        to.directions = len(layer.cells)
-        if to.directions > 2:
-            raise ValueError(f"{to.directions} directions")
-        for i, cell in enumerate(layer.cells):
-            self.fill_cell(&to.cell[<int>i], cell)
-        return 0
+    def part_counts(self):
+        """Of each part whether it is a count, an integer."""
+        return [bool(fl_state_part(self.program, number).is_count)
+                for number in range(fl_count(self.program, FL_COUNT_PARTS))]
 
-    cdef int fill_cell(self, fl_cell *to, cell) except -1:
-        cdef Buffer variant
-        self.fill_panels(&to.gates, cell.gates)
-        self.fill_panels(&to.projection, cell.projection)
-        self.point(&to.bias_n, cell.bias_n)
-        self.point(&to.table, cell.table)
-        fill_activation(&to.activation, cell.function)
-        to.input_rows, to.hidden_size, to.h_size = cell.input_rows, cell.hidden_size, cell.h_size
-        to.h_offset, to.c_offset, to.y_offset = cell.h_offset, cell.c_offset, cell.y_offset
-        if cell.variant is not None:
-            variant = Buffer(sizeof(fl_variant))
-            self.variants.append(variant)
-            self.fill_variant(<fl_variant *>variant.data, cell.variant)
-            to.variant = <const fl_variant *>variant.data
-        return 0
+    def read_parts(self, cnp.ndarray block):
+        """The parts of states (B, state_size): arrays (rows, B, count), or int64 (1, B, 1)."""
+        cdef const char *state = <const char *>cnp.PyArray_DATA(self.checked_block(block))
+        cdef Py_ssize_t B = block.shape[0], b
+        cdef fl_part_shape part
+        cdef cnp.ndarray rows
+        cdef size_t number, size
+        made = []
+        for number in range(fl_count(self.program, FL_COUNT_PARTS)):
+            part = fl_state_part(self.program, number)
+            dtype = np.int64 if part.is_count else self.dtype
+            rows = np.empty((B, part.rows, part.count), dtype)
+            size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
+            for b in range(B):
+                fl_state_read(self.model, state + b * self.state_bytes, number,
+                              cnp.PyArray_BYTES(rows) + b * size, size)
+            made.append(np.ascontiguousarray(rows.swapaxes(0, 1)))
+        return made
 
-    cdef int fill_variant(self, fl_variant *to, variant) except -1:
-        cdef int i
-        for i, function in enumerate(variant.functions):
-            fill_activation(&to.functions[i], function)
-        to.clip, to.cell_clip, to.eps = variant.clip, variant.cell_clip, variant.eps
-        to.norm, to.coupled = NORMS[variant.norm], variant.coupled
-        self.point(&to.h_bias, variant.h_bias)
-        self.point(&to.bias, variant.bias)
-        self.point(&to.norm_gate, variant.norm_gate)
-        for i in range(3):
-            self.point(&to.peepholes[i], variant.peepholes[i])
-        for i in range(2):
-            self.point(&to.norm_x[i], variant.norm_x[i])
-            self.point(&to.norm_h[i], variant.norm_h[i])
-            self.point(&to.norm_c[i], variant.norm_c[i])
-        self.fill_panels(&to.reset_gates, variant.reset_gates)
-        self.fill_panels(&to.reset_candidate, variant.reset_candidate)
-        return 0
+    def write_parts(self, cnp.ndarray block, parts):
+        """Put parts, arrays as of :meth:`read_parts`, into the states (B, state_size).
 
-    def output_steps(self, size_t T, bint whole, cnp.ndarray state=None):
-        """Rows that T steps give: of a whole sequence, or of a stream in a state (state_size,)."""
-        cdef const void *at = NULL
-        if state is not None:
-            if not (fits(state, (self.model.state_size,)) and is_of(state, self.type_num)
-                    and cnp.PyArray_ISCARRAY_RO(state)):
-                raise ValueError("the state does not fit the network")
-            at = cnp.PyArray_DATA(state)
-        return fl_output_steps(&self.model, self.kernel, T, whole, at)
+        Raises
+        ------
+        ValueError
+            If a number is one that no state can have. The block may then be half written.
+        """
+        cdef char *state = <char *>cnp.PyArray_DATA(self.checked_block(block))
+        cdef Py_ssize_t B = block.shape[0], b
+        cdef fl_part_shape part
+        cdef cnp.ndarray rows
+        cdef size_t number, size, n = fl_count(self.program, FL_COUNT_PARTS)
+        cdef bint counts
+        cdef fl_error error
+        if len(parts) != <Py_ssize_t>n:
+            raise ValueError(f"a state has {n} parts, not {len(parts)}")
+        for counts in (True, False):  # a ring is written where its count says
+            for number in range(n):
+                part = fl_state_part(self.program, number)
+                if part.is_count != counts:
+                    continue
+                rows = np.ascontiguousarray(
+                    np.asarray(parts[number], np.int64 if counts else self.dtype).swapaxes(0, 1))
+                if not fits(rows, (B, part.rows, part.count)):
+                    raise ValueError(f"part {number} of the state has another shape")
+                size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
+                for b in range(B):
+                    error = fl_state_write(self.model, state + b * self.state_bytes, number,
+                                           cnp.PyArray_BYTES(rows) + b * size, size)
+                    if error != FL_OK:
+                        raise failed(error, NULL)
+        return block
 
-    cdef int make_plan(self, size_t T, size_t B, fl_plan *plan) except -1:
-        if fl_plan_run(&self.model, self.kernel, T, B, self.threads, plan) < 0:
-            raise MemoryError(f"a run of {T} steps of {B} rows needs more memory than there can be")
-        return 0
+    cdef cnp.ndarray checked_block(self, cnp.ndarray block):
+        if not (block.ndim == 2 and block.shape[1] == self.state_size
+                and is_of(block, self.type_num) and cnp.PyArray_ISCARRAY(block)):
+            raise ValueError("the states do not fit the network")
+        return block
+
+    # ---- Calls.
+
+    cdef Scratch take_scratch(self, size_t T, size_t B):
+        """Memory for calls of up to T steps of B rows, with whatever is in it."""
+        cdef Scratch scratch
+        try:
+            scratch = self.spare.pop()
+        except IndexError:
+            scratch = Scratch()
+        scratch.fit(self, T, B)
+        return scratch
+
+    cdef void give_scratch(self, Scratch scratch) noexcept:
+        # A run over a whole bidirectional sequence may have needed much: that is not kept.
+        if scratch.memory.size <= KEEP_BYTES:
+            self.spare.append(scratch)
 
     cdef bint releases_gil(self, size_t T, size_t B) noexcept:
         """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
-    cdef int run_planned(self, fl_call *call) except -1:
+    cdef int run_ready(self, fl_call *call) except -1:
         """Run a call whose every field is set, or raise what a signal's handler raised.
 
-        `call.done` tells how many steps were made either way. A single step of a stream is atomic.
+        `call.steps_done` tells how many steps were made either way. A single step is atomic.
         """
-        cdef fl_watch watch
         cdef fl_asker asker
-        cdef Buffer kept
+        cdef fl_error error
+        call.struct_size = sizeof(fl_call)
+        call.threads = NULL if self.team == NULL else &self.threads
         if not self.releases_gil(call.T, call.B):
-            fl_run(self.kernel, &self.model, call, self.team)
-            return 0
-        watch.stop = 0
-        if (call.whole or call.T > 1) and is_main_thread():
-            if not call.whole:
-                kept = Buffer(call.B * self.model.state_size * self.kernel.real_size)
-                call.kept = kept.data
-            watch.ask, watch.who = ask_signals, &asker
-            asker.due = monotonic() + LOOK_SECONDS
-            call.watch = &watch
-        asker.thread = PyEval_SaveThread()
-        fl_run(self.kernel, &self.model, call, self.team)
-        PyEval_RestoreThread(asker.thread)
-        call.watch = NULL
-        return -1 if watch.stop else 0
-
-    cdef int execute(self, fl_call *call) except -1:
-        """Run a call whose T, B, x or tokens, y, strides and state are set."""
-        cdef fl_plan plan
-        cdef Buffer scratch
-        self.make_plan(call.T, call.B, &plan)
-        try:
-            scratch = self.spare.pop()
-        except IndexError:
-            scratch = None
-        if scratch is None or scratch.size < plan.bytes:
-            scratch = Buffer(plan.bytes)
-        call.plan = &plan
-        call.scratch = scratch.data
-        if self.wants_gemm and call.T * call.B >= self.kernel.gemm_rows:
-            self.wants_gemm = False
-            if find_blas() in ("LP64", "ILP64"):
-                self.gemm = gemm_of_floats if self.kernel.real_size == 4 else gemm_of_doubles
-        call.gemm = self.gemm
-        self.run_planned(call)
-        call.plan = NULL
-        # A run over a whole bidirectional sequence may have needed much: that is not kept.
-        if scratch.size <= KEEP_BYTES:
-            self.spare.append(scratch)
+            error = fl_run(self.model, call)
+        else:
+            if (call.whole or call.T > 1) and is_main_thread():
+                call.stop, call.who = ask_signals, &asker
+                asker.due = monotonic() + LOOK_SECONDS
+            asker.thread = PyEval_SaveThread()
+            error = fl_run(self.model, call)
+            PyEval_RestoreThread(asker.thread)
+            call.stop = NULL
+        if error == FL_STOPPED:
+            return -1
+        if error != FL_OK:
+            raise failed(error, NULL)
         return 0
 
-    def run(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray state, cnp.ndarray lengths=None,
-            cnp.ndarray resets=None):
-        """Run a whole sequence; the caller has checked everything but what memory safety needs.
+    cdef int execute(self, fl_call *call) except -1:
+        """Run a call of a sequence, with scratch of this network's."""
+        cdef Scratch scratch = self.take_scratch(call.T, call.B)
+        call.scratch = scratch.made
+        if self.wants_gemm and call.T * call.B > 1:
+            self.wants_gemm = False
+            if find_blas() in ("LP64", "ILP64"):
+                self.gemm = gemm_of_floats if self.type_num == cnp.NPY_FLOAT32 else gemm_of_doubles
+        call.gemm = self.gemm
+        try:
+            self.run_ready(call)
+        finally:
+            self.give_scratch(scratch)
+        return 0
+
+    cdef int begin_rows(self, void **states, size_t B, list held) except -1:
+        """Put states where a sequence starts, with rows of the held inputs, arrays (B, ...)."""
+        cdef Buffer given
+        cdef Scratch scratch
+        cdef fl_call call
+        cdef fl_error error
+        cdef size_t b
+        if not self.held and self.initial is not None and not cnp.PyArray_ISWRITEABLE(self.initial):
+            for b in range(B):
+                memcpy(states[b], cnp.PyArray_DATA(self.initial), self.state_bytes)
+            return 0
+        memset(&call, 0, sizeof(call))
+        given = self.rows_of(self.inputs, dict(zip([port.name for port in self.held], held)), False)
+        scratch = self.take_scratch(1, B)
+        call.struct_size, call.B, call.scratch = sizeof(fl_call), B, scratch.made
+        call.inputs, call.states = <const fl_rows *>given.data, <void *const *>states
+        error = fl_begin(self.model, &call)
+        self.give_scratch(scratch)
+        if error != FL_OK:
+            raise failed(error, NULL)
+        return 0
+
+    def begin(self, cnp.ndarray block, list held):
+        """Put states (B, state_size) where a sequence starts; `held` as of :meth:`held_of`."""
+        cdef Buffer rows = self.pointers(self.checked_block(block))
+        if len(held) != len(self.held):
+            raise ValueError("there are not as many arrays as held inputs")
+        for port, array in zip(self.held, held):
+            expected = np.dtype(np.int64) if port.tokens else self.dtype
+            if array.shape != (block.shape[0], *port.shape) or array.dtype != expected:
+                raise ValueError(f"{port.name!r} does not fit the network")
+        self.begin_rows(<void **>rows.data, block.shape[0], held)
+        return block
+
+    cdef Buffer pointers(self, cnp.ndarray block):
+        """A pointer to each row of an array (B, state_size)."""
+        cdef Buffer rows = Buffer(block.shape[0] * sizeof(void *))
+        cdef Py_ssize_t b
+        for b in range(block.shape[0]):
+            (<char **>rows.data)[b] = cnp.PyArray_BYTES(block) + b * self.state_bytes
+        return rows
+
+    def held_of(self, held, Py_ssize_t B, bint batched=True):
+        """Arrays (B, ...) of what is held for a sequence, copied from what a caller gives.
 
         Parameters
         ----------
-        x : array (T, B, I) of the model's dtype with unit stride along I, or int64 (T, B) of tokens
-        y : array (T', B, O), likewise; written, and with T' of :meth:`output_steps`
-        state : array (B, state_size), contiguous; advanced in place
+        held : mapping of str to array (B, *shape), or without `batched` (*shape)
+            Of every held input; None is none.
+        B : int
+        batched : bool
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is missing, unknown, or of another dtype or shape.
+        """
+        if not self.held and not held:
+            return []
+        made = []
+        for port, value in zip(self.held, by_name(self.held, held or {}, "held")):
+            array = self.as_rows(port, value, (B,) if batched else ())
+            made.append(np.array(array, order="C").reshape(B, *port.shape))
+        return made
+
+    def as_rows(self, Port port, x, tuple leading, bint check=True, bint contiguous=True):
+        """What a caller gives as an input, as an array of shape (*leading, *port.shape)."""
+        name = "x" if len(self.inputs) == 1 else repr(port.name)
+        shape = (*leading, *port.shape)
+        if port.tokens:
+            return as_tokens(x, shape, port.tokens, check, name)
+        return as_features(x, self.dtype, shape, contiguous or port.ndim != 1, name)
+
+    def given(self, x):
+        """The values of the inputs that have a row for each step, from what a caller gives."""
+        if len(self.moving) == 1 and not isinstance(x, Mapping):
+            return [x]
+        return by_name(self.moving, x, "x")
+
+    cdef Buffer rows_of(self, tuple ports, dict arrays, bint by_steps):
+        """fl_rows (ports,) of arrays (T, B, ...), or without `by_steps` (B, ...), by name."""
+        cdef Buffer made = Buffer(len(ports) * sizeof(fl_rows))
+        cdef fl_rows *rows = <fl_rows *>made.data
+        cdef cnp.ndarray array
+        cdef cnp.npy_intp item
+        cdef int last
+        for i, port in enumerate(ports):
+            array = arrays.get(port.name)
+            if array is None:
+                continue
+            item = cnp.PyArray_ITEMSIZE(array)
+            rows[<int>i].data = cnp.PyArray_DATA(array)
+            if by_steps:
+                rows[<int>i].t = array.strides[0] // item
+            rows[<int>i].b = array.strides[by_steps] // item
+        return made
+
+    def count_rows(self, cnp.ndarray block, size_t T, cnp.ndarray lengths=None, *,
+                   bint whole=False, bint ending=False):
+        """Rows that the next T steps of states (B, state_size) give, or where `ending`, their end.
+
+        Parameters
+        ----------
+        block : array (B, state_size)
+        T : int
+        lengths : array (B,) of intp, none of more than T, optional
+        whole : bool
+            Whether what is folded has one row for the sequence.
+
+        Returns
+        -------
+        int64 array (outputs, B)
+        """
+        cdef fl_call call
+        cdef Buffer rows = self.pointers(self.checked_block(block))
+        made = np.zeros((self.n_outputs, block.shape[0]), np.int64)
+        memset(&call, 0, sizeof(call))
+        call.T, call.B, call.whole = 0 if ending else T, block.shape[0], whole
+        self.set_lengths(&call, lengths)
+        self.count_into(&call, <void **>rows.data, <size_t *>cnp.PyArray_DATA(made), ending)
+        return made
+
+    cdef int count_into(self, fl_call *call, void **states, size_t *rows, bint ending) except -1:
+        """Count into rows (outputs, B) what a call whose T, B, lengths and whole are set gives."""
+        cdef fl_error error
+        cdef Scratch scratch = self.take_scratch(max(call.T, 1), call.B)
+        call.struct_size, call.scratch = sizeof(fl_call), scratch.made
+        call.states, call.rows = <void *const *>states, rows
+        error = fl_count_rows(self.model, call, ending)
+        self.give_scratch(scratch)
+        if error != FL_OK:
+            raise failed(error, NULL)
+        return 0
+
+    cdef int set_lengths(self, fl_call *call, cnp.ndarray lengths) except -1:
+        if lengths is None:
+            return 0
+        lengths = base_of(lengths)
+        if not (lengths.ndim == 1 and <size_t>lengths.shape[0] == call.B
+                and lengths.dtype == np.intp and lengths.flags.c_contiguous
+                and (call.B == 0 or 0 <= lengths.min() <= lengths.max() <= call.T)):
+            raise ValueError("lengths do not fit x")
+        call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
+        return 0
+
+    def run(self, inputs, outputs, cnp.ndarray block, cnp.ndarray lengths=None,
+            cnp.ndarray resets=None, held=()):
+        """Run the steps of whole sequences, all but their ends.
+
+        The caller has checked everything but what memory safety needs.
+
+        Parameters
+        ----------
+        inputs : sequence of array (T, B, ...)
+            Of each input with a row for each step, whose rows are contiguous.
+        outputs : sequence of array (T', B, ...), likewise
+            Written, of each output; T' as :meth:`count_rows` tells, the most of any row.
+        block : array (B, state_size), contiguous
+            Advanced in place.
         lengths : array (B,) of intp, none of more than T, optional
         resets : array (T, B) of bytes that are 0 or 1, optional
             1 where a row starts anew before it reads a step. Only for a network of which each step
             gives an output at once.
+        held : list of array (B, ...)
+            Where a row starts anew, it does so with these.
         """
-        cdef cnp.npy_intp item = self.dtype.itemsize
         cdef fl_call call
-        x, y, state = base_of(x), base_of(y), base_of(state)
+        cdef Py_ssize_t T = inputs[0].shape[0], B = block.shape[0]
+        cdef Buffer x, y, rows
+        self.checked_block(block)
+        for port, array in zip(self.moving, inputs, strict=True):
+            self.check_rows(port, array, T, B, np.dtype(np.int64) if port.tokens else self.dtype)
         memset(&call, 0, sizeof(call))
-        call.T, call.B = x.shape[0], state.shape[0]
-        if not (y.ndim == 3 and state.ndim == 2 and x.ndim == 3 - self.model.takes_tokens
-                and y.shape[2] == self.output_size
-                and x.shape[1] == y.shape[1] == state.shape[0]
-                and state.shape[1] == <Py_ssize_t>self.model.state_size
-                and y.dtype == self.dtype == state.dtype and state.flags.c_contiguous
-                and x.flags.aligned and has_rows(y) and y.flags.writeable
-                and state.flags.writeable):
-            raise ValueError("x, y and state do not fit the network")
-        if call.B and y.shape[0] != self.output_steps(call.T, True, state[0]):
-            raise ValueError("y does not have as many steps as the network gives")
-        if lengths is not None:
-            lengths = base_of(lengths)
-            if not (lengths.ndim == 1 and lengths.shape[0] == state.shape[0]
-                    and lengths.dtype == np.intp and lengths.flags.c_contiguous
-                    and (lengths.size == 0 or 0 <= lengths.min() <= lengths.max() <= x.shape[0])):
-                raise ValueError("lengths do not fit x")
-            call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
-        resets = None if resets is None else base_of(resets)
-        if resets is not None and not (
-                resets.ndim == 2 and resets.shape[0] == x.shape[0]
-                and resets.shape[1] == x.shape[1] and resets.dtype == np.uint8
-                and resets.flags.c_contiguous and self.keeps_steps
-                and not self.model.pools and not self.model.looks_ahead):
-            raise ValueError("resets do not fit x or the network")
-        call.whole = True
-        call.y, call.y_t, call.y_b = cnp.PyArray_DATA(y), y.strides[0] // item, y.strides[1] // item
-        if self.model.takes_tokens:
-            if x.dtype != np.int64:
-                raise ValueError("tokens must be int64")
-            call.tokens = <const int64_t *>cnp.PyArray_DATA(x)
-            call.x_t, call.x_b = x.strides[0] // 8, x.strides[1] // 8
-        else:
-            if x.dtype != self.dtype or x.shape[2] != self.input_size or not has_rows(x):
-                raise ValueError("x does not fit the network")
-            call.x = cnp.PyArray_DATA(x)
-            call.x_t, call.x_b = x.strides[0] // item, x.strides[1] // item
-        if call.T == 0 or call.B == 0:
+        call.T, call.B, call.whole = T, B, True
+        self.set_lengths(&call, lengths)
+        self.check_outputs(outputs, block, T, lengths, False)
+        if B == 0 or T == 0:
             return
-        cdef Buffer rows = Buffer(call.B * sizeof(void *))
-        cdef size_t b
-        cdef char *first = <char *>cnp.PyArray_DATA(state)
-        for b in range(call.B):
-            (<void **>rows.data)[b] = first + b * self.model.state_size * item
-        call.state = <void *const *>rows.data
+        x = self.rows_of(self.inputs, dict(zip([p.name for p in self.moving], inputs)), True)
+        y = self.rows_of(self.outputs, dict(zip([p.name for p in self.outputs], outputs)), True)
+        rows = self.pointers(block)
+        call.inputs, call.outputs = <const fl_rows *>x.data, <const fl_rows *>y.data
+        call.states = <void *const *>rows.data
         if resets is None:
             self.execute(&call)
-        else:
-            self.run_between(&call, <const char *>cnp.PyArray_DATA(resets))
+            return
+        if not (resets.ndim == 2 and resets.shape[0] == T and resets.shape[1] == B
+                and resets.dtype == np.uint8 and resets.flags.c_contiguous
+                and self.keeps_steps and not self.folds and not self.looks_ahead):
+            raise ValueError("resets do not fit x or the network")
+        self.run_between(&call, <const char *>cnp.PyArray_DATA(resets), list(held))
 
-    cdef int run_between(self, const fl_call *whole, const char *resets) except -1:
+    def flush(self, outputs, cnp.ndarray block):
+        """Write the rows that are due at the ends of whole sequences; `block` stays as it is.
+
+        Parameters
+        ----------
+        outputs : sequence of array (T', B, ...)
+            Of each output; T' as :meth:`count_rows` tells with `ending`, the most of any row.
+        block : array (B, state_size), contiguous
+        """
+        cdef fl_call call
+        cdef Buffer y, rows = self.pointers(self.checked_block(block))
+        self.check_outputs(outputs, block, 0, None, True)
+        y = self.rows_of(self.outputs, dict(zip([p.name for p in self.outputs], outputs)), True)
+        memset(&call, 0, sizeof(call))
+        call.B, call.whole, call.outputs = block.shape[0], True, <const fl_rows *>y.data
+        self.flush_rows(&call, <void **>rows.data)
+
+    cdef int flush_rows(self, fl_call *call, void **states) except -1:
+        """Flush a call whose B, whole and outputs are set."""
+        cdef Scratch scratch
+        cdef fl_error error
+        if call.B == 0:
+            return 0
+        scratch = self.take_scratch(1, call.B)
+        call.struct_size, call.scratch, call.states = (
+            sizeof(fl_call), scratch.made, <void *const *>states)
+        error = fl_flush(self.model, call)
+        self.give_scratch(scratch)
+        if error != FL_OK:
+            raise failed(error, NULL)
+        return 0
+
+    cdef int check_outputs(self, outputs, cnp.ndarray block, Py_ssize_t T, lengths,
+                           bint ending) except -1:
+        """Check that outputs have room for the rows of each row of the batch."""
+        counts = None
+        if self.folds or not self.keeps_steps:
+            counts = self.count_rows(block, T, lengths, whole=True, ending=ending)
+        for number, (port, array) in enumerate(zip(self.outputs, outputs, strict=True)):
+            self.check_rows(port, array, len(array), block.shape[0], self.dtype)
+            least = (0 if ending else T) if counts is None else counts[number].max(initial=0)
+            if not array.flags.writeable or len(array) < least:
+                raise ValueError(f"output {port.name!r} cannot take as many rows as there are")
+        return 0
+
+    cdef int check_rows(self, Port port, cnp.ndarray array, Py_ssize_t T, Py_ssize_t B,
+                        dtype) except -1:
+        if not (array.ndim == 2 + port.ndim and array.shape[0] == T and array.shape[1] == B
+                and array.dtype == dtype and array.flags.aligned and has_rows(array, 2)
+                and cnp.PyArray_CompareLists(array.shape + 2, port.axes + 2, port.ndim)):
+            raise ValueError(f"{port.name!r} does not fit the network")
+        return 0
+
+    cdef int run_between(self, const fl_call *whole, const char *resets, list held) except -1:
         """Run a call in parts, each of the steps (B,) from one with a reset to the next."""
-        cdef size_t T = whole.T, B = whole.B, item = self.kernel.real_size, t = 0, b, end
+        cdef size_t T = whole.T, B = whole.B, item = self.dtype.itemsize, t = 0, b, end, i
         cdef Buffer left = Buffer(B * sizeof(size_t))
+        cdef Buffer x = Buffer(self.n_inputs * sizeof(fl_rows))
+        cdef Buffer y = Buffer(self.n_outputs * sizeof(fl_rows))
+        cdef fl_rows *inputs = <fl_rows *>x.data
+        cdef fl_rows *outputs = <fl_rows *>y.data
         cdef size_t *lengths = <size_t *>left.data
         cdef const void *found
         cdef fl_call part
@@ -404,17 +761,21 @@ cdef class Network:
                 due = monotonic() + LOOK_SECONDS
             for b in range(B):
                 if resets[t * B + b] and (whole.lengths == NULL or t < whole.lengths[b]):
-                    memcpy(whole.state[b], cnp.PyArray_DATA(self.initial),
-                           self.model.state_size * item)
+                    self.begin_rows(<void **>whole.states + b, 1, [a[b:b + 1] for a in held])
             found = memchr(resets + (t + 1) * B, 1, (T - t - 1) * B)
             end = T if found == NULL else (<const char *>found - resets) // B
             part = whole[0]
             part.T = end - t
-            if self.model.takes_tokens:
-                part.tokens += <Py_ssize_t>t * whole.x_t
-            else:
-                part.x = <const char *>whole.x + <Py_ssize_t>(t * item) * whole.x_t
-            part.y = <char *>whole.y + <Py_ssize_t>(t * item) * whole.y_t
+            for i in range(self.n_inputs):
+                inputs[i] = whole.inputs[i]
+                if inputs[i].data != NULL:
+                    inputs[i].data = <char *>inputs[i].data + <Py_ssize_t>(
+                        t * (8 if (<Port>self.inputs[i]).tokens else item)) * inputs[i].t
+            for i in range(self.n_outputs):
+                outputs[i] = whole.outputs[i]
+                outputs[i].data = (<char *>outputs[i].data
+                                   + <Py_ssize_t>(t * item) * outputs[i].t)
+            part.inputs, part.outputs = inputs, outputs
             if whole.lengths != NULL:
                 for b in range(B):
                     lengths[b] = min(max(whole.lengths[b], t) - t, end - t)
@@ -424,21 +785,16 @@ cdef class Network:
         return 0
 
 
-cdef int fill_activation(fl_activation *to, function) except -1:
-    if function is not None:
-        to.function = FUNCTIONS[function.name]
-        to.alpha, to.beta = function.alpha, function.beta
-    return 0
-
-
-cdef int fill_convolution(fl_convolution *to, convolution) except -1:
-    to.channels, to.out_channels = convolution.channels, convolution.out_channels
-    to.kernel_size, to.stride = convolution.kernel_size, convolution.stride
-    to.dilation, to.groups = convolution.dilation, convolution.groups
-    to.depthwise, to.padding = convolution.depthwise, PADDINGS[convolution.padding_mode]
-    to.padding_left, to.padding_right = convolution.padding_left, convolution.padding_right
-    to.width, to.out_width = convolution.width, convolution.out_width
-    to.reach, to.first, to.period = convolution.reach, convolution.first, convolution.period
-    to.x_offset, to.count_offset = convolution.x_offset, convolution.count_offset
-    to.has_count = convolution.has_count
-    return 0
+cdef list by_name(tuple ports, given, str what):
+    """The values of a mapping, in the order of the ports, each of which it must have."""
+    names = [port.name for port in ports]
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{what} is a {type_text(given)}; this model takes several inputs: expected a mapping "
+            f"with {', '.join(map(repr, names))}")
+    if wrong := sorted(set(names) ^ set(given), key=str):
+        raise ValueError(
+            f"{what} has {', '.join(map(repr, given)) or 'nothing'}; expected exactly "
+            f"{', '.join(map(repr, names)) or 'nothing'}: {wrong[0]!r:.80} is "
+            f"{'missing' if wrong[0] in names else 'unknown'}")
+    return [given[name] for name in names]

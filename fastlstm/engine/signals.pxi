@@ -3,7 +3,7 @@
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
 
-from fastlstm.kernels cimport fl_generation
+from fastlstm.core cimport fl_generation
 
 
 cdef extern from "Python.h":

@@ -11,18 +11,18 @@ cdef extern from *:
     static inline void fl_fetch(const char *data, size_t bytes) {
         for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i, 1);
     }
-    static inline int64_t fl_count(int64_t *counter) {
+    static inline int64_t fl_next_count(int64_t *counter) {
         return __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
     }
-    static inline void fl_count_from(int64_t *counter, int64_t least) {
+    static inline void fl_raise_count(int64_t *counter, int64_t least) {
         int64_t now = __atomic_load_n(counter, __ATOMIC_RELAXED);
         while (now < least && !__atomic_compare_exchange_n(counter, &now, least, 0,
                                                            __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     }
     """
     void fl_fetch(const char *data, size_t bytes) nogil
-    int64_t fl_count(int64_t *counter) nogil
-    void fl_count_from(int64_t *counter, int64_t least) nogil
+    int64_t fl_next_count(int64_t *counter) nogil
+    void fl_raise_count(int64_t *counter, int64_t least) nogil
 
 
 # A slot's number is its index, and above these bits a count of the streams that this process has
@@ -202,7 +202,7 @@ cdef class Slots:
             index = self.touched
             slot = self.slot_at(index)
             self.touched += 1
-        slot.number = ((fl_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS | <int64_t>index
+        slot.number = ((fl_next_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS | <int64_t>index
         slot.call = 0
         slot.steps = steps
         slot.used = monotonic()
@@ -211,7 +211,7 @@ cdef class Slots:
         return slot.number
 
     cdef inline size_t state_bytes(self) noexcept:
-        return self.network.model.state_size * self.network.kernel.real_size
+        return self.network.state_bytes
 
     cdef int take(self, const int64_t *numbers, Py_ssize_t N) except -1:
         """Find the slots and states of a call, all of them open and different."""
@@ -336,27 +336,30 @@ cdef class Slots:
             slot.number = 0
             self.count -= 1
 
-    def reset(self, slots):
+    def reset(self, slots, *, held=None):
         """Put streams where each sequence starts.
 
         Parameters
         ----------
         slots : int64 array (N,), or int
+        held : mapping of str to array (N, ...) or (...), optional
+            Of every input that is held for a sequence, if the model has some.
 
         Raises
         ------
         TypeError, ValueError
-            If a slot is not open or given twice. None is reset then.
+            If a slot is not open or given twice, or `held` does not fit. None is reset then.
         RuntimeError
             If another thread uses this pool.
         """
         cdef int ndim = 0
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, N
         self.enter()
         try:
-            for i in range(self.take_slots(slots, &ndim)):
-                memcpy((<void **>self.rows.data)[i], cnp.PyArray_DATA(self.network.initial),
-                       self.state_bytes())
+            N = self.take_slots(slots, &ndim)
+            self.network.begin_rows(<void **>self.rows.data, N,
+                                    self.network.held_of(held, N, ndim != 0))
+            for i in range(N):
                 (<fl_slot **>self.taken.data)[i].steps = 0
                 (<fl_slot **>self.taken.data)[i].used = monotonic()
         finally:
@@ -470,7 +473,7 @@ cdef class Slots:
 
     cdef int check_rows(self, cnp.ndarray block, Py_ssize_t N) except -1:
         if not (is_of(block, self.network.type_num) and cnp.PyArray_ISCARRAY_RO(block)
-                and block.size == N * <Py_ssize_t>self.network.model.state_size):
+                and block.size == N * self.network.state_size):
             raise ValueError("the states do not fit the network")
         return 0
 
@@ -486,7 +489,7 @@ cdef class Slots:
     cdef cnp.ndarray rows_taken(self, Py_ssize_t N):
         cdef Py_ssize_t i
         cdef cnp.ndarray block
-        block = np.empty((N, self.network.model.state_size), self.network.dtype)
+        block = np.empty((N, self.network.state_size), self.network.dtype)
         for i in range(N):
             memcpy(<char *>cnp.PyArray_DATA(block) + i * self.state_bytes(),
                    (<void **>self.rows.data)[i], self.state_bytes())
@@ -583,7 +586,7 @@ cdef class Slots:
                 memcpy(self.state_at(number[i] & INDEX_MASK),
                        <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
                        self.state_bytes())
-                fl_count_from(&openings, number[i] >> INDEX_BITS)
+                fl_raise_count(&openings, number[i] >> INDEX_BITS)
             for index in range(self.touched - 1, -1, -1):
                 slot = self.slot_at(index)
                 if slot.number == 0:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastlstm.kernels cimport fl_call, fl_output_steps, fl_plan, fl_run
+from fastlstm.core cimport fl_call, fl_rows, fl_run
 
 # Rows of a stream: a pointer for each fits in half of what can be addressed.
 MOST_ROWS = 2**58
@@ -17,28 +17,31 @@ cdef class Stream:
     network : Network
     batch_size : int or None
         None: one unbatched row, arrays without the B axis.
+    held : mapping of str to array (B, ...) or (...)
+        Of every input that is held for a sequence.
     """
 
     cdef readonly Network network
     cdef readonly object batch_size
     cdef Py_ssize_t rows                # B
+    cdef bint batched
+    cdef list held                      # arrays (B, ...) of what is held
     cdef Buffer state_block             # real (B, state_size)
     cdef Buffer state_rows              # (B,) pointers into it
-    cdef Buffer scratch
-    cdef fl_plan plan
-    cdef fl_call call                   # of a step: all set but x, tokens and y
+    cdef Scratch scratch
+    cdef Buffer port_rows, counts
+    cdef fl_call call                   # of a step: all set but where x and y are
+    cdef fl_rows *inputs                # (inputs,)
+    cdef fl_rows *outputs               # (outputs,)
     cdef uint64_t busy
     cdef object __weakref__
     cdef readonly int64_t steps         # made since it was made, or all rows were reset
     cdef bint release                   # whether a step releases the GIL
-    cdef bint keeps_steps
-    cdef int x_ndim, y_ndim
-    cdef cnp.npy_intp x_shape[2]
-    cdef cnp.npy_intp y_shape[2]
     cdef int64_t token
+    cdef bint ran
 
-    def __cinit__(self, Network network, batch_size=None, *args, **kwargs):
-        cdef size_t row = network.model.state_size * network.kernel.real_size
+    def __cinit__(self, Network network, batch_size=None, held=None, *args, **kwargs):
+        cdef size_t row = network.state_bytes
         cdef Py_ssize_t b, B
         if batch_size is not None:
             batch_size = as_count("batch_size", batch_size, 1)
@@ -47,6 +50,7 @@ cdef class Stream:
         B = 1 if batch_size is None else batch_size
         self.network = network
         self.batch_size = batch_size
+        self.batched = batch_size is not None
         self.rows = B
         if row and <size_t>B > (<size_t>-1) // 2 // row:
             raise MemoryError(f"a stream of {batch_size} rows")
@@ -54,40 +58,25 @@ cdef class Stream:
         self.state_rows = Buffer(B * sizeof(void *))
         for b in range(B):
             (<void **>self.state_rows.data)[b] = self.state_block.data + b * row
-        self.start()
-        self.keeps_steps = network.keeps_steps
-        network.make_plan(1, B, &self.plan)
-        self.scratch = Buffer(self.plan.bytes)
+        self.held = network.held_of(held, B, self.batched)
+        network.begin_rows(<void **>self.state_rows.data, B, self.held)
+        self.scratch = network.take_scratch(1, B)
         self.release = network.releases_gil(1, B)
+        self.port_rows = Buffer((network.n_inputs + network.n_outputs) * sizeof(fl_rows))
+        self.counts = Buffer(network.n_outputs * B * sizeof(size_t))
+        self.inputs = <fl_rows *>self.port_rows.data
+        self.outputs = self.inputs + network.n_inputs
+        for i in range(network.n_inputs):
+            self.inputs[<int>i].b = (<Port>network.inputs[i]).count
+        for i in range(network.n_outputs):
+            self.outputs[<int>i].b = (<Port>network.outputs[i]).count
+            self.outputs[<int>i].t = B * self.outputs[<int>i].b
+        self.call.struct_size = sizeof(fl_call)
         self.call.T, self.call.B = 1, B
-        self.call.state = <void *const *>self.state_rows.data
-        self.call.plan = &self.plan
-        self.call.scratch = self.scratch.data
-        self.call.x_b = 1 if network.model.takes_tokens else network.input_size
-        self.call.y_b = network.output_size
-        cdef bint batched = batch_size is not None
-        self.x_shape[0] = self.y_shape[0] = B
-        self.x_shape[batched] = network.input_size
-        self.y_shape[batched] = network.output_size
-        self.x_ndim = batched + (not network.model.takes_tokens)
-        self.y_ndim = batched + 1
-
-    cdef void start(self) noexcept:
-        cdef Py_ssize_t b
-        for b in range(self.rows):
-            self.start_row(b)
-
-    cdef void start_row(self, Py_ssize_t b) noexcept:
-        """Put a row where each sequence starts."""
-        memcpy((<void **>self.state_rows.data)[b], cnp.PyArray_DATA(self.network.initial),
-               self.network.model.state_size * self.network.kernel.real_size)
-
-    cdef size_t output_steps(self, size_t T) noexcept:
-        """Rows that the next T steps give."""
-        if self.keeps_steps:
-            return T
-        return fl_output_steps(&self.network.model, self.network.kernel, T, False,
-                               self.state_block.data)
+        self.call.inputs, self.call.outputs = self.inputs, self.outputs
+        self.call.states = <void *const *>self.state_rows.data
+        self.call.scratch = self.scratch.made
+        self.call.threads = NULL if network.team == NULL else &network.threads
 
     cdef int enter(self) except -1:
         cdef fl_entry entry = fl_enter(&self.busy)
@@ -99,57 +88,98 @@ cdef class Stream:
                 "make another with model.stream(), and load what was saved")
         return 0
 
+    cdef inline int shape_of(self, Port port, Py_ssize_t T, cnp.npy_intp *shape) noexcept:
+        """The shape of T rows of this stream, or, where T is -1, of one; how many axes it has."""
+        cdef int n = 0, i
+        if T >= 0:
+            shape[n] = T
+            n += 1
+        if self.batched:
+            shape[n] = self.rows
+            n += 1
+        for i in range(port.ndim):
+            shape[n + i] = port.axes[i + 2]
+        return n + port.ndim
+
+    cdef const size_t *count_rows(self, size_t T, bint ending) except NULL:
+        """Rows (outputs, B) that the next T steps give, or the end; of each batch row as many."""
+        cdef fl_call call
+        memset(&call, 0, sizeof(call))
+        call.T, call.B = T, self.rows
+        self.network.count_into(&call, <void **>self.state_rows.data, <size_t *>self.counts.data,
+                                ending)
+        return <const size_t *>self.counts.data
+
+    cdef int run_step(self) except -1:
+        cdef fl_error error
+        if self.release:
+            with nogil:
+                error = fl_run(self.network.model, &self.call)
+        else:
+            error = fl_run(self.network.model, &self.call)
+        if error != FL_OK:
+            raise failed(error, NULL)
+        self.steps += 1
+        self.ran = True
+        return 0
+
     def step(self, x, *, out=None):
         """Advance every row by one step.
 
         Parameters
         ----------
         x : array (I,) or (B, I) of the model's dtype, or integer tokens () or (B,)
-            The input.
+            The input; of a model with several, a mapping of their names to arrays. What is held
+            for a sequence is none of them.
         out : array (O,) or (B, O) of the model's dtype, optional
-            Where to write the output: then nothing is allocated.
+            Where to write the output: then nothing is allocated. Of a model with several, a
+            mapping of names to arrays, of some or all of them.
 
         Returns
         -------
-        array (O,) or (B, O), or None
-            None for a step that completes no output, of a model with a convolution over time that
-            is strided or not padded; `out` is then left as it was.
+        array (O,) or (B, O), or None; or a mapping of names to these
+            None for a step that completes no row, of a model that gives fewer rows than it reads,
+            or late; `out` is then left as it was. Of an output with more rows than steps, an array
+            (T', O) or (T', B, O).
 
         Raises
         ------
         TypeError, ValueError
-            If an array is of another dtype or shape, or a token is out of range.
+            If an array is of another dtype or shape, or a token is out of range; if an output has
+            neither as many rows as steps, nor fewer, nor a whole number for each: then call run.
         RuntimeError
             If another thread uses this stream.
         """
-        cdef cnp.ndarray array, result = None
-        cdef bint gives
+        cdef Network network = self.network
+        cdef cnp.npy_intp shape[MOST_AXES]
+        cdef cnp.ndarray result = None
+        cdef int ndim
         self.enter()
         try:
-            gives = self.keeps_steps or self.output_steps(1) > 0
-            if self.network.model.takes_tokens:
-                array = tokens_of(self.network, x, self.x_ndim, self.x_shape, &self.token)
-                if array is None:
-                    self.call.tokens = &self.token
-                else:
-                    self.call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
+            if not (network.is_single and network.keeps_steps):
+                return self.advance(x, out, True)
+            ndim = self.shape_of(network.x, -1, shape)
+            if network.x.tokens == 0:
+                if not is_plain(x, network.type_num, ndim, shape):
+                    x = as_features(x, network.dtype, as_tuple(ndim, shape))
+                self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
+            elif ndim == 0 and type(x) is int and 0 <= x < <object>network.x.tokens:
+                self.token = x
+                self.inputs[0].data = &self.token
+                x = None
             else:
-                array = features_of(self.network, x, self.x_ndim, self.x_shape)
-                self.call.x = cnp.PyArray_DATA(array)
-            if out is not None:
-                result = output_of(self.network, out, self.y_ndim, self.y_shape, array)
-            elif gives:
-                result = cnp.PyArray_EMPTY(self.y_ndim, self.y_shape, self.network.type_num, 0)
-            self.call.y = NULL if result is None else cnp.PyArray_DATA(result)
-            if self.release:
-                with nogil:
-                    fl_run(self.network.kernel, &self.network.model, &self.call,
-                           self.network.team)
+                if not are_tokens(x, ndim, shape, network.x.tokens):
+                    x = as_tokens(x, as_tuple(ndim, shape), network.x.tokens)
+                self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
+            ndim = self.shape_of(network.y, -1, shape)
+            if out is None:
+                result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
+            elif x is None:
+                result = output_of(network, out, "out", ndim, shape, [])
             else:
-                fl_run(self.network.kernel, &self.network.model, &self.call, self.network.team)
-            self.steps += 1
-            if result is None or not gives:
-                return None
+                result = output_of(network, out, "out", ndim, shape, [x])
+            self.outputs[0].data = cnp.PyArray_DATA(result)
+            self.run_step()
             return result if out is None else out
         finally:
             fl_leave(&self.busy)
@@ -160,14 +190,14 @@ cdef class Stream:
         Parameters
         ----------
         x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
-            The input.
+            The input; of a model with several, a mapping of their names to arrays.
         out : array (T', O) or (T', B, O) of the model's dtype, optional
-            Where to write the output.
+            Where to write the output; of a model with several, a mapping of some or all of them.
 
         Returns
         -------
-        array (T', O) or (T', B, O)
-            T' is T, but for models with convolutions over time that are strided or not padded.
+        array (T', O) or (T', B, O), or a mapping of names to these
+            T' is T, but for models that give more or fewer rows than they read, or late.
 
         Raises
         ------
@@ -179,50 +209,133 @@ cdef class Stream:
             Whatever a signal's handler raises during the call, as KeyboardInterrupt. The stream has
             then made a whole number of the steps, which `steps` tells; their rows are in `out`.
         """
-        cdef cnp.ndarray array, result
-        cdef fl_call call
-        cdef cnp.npy_intp y_shape[3]
-        cdef int i
         self.enter()
         try:
-            shape = (None, *as_tuple(self.x_ndim, self.x_shape))
-            memset(&call, 0, sizeof(call))
-            if self.network.model.takes_tokens:
-                array = as_tokens(x, shape, self.network.input_size)
-                call.tokens = <const int64_t *>cnp.PyArray_DATA(array)
-            else:
-                array = as_features(x, self.network.dtype, shape)
-                call.x = cnp.PyArray_DATA(array)
-            y_shape[0] = self.output_steps(array.shape[0])
-            for i in range(self.y_ndim):
-                y_shape[i + 1] = self.y_shape[i]
-            if out is None:
-                result = cnp.PyArray_EMPTY(
-                    self.y_ndim + 1, y_shape, self.network.type_num, 0)
-            else:
-                result = output_of(self.network, out, self.y_ndim + 1, y_shape, array)
-            call.T, call.B = array.shape[0], self.rows
-            call.x_b, call.y_b = self.call.x_b, self.call.y_b
-            call.x_t, call.y_t = call.x_b * self.rows, call.y_b * self.rows
-            call.y = cnp.PyArray_DATA(result)
-            call.state = self.call.state
-            if call.T:
-                try:
-                    self.network.execute(&call)
-                finally:
-                    self.steps += call.done
-                self.call.ran = call.ran
-            return result if out is None else out
+            return self.advance(x, out, False)
         finally:
             fl_leave(&self.busy)
 
-    def reset(self, rows=None):
+    def flush(self):
+        """The rows that are due if the sequence ends here; the state stays as it is.
+
+        Returns
+        -------
+        array (T', O) or (T', B, O), or a mapping of names to these
+            What a model that waits for later rows still owes; no row of one that gives each at
+            once.
+        """
+        cdef fl_call call
+        self.enter()
+        try:
+            results = self.results_of(0, None, [], False, True)
+            memset(&call, 0, sizeof(call))
+            call.B, call.outputs = self.rows, self.outputs
+            self.network.flush_rows(&call, <void **>self.state_rows.data)
+            return self.named(results)
+        finally:
+            fl_leave(&self.busy)
+
+    cdef list results_of(self, Py_ssize_t T, out, list given, bint one, bint ending):
+        """Arrays for the outputs of the next T steps, or None of those without a row of `one`."""
+        cdef Network network = self.network
+        cdef cnp.npy_intp shape[MOST_AXES]
+        cdef cnp.ndarray result
+        cdef list made = []
+        cdef Py_ssize_t rows
+        cdef size_t i
+        cdef int ndim
+        cdef Port port
+        cdef bint single = network.n_outputs == 1
+        cdef const size_t *counts = NULL
+        if ending or not network.keeps_steps:
+            counts = self.count_rows(T, ending)
+        if out is not None and not single:
+            if not isinstance(out, Mapping):
+                raise TypeError(f"out is a {type_text(out)}; this model has several outputs: "
+                                f"expected a mapping of their names to arrays")
+            if unknown := set(out) - {port.name for port in network.outputs}:
+                raise ValueError(f"out has {min(unknown, key=str)!r}, which is no output")
+        for i in range(network.n_outputs):
+            port = network.outputs[i]
+            rows = T if counts == NULL else counts[i * <size_t>self.rows]
+            if one and port.step_rows == 0:
+                raise ValueError(
+                    f"output {port.name!r} does not have a whole number of rows for a step; "
+                    f"expected run(x) of a block of steps")
+            if one and port.step_rows == 1:
+                ndim = self.shape_of(port, -1, shape)
+            else:
+                ndim = self.shape_of(port, rows, shape)
+            to = out if single or out is None else out.get(port.name)
+            if to is not None:
+                name = "out" if single else f"out[{port.name!r}]"
+                result = output_of(network, to, name, ndim, shape, given)
+                if any([other is not None and overlap(result, other) for other in made]):
+                    raise ValueError(f"{name} shares memory with another of them")
+            elif one and port.step_rows == 1 and rows == 0:
+                result = None
+            else:
+                result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
+            # Without a row nothing is written there.
+            self.outputs[i].data = (self.counts.data if result is None
+                                    else <char *>cnp.PyArray_DATA(result))
+            made.append(None if rows == 0 and one and port.step_rows == 1 else
+                        result if to is None else to)
+        return made
+
+    cdef object named(self, list results):
+        if self.network.n_outputs == 1:
+            return results[0]
+        return {port.name: result for port, result in zip(self.network.outputs, results)}
+
+    cdef object advance(self, x, out, bint one):
+        """Make a step, or a block of steps, of any model."""
+        cdef Network network = self.network
+        cdef list arrays = [], results
+        cdef cnp.ndarray array
+        cdef fl_call call
+        cdef Py_ssize_t T = 1, i
+        cdef tuple leading = () if one else (None,)
+        if self.batched:
+            leading = (*leading, self.rows)
+        for port, value in zip(network.moving, network.given(x)):
+            arrays.append(network.as_rows(port, value, leading))
+        if not one:
+            T = arrays[0].shape[0]
+            for port, array in zip(network.moving, arrays):
+                if array.shape[0] != T:
+                    raise ValueError(
+                        f"{network.moving[0].name!r} has {T} steps and {port.name!r} "
+                        f"{array.shape[0]}; expected as many of each")
+        results = self.results_of(T, out, arrays, one, False)
+        i = 0
+        for port, array in zip(network.moving, arrays):
+            while network.inputs[i] is not port:
+                i += 1
+            self.inputs[i].data = cnp.PyArray_DATA(array)
+            self.inputs[i].t = self.rows * self.inputs[i].b
+        if one:
+            self.run_step()
+        elif T:
+            call = self.call
+            call.T = T
+            try:
+                network.execute(&call)
+            finally:
+                self.steps += call.steps_done
+                self.ran = True
+        return self.named(results)
+
+    def reset(self, rows=None, *, held=None):
         """Put the state of every row, or of some, where each sequence starts.
 
         Parameters
         ----------
         rows : boolean array (B,), optional
             Which ones; all by default.
+        held : mapping of str to array (B, ...) or (...), optional
+            New rows of what is held for a sequence, of all rows of the batch; those that they had,
+            if not given.
 
         Raises
         ------
@@ -236,16 +349,21 @@ cdef class Stream:
         """
         cdef cnp.ndarray mask
         cdef Py_ssize_t b
+        cdef list given
         self.enter()
         try:
+            given = self.held
+            if held is not None:
+                given = self.network.held_of(held, self.rows, self.batched)
             if rows is None:
-                self.start()
+                self.network.begin_rows(<void **>self.state_rows.data, self.rows, given)
+                self.held = given
                 self.steps = 0
                 return
-            if self.batch_size is None:
+            if not self.batched:
                 raise ValueError("rows are those of a batch; this stream has none: call reset()")
             mask = as_mask("rows", rows, (self.rows,))
-            if not self.keeps_steps:
+            if not self.network.keeps_steps:
                 raise ValueError(
                     "this model does not give an output for every step, so that rows that start at "
                     "different times give theirs at different times; expected reset() of all rows, "
@@ -253,18 +371,21 @@ cdef class Stream:
                 )
             for b in range(self.rows):
                 if (<const char *>cnp.PyArray_DATA(mask))[b]:
-                    self.start_row(b)
+                    self.network.begin_rows(<void **>self.state_rows.data + b, 1,
+                                            [array[b:b + 1] for array in given])
+                    for old, new in zip(self.held, given):
+                        old[b] = new[b]
         finally:
             fl_leave(&self.busy)
 
     @property
     def isa_of_last_step(self):
-        """Name that the kernel which ran last wrote itself; None before the first step."""
-        return None if self.call.ran == NULL else self.call.ran.decode()
+        """Name of the instruction set that ran last; None before the first step."""
+        return self.network.isa if self.ran else None
 
     cdef cnp.ndarray state_view(self):
         cdef cnp.npy_intp shape[2]
-        shape[0], shape[1] = self.rows, self.network.model.state_size
+        shape[0], shape[1] = self.rows, self.network.state_size
         return cnp.PyArray_SimpleNewFromData(2, shape, self.network.type_num, self.state_block.data)
 
     def read_block(self):
@@ -287,3 +408,8 @@ cdef class Stream:
                 self.steps = steps
         finally:
             fl_leave(&self.busy)
+
+    def held_values(self):
+        """A copy of what is held for the sequence, by name."""
+        return {port.name: (array if self.batched else array[0]).copy()
+                for port, array in zip(self.network.held, self.held)}

@@ -112,9 +112,12 @@ def _place_held(planner: Planner) -> None:
     for step in _flat(planner.steps):
         step.operation = _replaced(step.operation, copies)
     planner.outputs = [copies.get(stored, stored) for stored in planner.outputs]
+    names = {stored: name for name, view in planner.views.items() for stored in view.sources}
+    names |= {copy: names[stored] for stored, copy in copies.items()}
     for stored in (*later, *planner.outputs, *copies.values()):
         if stored.line < 0 and stored.place == "buffer":
-            stored.place, stored.number = "state", planner.elements(stored.count)
+            name = f"{names.get(stored, 'value')}.held"
+            stored.place, stored.number = "state", planner.row_beside(name, stored.count)
 
 
 def _place_in_buffers(steps: Sequence[Step]) -> int:
@@ -168,8 +171,7 @@ class _Emission:
                 program.add(self.operation(step.operation))
         program.held = len(planner.begin)
         program.state_size = planner.state_size
-        for name in planner.facts.state:
-            part = planner.parts[name]
+        for name, part in planner.parts.items():
             program.part(part._replace(order=self.list(part.order)), name)
         for offset, numbers in planner.initial:
             program.start(offset, self.vector(numbers))

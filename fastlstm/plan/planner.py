@@ -44,7 +44,8 @@ class Planner:
     begin, steps : list of Step
         What runs when a sequence starts, and what runs for each chunk.
     parts : dict of str to op.Part
-        Of the state, in the order of ``facts.state``.
+        Of the state: those of ``facts.state`` in its order, and what the vocabulary does not list.
+        Every element belongs to one of them, but for those that count where a ring begins.
     initial : list of (int, Numbers)
         Where a new stream's state is not 0, from which element on.
     inputs, outputs : list of Stored
@@ -172,7 +173,7 @@ class Planner:
         lines = {view.line for view in views.values()} - {-1}
         if len(lines) < 2:
             return views
-        waiting = self._waiting(views)
+        waiting = self._waiting(group)
         sources: dict[Stored, int] = {}
         for name, view in views.items():
             for source in view.sources:
@@ -180,31 +181,29 @@ class Planner:
                     sources[source] = max(sources.get(source, 0), waiting[name])
         line = self.line("meet", frozenset((s.line, n) for s, n in sources.items()))
         new = {source: self.store(source.count, line) for source in sources}
+        heads = self.elements(2 * len(sources))
+        queues = [op.NONE] * len(sources)
+        for i, (source, n) in enumerate(sources.items()):
+            if n:
+                name, head = f"{group.nodes[0].name}.queue.{i}", heads + 2 * i
+                ring = op.Part("ring", self.elements(n * source.count), n, source.count, head)
+                queues[i] = self.beside(name, ring)
+                self.beside(f"{name}.count", op.Part("count", head + 1, 1, 1))
         self.add(
-            op.Meet(
-                list(sources),
-                list(new.values()),
-                list(sources.values()),
-                [self.elements(n * s.count) if n else op.NONE for s, n in sources.items()],
-                self.elements(2 * len(sources)),
-            )
+            op.Meet(list(sources), list(new.values()), list(sources.values()), queues, heads)
         )
         return {
             name: dataclasses.replace(view, sources=tuple(new.get(s, s) for s in view.sources))
             for name, view in views.items()
         }
 
-    def _waiting(self, names: Iterable[str]) -> dict[str, int]:
-        """The most rows of each value that wait for those of the others."""
-        timings = {name: t for name in names if (t := self.facts.rows[name].timing)}
-        counts = {count for timing in timings.values() for count in timing.ready}
-        period = math.prod({term.divisor for count in counts for term in count.terms})
-        steps = range(max(count.least() for count in counts) + 2 * period + 1)
-        after = {name: [timing.after(n) for n in steps] for name, timing in timings.items()}
-        met = [min(rows) for rows in zip(*after.values(), strict=True)]
-        return {
-            name: max(a - b for a, b in zip(rows, met, strict=True)) for name, rows in after.items()
-        }
+    def _waiting(self, group: spec.Group) -> dict[str, int]:
+        """Name of each value that a group reads -> the most of its rows that wait for others."""
+        most: dict[str, int] = {}
+        for node in group.nodes:
+            for name, rows in zip(node.reads, self.facts.queues[node.name], strict=True):
+                most[name] = max(rows, most.get(name, 0))
+        return most
 
     def line(self, *key: Any) -> int:
         """The line of what makes another number of rows; those of the same key make as many."""
@@ -238,10 +237,23 @@ class Planner:
         self.parts[name] = self.parts[name]._replace(order=kept)
         return self.parts[name]
 
+    def beside(self, name: str, part: op.Part) -> int:
+        """Have a part that the vocabulary does not list, under a name that is free; its offset."""
+        while name in self.parts:
+            name += "'"
+        self.parts[name] = part
+        return part.offset
+
     def counted(self, name: str) -> int:
         """The offset of the two digits that count the rows which a node has read."""
         offset = self.offset(f"{name}.count")
-        return self.elements(2) if offset == op.NONE else offset
+        if offset != op.NONE:
+            return offset
+        return self.beside(f"{name}.count", op.Part("count", self.elements(2), 2, 1))
+
+    def row_beside(self, name: str, count: int) -> int:
+        """The offset of a row of numbers that the vocabulary does not list."""
+        return self.beside(name, op.Part("plain", self.elements(count), 1, count))
 
     def begin_with(self, offset: int, numbers: Numbers | npt.ArrayLike) -> None:
         """Have a new stream's state begin with numbers, from an element on."""

@@ -165,6 +165,8 @@ def _transposed_over_time(
 
 def counted(planner: Planner, name: str) -> str:
     """A name, under which the state has a count of rows beside what the vocabulary lists."""
+    while f"{name}.count" in planner.parts or f"{name}.x" in planner.parts:
+        name += "'"
     planner.parts[f"{name}.count"] = op.Part("count", planner.elements(1), 1, 1)
     return name
 

@@ -128,8 +128,10 @@ def fold(planner: Planner, node: spec.Node, views: list[View]) -> View:
             made := planner.store(stored.count, _folded(planner, stored.line, layer.folds)),
             layer.function,
             int(layer.folds),
-            total.offset if total else planner.elements(stored.count),
-            planner.elements(stored.count) if layer.function == "mean" else op.NONE,
+            total.offset if total else planner.row_beside(name, stored.count),
+            planner.row_beside(f"{node.name}.rest", stored.count)
+            if layer.function == "mean"
+            else op.NONE,
             planner.counted(node.name),
         )
     )

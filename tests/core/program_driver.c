@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../fastlstm/core/fastlstm.h" /* not the one of kernels/ */
+#include "fastlstm.h"
 #include "team.h"
 #include "driver_words.h"
 

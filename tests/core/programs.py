@@ -24,7 +24,7 @@ ADDRESS = c_builds.Build("cc", ("-O1", *c_builds.ADDRESS_FLAGS))
 BUILDS = {"optimized": c_builds.OPTIMIZED, "clang": c_builds.CLANG, "address": ADDRESS}
 SOURCES = [
     *sorted(c_builds.CORE.glob("*.c")),
-    c_builds.KERNELS / "team.c",
+    c_builds.CORE / "team.c",
     Path(__file__).with_name("program_driver.c"),
 ]
 _KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try")

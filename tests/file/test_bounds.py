@@ -22,7 +22,7 @@ import fastlstm
 from fastlstm import FormatError, Model, document, format
 from fastlstm import chain as spec
 from fastlstm.chain.lower import lowered
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MEGABYTE = 10**6
@@ -68,7 +68,7 @@ def test_a_model_of_4000_layers(tmp_path: Path) -> None:
     for n in range(2000):
         layers += [spec.Linear(f"block.{n}.linear", 2, 2), spec.Activation(f"f{n}", "tanh", 2)]
     tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
-    file = ModelFile(tuple(layers), tensors)
+    file = ChainFile(tuple(layers), tensors)
     format.write_model(tmp_path / "m", file)
     assert format.read_model(tmp_path / "m").layers == file.layers
 
@@ -95,7 +95,7 @@ def test_a_vocabulary_of_a_quarter_of_a_million_words(tmp_path: Path) -> None:
     words = tuple(f"wörd{n}" if n % 9 == 0 else f"word{n}" for n in range(250_000))
     layers = (spec.Embedding("e", len(words), 16), spec.Linear("n", 16, 2))
     tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
-    format.write_model(tmp_path / "m", ModelFile(layers, tensors, None, words))
+    format.write_model(tmp_path / "m", ChainFile(layers, tensors, None, words))
     assert format.read_model(tmp_path / "m").vocabulary == words
 
 
@@ -211,13 +211,13 @@ def test_a_step_may_not_take_more_work_than_anybody_waits_for(tmp_path: Path) ->
     """A few weights that are used at a million places: 8 kB ask for 2**31 multiply-adds."""
     layer = spec.FrameConv1d("c", 1, 1, 2048, width=2**20, padding_left=2047, bias=False)
     tensors = {n: np.zeros(s, "f4") for n, s in layer.tensors().items()}
-    format.write_model(tmp_path / "m", ModelFile((layer,), tensors))
+    format.write_model(tmp_path / "m", ChainFile((layer,), tensors))
     assert format.read_model(tmp_path / "m").layers == (layer,)
     assert layer.work >= 2**31
     huge = spec.FrameConv1d("c", 1, 1, 2**17, width=2**20, padding_left=2**17 - 1, bias=False)
     tensors = {n: np.zeros(s, "f4") for n, s in huge.tensors().items()}
     with pytest.raises(ValueError, match=r"a step would take \d+ multiply-adds; at most 68719"):
-        format.write_model(tmp_path / "m", ModelFile((huge,), tensors))
+        format.write_model(tmp_path / "m", ChainFile((huge,), tensors))
     forged = sealed(
         of("model", graph=lowered((huge,)).to_dict(), source={}, vocabulary=None),
         entry("c.weight", 0, 2**19, [1, 1, 2**17]),
@@ -250,7 +250,7 @@ def test_a_self_check_has_a_budget(rng: np.random.Generator, tmp_path: Path) -> 
     assert format.check_steps((heavy,)) == 3
     too_heavy = spec.FrameConv1d("c", 1, 1, 2**12, width=2**20, padding_left=2**12 - 1, bias=False)
     assert format.check_steps((too_heavy,)) == 0
-    model = Model(ModelFile((too_heavy,), {"c.weight": np.ones((1, 1, 2**12), "f4")}))
+    model = Model(ChainFile((too_heavy,), {"c.weight": np.ones((1, 1, 2**12), "f4")}))
     assert model.self_check is None
     assert model.check() == 0
     model.save(tmp_path / "m")
@@ -268,7 +268,7 @@ def test_a_file_may_not_ask_for_more_checking(tmp_path: Path) -> None:
     tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
     for steps, fits in ((most, True), (most + 1, False)):
         check = (np.zeros(steps, np.int64), np.zeros((steps, 1)))
-        file = ModelFile(layers, tensors, check)
+        file = ChainFile(layers, tensors, check)
         if fits:
             format.write_model(tmp_path / "m", file)
         else:

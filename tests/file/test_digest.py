@@ -118,7 +118,7 @@ def test_the_fingerprint_stands_apart(
     """A file of the same model with another note is another file, and takes the same states."""
     model.stream().save(tmp_path / "state")
     file = model._file()
-    renamed = format.ModelFile(file.layers, file.tensors, file.self_check, None, {"from": "here"})
+    renamed = ChainFile(file.layers, file.tensors, file.self_check, None, {"from": "here"})
     format.write_model(tmp_path / "a", file)
     format.write_model(tmp_path / "b", renamed)
     assert (tmp_path / "a").read_bytes()[BEGIN:END] != (tmp_path / "b").read_bytes()[BEGIN:END]

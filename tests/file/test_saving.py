@@ -504,7 +504,7 @@ layers = (spec.GRU("rnn", 3, 4),)
 print("ready", flush=True)
 for turn in range(int(sys.argv[2])):
     tensors = {n: np.full(s, turn / 1000, "f4") for n, s in layers[0].tensors().items()}
-    format.write_model(sys.argv[1], format.ModelFile(layers, tensors))
+    format.write_model(sys.argv[1], ChainFile(layers, tensors))
 """
 
 

@@ -15,10 +15,10 @@ from models import every_kind
 
 import fastlstm
 from fastlstm import FormatError, format
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 
-def outcome(path: Path, file: ModelFile) -> str:
+def outcome(path: Path, file: ChainFile) -> str:
     """Of a model's whole way: written, loaded in both ways, written again, and its states."""
     format.write_model(path, file)
     try:
@@ -53,7 +53,7 @@ def test_any_bits_for_weights(
         {n: np.full(s, np.finfo(dtype).smallest_subnormal) for n, s in shapes.items()},
         {n: np.full(s, -np.inf, dtype) for n, s in shapes.items()},
     ):
-        file = ModelFile(layers, tensors)
+        file = ChainFile(layers, tensors)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = outcome(tmp_path / "m", file)

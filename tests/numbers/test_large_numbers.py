@@ -12,7 +12,7 @@ from ways import assert_same_bits
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 SIZES = [1, 2, 7, 8, 15, 16, 17, 35, 64, 130, 1000]
 MOST = float(np.finfo(np.float32).max)
@@ -23,7 +23,7 @@ VALUES = [1e6, 2e19, 1e25, 3e38, MOST]
 def norm(size: int, isa: str | None, dtype: Any = np.float32, eps: float = 1e-5) -> Model:
     layers = (spec.LayerNorm("n", size, eps=eps),)
     tensors = {"n.weight": np.ones(size, dtype), "n.bias": np.zeros(size, dtype)}
-    return Model(ModelFile(layers, tensors), isa=isa if dtype == np.float32 else None)
+    return Model(ChainFile(layers, tensors), isa=isa if dtype == np.float32 else None)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -90,7 +90,7 @@ def test_cells_that_normalise(kind: str, size: int, isa: str, rng: np.random.Gen
 
 
 def check(layers: Any, tensors: dict[str, np.ndarray], x: np.ndarray, isa: str) -> None:
-    y, _ = Model(ModelFile(layers, tensors), isa=isa)(x)
+    y, _ = Model(ChainFile(layers, tensors), isa=isa)(x)
     expected, _ = reference.forward(layers, tensors, x)
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-3)
 
@@ -101,7 +101,7 @@ def test_softmax_is_shifted_by_the_largest(
 ) -> None:
     for size in (1, 7, 16, 35, 300):
         model = Model(
-            ModelFile(
+            ChainFile(
                 (spec.Linear("l", 1, size), spec.Activation("a", function, size)),
                 {"l.weight": np.ones((size, 1), np.float32), "l.bias": np.zeros(size, np.float32)},
             ),
@@ -113,7 +113,7 @@ def test_softmax_is_shifted_by_the_largest(
             expected = 1 / size if function == "softmax" else -np.log(size)
             np.testing.assert_allclose(y, np.full((1, size), expected), rtol=3e-7)
         model = Model(
-            ModelFile(
+            ChainFile(
                 (spec.Scale("s", size), spec.Activation("a", function, size)),
                 {"s.weight": np.ones(size, np.float32), "s.bias": np.zeros(size, np.float32)},
             ),

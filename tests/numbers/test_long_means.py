@@ -27,9 +27,9 @@ def mean_of(size: int, isa: str | None = None, dtype: Any = np.float32) -> Model
 
 
 def spec_file(model: Model, weight: np.ndarray, bias: np.ndarray) -> Any:
-    from fastlstm.format import ModelFile
+    from models import ChainFile
 
-    return ModelFile(model.layers, {"s.weight": weight, "s.bias": bias})
+    return ChainFile(model.layers, {"s.weight": weight, "s.bias": bias})
 
 
 def rows(T: int, rng: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ import fastlstm
 from fastlstm import Model, _engine, pack
 from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
-from fastlstm.format import ModelFile
+from models import ChainFile
 
 HERE = [name for name, _ in _engine.kernels(4) if name != "scalar"]
 
@@ -32,7 +32,7 @@ Array = np.ndarray
 Result = tuple[Any, ...]
 
 
-def models(file: ModelFile) -> list[Model]:
+def models(file: ChainFile) -> list[Model]:
     return [Model(file, isa=isa, reproducible=True) for isa in HERE]
 
 
@@ -78,7 +78,7 @@ def every_way(model: Model, x: Array, state: dict[str, Array], lengths: Array) -
 
 
 def assert_every_way_is_the_same(
-    file: ModelFile, rng: np.random.Generator, T: int, batches: tuple[int, ...]
+    file: ChainFile, rng: np.random.Generator, T: int, batches: tuple[int, ...]
 ) -> None:
     made = models(file)
     for B in batches:
@@ -96,8 +96,8 @@ def test_every_kind_of_layer(kind: str, size: int, rng: np.random.Generator) -> 
     assert_every_way_is_the_same(model_file_of(model), rng, 13, (1, 3))
 
 
-def model_file_of(model: Model) -> ModelFile:
-    return ModelFile(model.layers, model.tensors)
+def model_file_of(model: Model) -> ChainFile:
+    return ChainFile(model.layers, model.tensors)
 
 
 @pytest.mark.parametrize("kind", every_model(1))
@@ -127,7 +127,7 @@ def test_a_random_model(seed: int) -> None:
         x: Array = rng.integers(0, VOCABULARY, (T, B))
     else:
         x = rng.standard_normal((T, B, layers[0].input_size)).astype(np.float32)
-    made = models(ModelFile(layers, tensors))
+    made = models(ChainFile(layers, tensors))
     if made[0].pools_over_time and not spec.output_steps(layers, T):
         pytest.skip("there is nothing to pool")
     lengths = rng.integers(0, T + 1, B)
@@ -177,7 +177,7 @@ def test_random_onnx_operators(op: str, rng: np.random.Generator) -> None:
             layers, tensors, _ = read(draw(rng, op).model())
         except ConvertError:
             continue
-        made = models(ModelFile(layers, {n: a.astype(np.float32) for n, a in tensors.items()}))
+        made = models(ChainFile(layers, {n: a.astype(np.float32) for n, a in tensors.items()}))
         x = input_for(made[0], rng, 9, 5)
         assert_same([m(x) for m in made])
         seen += 1

@@ -12,12 +12,12 @@ from models import CELLS, model_file, recurrent
 
 from fastlstm import Model
 from fastlstm import chain as spec
-from fastlstm.format import ModelFile
+from models import ChainFile
 from fastlstm.model import SELF_CHECK_STEPS, SELF_CHECK_TOLERANCE
 
 
-def gained(file: ModelFile, gain: float) -> ModelFile:
-    return ModelFile(file.layers, {n: (gain * t).astype(t.dtype) for n, t in file.tensors.items()})
+def gained(file: ChainFile, gain: float) -> ChainFile:
+    return ChainFile(file.layers, {n: (gain * t).astype(t.dtype) for n, t in file.tensors.items()})
 
 
 @pytest.mark.parametrize("cell", CELLS)

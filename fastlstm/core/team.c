@@ -31,7 +31,7 @@ enum {
 
 /* Who has spun for YIELD_NS may be keeping the core from the rank it waits for, so it offers the
  * core, and if nobody wants it spins for as long again: two ranks that had to share one took 55 us
- * for a barrier without that, and 9 us with it (tests/kernels/team_driver.c, latency). */
+ * for a barrier without that, and 9 us with it (tests/core/team_driver.c, latency). */
 static const uint64_t SPIN_NS = FL_TEAM_SPIN_US * UINT64_C(1000), YIELD_NS = 5000;
 
 /* More barriers than a run has. Who leaves one arrives at all of them. */
