@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from fastlstm import chain, format, self_check, sequences, spec
+from fastlstm import chain, format, self_check, sequences
 from fastlstm._engine import as_count
 from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
@@ -143,10 +143,14 @@ class Model(PackedGraph):
             return 0.0
         inputs, truth = self.self_check
         made, _ = self(inputs)
-        error = self_check.largest_error(truth, made if len(truth) > 1 else {next(iter(truth)): made})
+        error = self_check.largest_error(
+            truth, made if len(truth) > 1 else {next(iter(truth)): made}
+        )
         limit = self_check.TOLERANCE[self.dtype.name]
         if not error <= limit:
-            found = f"by {error:.2g} of its size" if error == error else "in what is infinite or NaN"
+            found = (
+                f"by {error:.2g} of its size" if error == error else "in what is infinite or NaN"
+            )
             raise format.FormatError(
                 f"the self-check failed: the {self.isa} kernel differs from the recorded output "
                 f"{found}; expected at most {limit:.0e}. The file is damaged, or this build is: "
@@ -184,9 +188,20 @@ class Model(PackedGraph):
         self, x: Sequence[Array], state: Mapping[str, Array] | None = None
     ) -> tuple[list[Array], dict[str, Array]]: ...
 
+    @overload
     def __call__(
         self,
-        x: Array | Sequence[Array],
+        x: Mapping[str, Array],
+        state: Mapping[str, Array] | None = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        batch_first: bool = False,
+    ) -> tuple[Any, dict[str, Array]]: ...
+
+    def __call__(
+        self,
+        x: Array | Sequence[Array] | Mapping[str, Array],
         state: Mapping[str, Array] | None = None,
         *,
         lengths: Array | None = None,

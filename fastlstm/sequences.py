@@ -64,8 +64,8 @@ class Sequences:
         block = model.state_block(state, self.batch_size)
         if self.held and not model.holds(block, self.held):
             raise ValueError(
-                "x has other rows of what is held for a sequence than the state; expected the same, "
-                "or none: they are part of the state"
+                "x has other rows of what is held for a sequence than the state; expected the "
+                "same, or none: they are part of the state"
             )
         return block
 
@@ -75,7 +75,8 @@ class Sequences:
         T, B = self.inputs[0].shape[:2]
         plain = network.keeps_steps and not network.folds
         counts = None if plain else network.count_rows(block, T, self.lengths, whole=True)
-        outputs = self._outputs(model, [T] * len(network.outputs) if plain else _most(counts))
+        steps = [T] * len(network.outputs) if counts is None else _most(counts)
+        outputs = self._outputs(model, steps)
         network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
         if counts is not None:
             due = network.count_rows(block, 0, whole=True, ending=True)
