@@ -70,9 +70,9 @@ class ModelFile:
     tensors : dict of str to ndarray
         Exactly those that the graph asks for, all float32 or all float64.
     self_check : tuple of two mappings of str to ndarray, optional
-        A short input and the output that the reference gives for it, by name. Of each input (T, ...)
-        of the tensors' dtype (float32 for a model without tensors) or int64 tokens, without T if it
-        is held; of each output (T', ...) float64.
+        A short input and the output that the reference gives for it, by name. Of each input
+        (T, ...) of the tensors' dtype (float32 for a model without tensors) or int64 tokens,
+        without T if it is held; of each output (T', ...) float64.
     vocabulary : tuple of str, optional
         One string for every token, where the one input with a row for each step is tokens.
     source : dict of str to str

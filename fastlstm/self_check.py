@@ -138,5 +138,7 @@ def largest_error(truth: Mapping[str, Array], made: Mapping[str, Array]) -> floa
             if not np.array_equal(y[~finite], expected[~finite], equal_nan=True):
                 return float("nan")
             size = max(1.0, float(np.abs(expected[finite]).max(initial=0.0)))
-            largest = max(largest, float(np.abs(y[finite] - expected[finite]).max(initial=0)) / size)
+            largest = max(
+                largest, float(np.abs(y[finite] - expected[finite]).max(initial=0)) / size
+            )
     return largest

@@ -21,6 +21,7 @@ from models import (
     CELLS,
     ISAS,
     LANES,
+    ChainFile,
     build,
     input_for,
     model_file,
@@ -32,7 +33,6 @@ from models import (
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 HERE = Path(__file__).resolve().parent
 

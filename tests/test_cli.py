@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import build, model_file, random_tensors, recurrent
+from models import ChainFile, build, model_file, random_tensors, recurrent
 
 import fastlstm
 from fastlstm import Model, cli
@@ -29,7 +29,6 @@ from fastlstm.commands import (
     plot,
     terminal,
 )
-from models import ChainFile
 from fastlstm.verification import random_input
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")

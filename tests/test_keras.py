@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 from keras_files import Layer, bidirectional, config_of, gru, layer, lstm, make_h5, make_keras
+from models import ChainFile
 
 import fastlstm
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
 from fastlstm.errors import ConvertError
-from models import ChainFile
 from fastlstm.sources.keras import KerasModel, is_keras, read
 
 pytest.importorskip("h5py", reason="Keras files are HDF5")

@@ -14,6 +14,7 @@ from models import (
     ISAS,
     KINDS,
     LANES,
+    ChainFile,
     build,
     by_reference,
     by_torch,
@@ -30,7 +31,6 @@ from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 from fastlstm import Model, pack
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 ENGINES = [*ISAS, "float64"]
 

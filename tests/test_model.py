@@ -17,6 +17,7 @@ from models import (
     CELLS,
     ISAS,
     LANES,
+    ChainFile,
     build,
     every_kind,
     input_for,
@@ -31,7 +32,6 @@ import fastlstm
 from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 CLASSIFIER = (
     spec.Embedding("e", 11, 6),

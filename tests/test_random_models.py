@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SEED
+from models import ChainFile
 from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 ISAS = [name for name, _ in _engine.kernels(4)]
 

@@ -14,6 +14,7 @@ import pytest
 from models import (
     CELLS,
     LANES,
+    ChainFile,
     build,
     every_kind,
     input_for,
@@ -26,7 +27,6 @@ from ways import assert_same_bits, assert_same_state, row_of, rows_of
 from fastlstm import Model, processors
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 State = dict[str, np.ndarray]
 

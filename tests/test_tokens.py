@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import build, model_file, random_tensors, recurrent
+from models import ChainFile, build, model_file, random_tensors, recurrent
 
 import fastlstm
 from fastlstm import Model, Stream, generation, tokens
 from fastlstm import chain as spec
-from models import ChainFile
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
 V = len(VOCABULARY)

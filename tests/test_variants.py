@@ -15,6 +15,7 @@ import pytest
 from models import (
     ISAS,
     LANES,
+    ChainFile,
     build,
     by_reference,
     input_for,
@@ -29,7 +30,6 @@ from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 ENGINES = [*ISAS, "float64"]
 

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import KINDS, build, every_kind, model_file, recurrent
+from models import KINDS, ChainFile, build, every_kind, model_file, recurrent
 
 import fastlstm
 from fastlstm import Model, cli
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 from fastlstm.verification import Verification, deviation, random_input, trial, verify
 from fastlstm.verification.comparison import RESTART_STEPS, compare, cut
 from fastlstm.verification.errors import Deviation, Errors, errors_of

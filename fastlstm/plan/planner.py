@@ -189,9 +189,7 @@ class Planner:
                 ring = op.Part("ring", self.elements(n * source.count), n, source.count, head)
                 queues[i] = self.beside(name, ring)
                 self.beside(f"{name}.count", op.Part("count", head + 1, 1, 1))
-        self.add(
-            op.Meet(list(sources), list(new.values()), list(sources.values()), queues, heads)
-        )
+        self.add(op.Meet(list(sources), list(new.values()), list(sources.values()), queues, heads))
         return {
             name: dataclasses.replace(view, sources=tuple(new.get(s, s) for s in view.sources))
             for name, view in views.items()

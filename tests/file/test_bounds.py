@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import build, recurrent
+from models import ChainFile, build, recurrent
 from sealing import ZEROS, seal
 
 import fastlstm
 from fastlstm import FormatError, Model, document, format
 from fastlstm import chain as spec
 from fastlstm.chain.lower import lowered
-from models import ChainFile
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MEGABYTE = 10**6

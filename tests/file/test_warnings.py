@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import every_kind
+from models import ChainFile, every_kind
 
 import fastlstm
 from fastlstm import FormatError, format
-from models import ChainFile
 
 
 def outcome(path: Path, file: ChainFile) -> str:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import random_tensors
+from models import ChainFile, random_tensors
 from ways import assert_same_bits
 
 from fastlstm import Model
 from fastlstm import chain as spec
 from fastlstm.chain import reference
-from models import ChainFile
 
 SIZES = [1, 2, 7, 8, 15, 16, 17, 35, 64, 130, 1000]
 MOST = float(np.finfo(np.float32).max)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import KINDS, STREAMING, build, every_kind, every_model, input_for, state_for
+from models import KINDS, STREAMING, ChainFile, build, every_kind, every_model, input_for, state_for
 from test_random_models import SEED, VOCABULARY, Draw, tensors_of
 from ways import assert_same_bits, assert_same_state, row_of
 
@@ -20,7 +20,6 @@ import fastlstm
 from fastlstm import Model, _engine, pack
 from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
-from models import ChainFile
 
 HERE = [name for name, _ in _engine.kernels(4) if name != "scalar"]
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import CELLS, model_file, recurrent
+from models import CELLS, ChainFile, model_file, recurrent
 
 from fastlstm import Model
 from fastlstm import chain as spec
-from models import ChainFile
 from fastlstm.model import SELF_CHECK_STEPS, SELF_CHECK_TOLERANCE
 
 
