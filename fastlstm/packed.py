@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -182,15 +183,13 @@ class PackedGraph:
                 f"state has the arrays {_listed(state)}; this model's state is "
                 f"{_listed(self._parts)}. A state belongs to the model that made it"
             )
-        parts = [
-            self._checked_part(name, state[name], batch_size, counts, together)
+        parts = {
+            name: self._checked_part(name, state[name], batch_size, counts, together)
             for name, counts in zip(self._parts, self._network.part_counts(), strict=True)
-        ]
-        block = np.zeros((1 if batch_size is None else batch_size, self._network.state_size))
-        try:
-            made: Array = self._network.write_parts(block.astype(self.dtype), parts)
-        except ValueError as error:
-            raise ValueError(f"the state cannot be one of this model: {error}") from None
+        }
+        rows = 1 if batch_size is None else batch_size
+        block = np.zeros((rows, self._network.state_size), self.dtype)
+        made: Array = self._network.write_parts(block, parts)
         return made
 
     def _checked_part(
@@ -214,7 +213,8 @@ class PackedGraph:
                 f"state {name!r} has rows that have read different numbers of steps; expected the "
                 f"same for all, since this model does not give an output for every step"
             )
-        return array.reshape(first, 1 if batch_size is None else batch_size, -1)
+        rows = 1 if batch_size is None else batch_size
+        return array.reshape(first, rows, math.prod(axes))
 
 
 def _shape_of(part: Part) -> tuple[int, ...]:

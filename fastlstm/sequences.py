@@ -85,7 +85,11 @@ class Sequences:
                 network.flush(last, block)
                 outputs = self._joined(model, outputs, counts, last, due)
                 counts += due
-        if network.folds and B and not all(len(y) for y in outputs):
+        values = model.graph.outputs.values()
+        folded = [model.facts.rows[value].folded for value in values]
+        if B and self.lengths is None and any(
+            folds and not len(y) for folds, y in zip(folded, outputs, strict=True)
+        ):
             raise ValueError(
                 f"x has {T} steps, of which this model makes no row to pool; expected at least "
                 f"{model.delay + 1}"
@@ -93,10 +97,9 @@ class Sequences:
         if counts is None:
             every = np.full(B, T) if self.lengths is None else self.lengths
             counts = np.broadcast_to(every, (len(outputs), B))
-        values = model.graph.outputs.values()
         made = {
-            port.name: self._laid_out(y, n, model.facts.rows[value].folded)
-            for port, y, n, value in zip(network.outputs, outputs, counts, values, strict=True)
+            port.name: self._laid_out(y, n, folds)
+            for port, y, n, folds in zip(network.outputs, outputs, counts, folded, strict=True)
         }
         return made if len(made) > 1 else made.popitem()[1]
 

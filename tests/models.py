@@ -18,6 +18,7 @@ from fastlstm import chain as spec
 from fastlstm.chain import reference
 from fastlstm.chain.lower import lowered, raised
 from fastlstm.format import ModelFile
+from fastlstm.spec import check
 
 LANES = dict(_engine.kernels(4))
 """Lanes of every float32 kernel that this machine can run, best first."""
@@ -175,7 +176,9 @@ def every_kind(L: int) -> dict[str, tuple[spec.Layer, ...]]:
 
 KINDS = tuple(every_kind(1))
 
-STREAMING = tuple(name for name, layers in every_kind(1).items() if not spec.looks_ahead(layers))
+STREAMING = tuple(
+    name for name, layers in every_kind(1).items() if not check(lowered(layers)).looks_ahead
+)
 
 
 def every_model(L: int) -> dict[str, tuple[spec.Layer, ...]]:

@@ -517,7 +517,7 @@ class TestTokens:
         for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             layer = recurrent(cell, 11, L + 3, num_layers=2)
             dense = model_file(layer, rng)
-            folded = fastlstm.ChainFile((spec.OneHot("o", 11), layer), dense.tensors)
+            folded = ChainFile((spec.OneHot("o", 11), layer), dense.tensors)
             tokens = rng.integers(0, 11, (9, 3))
             y, _ = fastlstm.Model(folded, isa=isa)(tokens)
             expected, _ = fastlstm.Model(dense, isa=isa)(np.eye(11, dtype="f4")[tokens])

@@ -393,8 +393,14 @@ cdef class Network:
             made.append(np.ascontiguousarray(rows.swapaxes(0, 1)))
         return made
 
-    def write_parts(self, cnp.ndarray block, parts):
+    def write_parts(self, cnp.ndarray block, dict parts):
         """Put parts, arrays as of :meth:`read_parts`, into the states (B, state_size).
+
+        Parameters
+        ----------
+        block : array (B, state_size)
+        parts : dict of str to array
+            In the order of their numbers; the names are those of errors.
 
         Raises
         ------
@@ -407,24 +413,24 @@ cdef class Network:
         cdef cnp.ndarray rows
         cdef size_t number, size, n = fl_count(self.program, FL_COUNT_PARTS)
         cdef bint counts
-        cdef fl_error error
         if len(parts) != <Py_ssize_t>n:
             raise ValueError(f"a state has {n} parts, not {len(parts)}")
         for counts in (True, False):  # a ring is written where its count says
-            for number in range(n):
+            for number, (name, given) in enumerate(parts.items()):
                 part = fl_state_part(self.program, number)
                 if part.is_count != counts:
                     continue
                 rows = np.ascontiguousarray(
-                    np.asarray(parts[number], np.int64 if counts else self.dtype).swapaxes(0, 1))
+                    np.asarray(given, np.int64 if counts else self.dtype).swapaxes(0, 1))
                 if not fits(rows, (B, part.rows, part.count)):
-                    raise ValueError(f"part {number} of the state has another shape")
+                    raise ValueError(f"state {name!r} does not fit the network")
                 size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
                 for b in range(B):
-                    error = fl_state_write(self.model, state + b * self.state_bytes, number,
-                                           cnp.PyArray_BYTES(rows) + b * size, size)
-                    if error != FL_OK:
-                        raise failed(error, NULL)
+                    if fl_state_write(self.model, state + b * self.state_bytes, number,
+                                      cnp.PyArray_BYTES(rows) + b * size, size) != FL_OK:
+                        raise ValueError(
+                            f"state {name!r} holds {rows[b].ravel()[0]}; expected a count of steps "
+                            f"that a state of this model can have")
         return block
 
     cdef cnp.ndarray checked_block(self, cnp.ndarray block):
