@@ -1,5 +1,5 @@
-# What Cython needs to know of core/fastlstm.h and team.h, where every field has its meaning and
-# shape.
+# What Cython needs to know of core/fastlstm.h, model.h and team.h, where every field has its
+# meaning and shape.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -107,6 +107,14 @@ cdef extern from "core/fastlstm.h":
     fl_error fl_run(const fl_model *model, fl_call *call) nogil
     fl_error fl_flush(const fl_model *model, fl_call *call) nogil
     fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending) nogil
+
+
+cdef extern from "core/model.h":
+    ctypedef struct fl_kernel:
+        const char *name
+        size_t lanes, real_size
+    const fl_kernel *const *fl_kernels
+    const fl_kernel *fl_find(const char *name, size_t real_size)
 
 
 cdef extern from "core/team.h":

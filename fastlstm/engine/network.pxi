@@ -7,14 +7,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcpy, memset
 
 from fastlstm.core cimport (
-    FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE, FL_FLOAT32,
-    FL_FLOAT64, FL_OK, FL_STOPPED, FL_TOO_LARGE, fl_begin, fl_call, fl_count,
-    fl_count_rows, fl_error, fl_error_text, fl_flush,
-    fl_gemm, fl_input_shape, fl_model, fl_model_config, fl_model_init, fl_model_isa,
-    fl_model_size, fl_output_shape, fl_part_shape, fl_program, fl_program_init,
-    fl_program_size, fl_row_shape, fl_rows, fl_run, fl_scratch, fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read,
-    fl_state_size, fl_state_write, fl_team, fl_team_free, fl_team_new, fl_tensor_data, fl_threads,
-    fl_type, fl_vocabulary,
+    FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE,
+    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_STOPPED, FL_TOO_LARGE, fl_begin, fl_call, fl_count,
+    fl_count_rows, fl_error, fl_error_text, fl_find, fl_flush, fl_gemm, fl_input_shape,
+    fl_kernels, fl_model, fl_model_config, fl_model_init, fl_model_isa, fl_model_size,
+    fl_output_shape, fl_part_shape, fl_program, fl_program_init, fl_program_size, fl_row_shape,
+    fl_rows, fl_run, fl_scratch, fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read,
+    fl_state_size, fl_state_write, fl_team, fl_team_free, fl_team_new, fl_tensor_data,
+    fl_threads, fl_type, fl_vocabulary,
 )
 
 
@@ -42,14 +42,6 @@ cdef extern from *:
     }
     """
     void fl_threads_of(fl_team *team, size_t size, fl_threads *threads)
-
-
-cdef extern from "core/model.h":
-    ctypedef struct fl_kernel:
-        const char *name
-        size_t lanes, real_size
-    const fl_kernel *const *fl_kernels
-    const fl_kernel *fl_find(const char *name, size_t real_size)
 
 
 # Bytes of weights a call may read with the GIL held: about 5 microseconds at the 30 to 60 GB/s at

@@ -565,7 +565,7 @@ def test_rates_need_no_fractions(python):
     python(
         """
         import sys
-        import fastlstm
+        import numpy.typing
         before = set(sys.modules)
         import fastlstm.spec
         loaded = set(sys.modules) - before
