@@ -156,7 +156,7 @@ cdef class Stream:
         cdef int ndim
         self.enter()
         try:
-            if not (network.is_single and network.keeps_steps):
+            if not (network.is_single and network.keeps_steps) or isinstance(x, dict):
                 return self.advance(x, out, True)
             ndim = self.shape_of(network.x, -1, shape)
             if network.x.tokens == 0:
