@@ -36,6 +36,7 @@ cdef extern from "core/fastlstm.h":
         size_t struct_size
         fl_type type
         const char *isa
+        int keeps_tensors
 
     ctypedef struct fl_part_shape:
         size_t rows, count

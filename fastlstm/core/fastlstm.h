@@ -106,12 +106,15 @@ typedef struct {
     size_t struct_size;  /* sizeof(fl_model_config) */
     fl_type type;        /* of all that is computed */
     const char *isa;     /* the name of an instruction set, or NULL: the best there is */
+    int keeps_tensors;   /* not 0: the tensors are of `type`, and stay where and as they are for as */
+                         /* long as the model: one that is read as it lies is not copied */
 } fl_model_config;
 
 fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
                        char *message, size_t message_bytes);
 
-/* tensors (tensors,) are not needed any more afterwards; `program` is, as long as the model. */
+/* tensors (tensors,) are not needed any more afterwards, nor are their numbers unless the config says
+ * that they stay; `program` is, as long as the model. */
 fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
                        const fl_tensor_data *tensors, size_t tensor_count, void *memory,
                        size_t memory_bytes, const fl_model **made, char *message,

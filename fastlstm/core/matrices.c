@@ -153,8 +153,23 @@ void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *p
     put_matrix(&t, matrix);
 }
 
+/* The one piece of a matrix that lies in a tensor row by row; NULL if it does not. */
+static const fl_piece *whole_piece(const fl_packer *to, const fl_matrix *matrix) {
+    const fl_piece *piece = to->program->piece + matrix->first_piece;
+    const int is_whole = matrix->pieces == 1 && piece->tensor >= 0 && !piece->order.at &&
+                         piece->rows == matrix->rows && piece->columns == matrix->columns &&
+                         (piece->columns == 1 || piece->column_stride == 1) &&
+                         (piece->rows == 1 || piece->row_stride == (ptrdiff_t)piece->columns);
+    return is_whole ? piece : NULL;
+}
+
 const void *fl_pack_plain(fl_packer *to, ptrdiff_t number) {
     const fl_matrix *matrix = to->program->matrix + number;
+    const fl_piece *whole = to->keeps_tensors ? whole_piece(to, matrix) : NULL;
+    if (whole && !to->tensors) return NULL;
+    if (whole)
+        return (const char *)to->tensors[whole->tensor].data +
+               (size_t)whole->first * to->kernel->real_size;
     target t = {.to = to, .row_stride = matrix->columns, .column_stride = 1};
     t.rows = matrix->rows;
     t.reals = fl_take_reals(to, matrix->rows, matrix->columns, 1);

@@ -105,6 +105,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
         return refuse(message, FL_BAD_ARGUMENT, "type %d; expected FL_FLOAT32 or FL_FLOAT64",
                       (int)config->type);
     to->program = program;
+    to->keeps_tensors = config->keeps_tensors;
     to->kernel = fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
     if (to->kernel) return FL_OK;
     return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
@@ -132,8 +133,8 @@ fl_error fl_model_size(const fl_program *program, const fl_model_config *config,
     return refuse(text, FL_TOO_LARGE, "the packed model is larger than can be addressed");
 }
 
-static fl_error check_tensors(const fl_program *program, const fl_tensor_data *tensors,
-                              size_t count, note message) {
+static fl_error check_tensors(const fl_program *program, const fl_model_config *config,
+                              const fl_tensor_data *tensors, size_t count, note message) {
     if (count != program->tensor_count || (count && !tensors))
         return refuse(message, FL_BAD_TENSORS, "%zu tensors are given; expected %zu", count,
                       program->tensor_count);
@@ -143,6 +144,9 @@ static fl_error check_tensors(const fl_program *program, const fl_tensor_data *t
         if (one->type != FL_FLOAT32 && one->type != FL_FLOAT64)
             return refuse(message, FL_BAD_TENSORS, "tensor %zu is of type %d, which is unknown", i,
                           (int)one->type);
+        if (config->keeps_tensors && one->type != config->type)
+            return refuse(message, FL_BAD_TENSORS,
+                          "tensor %zu is of another type than the model, and must be converted", i);
         if (one->count != program->tensor[i].count)
             return refuse(message, FL_BAD_TENSORS, "tensor %zu has %zu numbers; expected %zu", i,
                           one->count, program->tensor[i].count);
@@ -161,7 +165,7 @@ fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
     const note text = {message, message_bytes};
     fl_error error = read_config(program, config, &to, text);
     if (!error && !made) error = refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
-    if (!error) error = check_tensors(program, tensors, tensor_count, text);
+    if (!error) error = check_tensors(program, config, tensors, tensor_count, text);
     if (error) return error;
     *made = NULL;
     const size_t bytes = count_bytes(&to);

@@ -13,6 +13,7 @@ typedef struct {
     const fl_program *program;
     const fl_kernel *kernel;
     const fl_tensor_data *tensors;  /* (tensors,), or NULL while sizes are counted */
+    int keeps_tensors;              /* as of fl_model_config */
     const void *const *vectors;     /* (vectors,), packed before all else */
     fl_arena arena;                 /* of the model */
     double *scratch;                /* behind the model, as much as any operation counts in */
@@ -56,7 +57,8 @@ void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *p
 const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
                           size_t gate, size_t gates);
 
-/* A matrix as it is, real (rows, columns). */
+/* A matrix as it is, real (rows, columns): in the model's memory, or where it lies, if it is all one
+ * tensor's that stays. */
 const void *fl_pack_plain(fl_packer *to, ptrdiff_t matrix);
 
 /* real (V, P, G, L): the product of each token with `input`; table -1: its column of it. */

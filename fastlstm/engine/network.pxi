@@ -102,7 +102,7 @@ def vocabulary():
 
 
 def packed_bytes(bytes program, dtype, str isa):
-    """Bytes that a program takes once it is packed for an instruction set.
+    """Bytes that a program takes once it is packed for an instruction set, all of its tensors copied.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def packed_bytes(bytes program, dtype, str isa):
         If the program is none, or there is no such instruction set here.
     """
     cdef Program decoded = Program(program)
-    return decoded.packed_bytes(type_of(dtype), isa)
+    return decoded.packed_bytes(type_of(dtype), isa, False)
 
 
 cdef object failed(fl_error error, const char *message):
@@ -179,12 +179,13 @@ cdef class Program:
         if error != FL_OK:
             raise failed(error, message)
 
-    cdef size_t packed_bytes(self, fl_type type, str isa) except? 0:
+    cdef size_t packed_bytes(self, fl_type type, str isa, bint keeps_tensors) except? 0:
         cdef char message[MESSAGE_BYTES]
         cdef fl_model_config config
         cdef size_t size = 0
         name = isa.encode()
         config.struct_size, config.type, config.isa = sizeof(config), type, name
+        config.keeps_tensors = keeps_tensors
         message[0] = 0
         cdef fl_error error = fl_model_size(self.decoded, &config, &size, message, MESSAGE_BYTES)
         if error != FL_OK:
@@ -228,13 +229,16 @@ cdef class Network:
     program : bytes
         As ``plan.Program.to_bytes`` gives them.
     tensors : sequence of array
-        Those of the program, in its order, float32 or float64 each. Not needed afterwards.
+        Those of the program, in its order, float32 or float64 each.
     dtype : dtype
         What to compute in: float32 or float64.
     isa : str
         Name of an instruction set from :func:`kernels`.
     inputs, outputs : sequence of Port
         Those of the program, in its order.
+    constant : bool
+        Whether the tensors' numbers never change, so that one that is read as it lies need not be
+        copied. Only of tensors of `dtype`; the network keeps them alive.
     work : int
         Multiply-adds of a step, which decide whether a call releases the GIL.
     keeps_steps : bool
@@ -256,6 +260,7 @@ cdef class Network:
     cdef const fl_program *program
     cdef Buffer block               # what `model` is a part of
     cdef const fl_model *model
+    cdef list kept                  # arrays that `model` reads, if any
     cdef int type_num               # NumPy's number of the real type
     cdef size_t step_bytes          # that a step computes with
     cdef bint wants_gemm            # whether to look for a BLAS before the first long run
@@ -276,7 +281,7 @@ cdef class Network:
     cdef cnp.ndarray initial        # (state_size,) where a sequence starts, if nothing is held
 
     def __cinit__(self, bytes program, tensors, dtype, str isa, inputs, outputs, *,
-                  size_t work=0, bint keeps_steps=False, bint folds=False,
+                  bint constant=False, size_t work=0, bint keeps_steps=False, bint folds=False,
                   bint reproducible=False, size_t threads=1):
         cdef size_t i
         self.dtype = np.dtype(dtype)
@@ -287,7 +292,7 @@ cdef class Network:
         self.step_bytes = work * <size_t>self.dtype.itemsize
         self.decoded = Program(program)
         self.program = self.decoded.decoded
-        self.pack(tensors, isa)
+        self.pack(tensors, isa, constant)
         self.n_inputs = fl_count(self.program, FL_COUNT_INPUTS)
         self.n_outputs = fl_count(self.program, FL_COUNT_OUTPUTS)
         self.looks_ahead = fl_count(self.program, FL_COUNT_AHEAD)
@@ -320,7 +325,7 @@ cdef class Network:
     def __dealloc__(self):
         fl_team_free(self.team)
 
-    cdef int pack(self, tensors, str isa) except -1:
+    cdef int pack(self, tensors, str isa, bint constant) except -1:
         cdef char message[MESSAGE_BYTES]
         cdef Buffer table = Buffer(len(tensors) * sizeof(fl_tensor_data))
         cdef fl_tensor_data *entry = <fl_tensor_data *>table.data
@@ -331,7 +336,7 @@ cdef class Network:
         cdef list kept = []
         name = isa.encode()
         config.struct_size = sizeof(config)
-        config.type, config.isa = type_of(self.dtype), name
+        config.type, config.isa, config.keeps_tensors = type_of(self.dtype), name, constant
         message[0] = 0
         for tensor in tensors:
             array = np.require(tensor, requirements=["C", "A"])
@@ -341,7 +346,8 @@ cdef class Network:
             entry.data, entry.count = cnp.PyArray_DATA(array), array.size
             entry.type, entry.scales = type_of(array.dtype), NULL
             entry += 1
-        self.block = Buffer(self.decoded.packed_bytes(config.type, isa))
+        self.kept = kept if constant else []
+        self.block = Buffer(self.decoded.packed_bytes(config.type, isa, constant))
         with nogil:
             error = fl_model_init(self.program, &config, <fl_tensor_data *>table.data, n,
                                   self.block.data, self.block.size, &self.model, message,
@@ -356,7 +362,7 @@ cdef class Network:
 
     @property
     def nbytes(self):
-        """Bytes of the packed weights, with all that goes with them."""
+        """Bytes of the packed weights, with all that goes with them; not of tensors it reads."""
         return self.block.size
 
     # ---- What a state holds, by the numbers of its parts.
