@@ -10,6 +10,7 @@ Dimension letters: ``T`` time, ``I`` input, ``O`` output.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = [
     "Identity",
     "ModelFile",
     "check_steps",
+    "constant",
     "fingerprint",
     "read_model",
     "read_state",
@@ -68,7 +70,8 @@ class ModelFile:
     ----------
     graph : spec.Graph
     tensors : dict of str to ndarray
-        Exactly those that the graph asks for, all float32 or all float64.
+        Exactly those that the graph asks for, all float32 or all float64. Those that were read
+        from a file are read-only.
     self_check : tuple of two mappings of str to ndarray, optional
         A short input and the output that the reference gives for it, by name. Of each input
         (T, ...) of the tensors' dtype (float32 for a model without tensors) or int64 tokens,
@@ -158,9 +161,12 @@ def read_model(
         for prefix in (_CHECK_INPUT, _CHECK_OUTPUT)
     ]
     words = document["vocabulary"]
+    tensors = {name: arrays[name] for name in facts.tensors}
+    for array in tensors.values():
+        array.flags.writeable = False
     return ModelFile(
         graph=graph,
-        tensors={name: arrays[name] for name in facts.tensors},
+        tensors=tensors,
         self_check=(pair[0], pair[1]) if pair[0] else None,
         vocabulary=None if words is None else tuple(words),
         source=document["source"],
@@ -248,6 +254,20 @@ def fingerprint(graph: spec.Graph, tensors: Mapping[str, Array]) -> str:
     for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def constant(array: Array) -> Array:
+    """An array whose numbers nobody can change: the one given, if that holds for it, or a copy."""
+    base: object = array
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if isinstance(base, memoryview) and base.readonly:
+        base = base.obj
+    if base is None or isinstance(base, bytes | mmap.mmap):
+        return array
+    made: Array = np.array(array, order="C")
+    made.flags.writeable = False
+    return made
 
 
 def check_steps(facts: spec.Facts) -> int:

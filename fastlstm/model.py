@@ -40,7 +40,7 @@ class Model(PackedGraph):
     takes_tokens : bool
         Whether the first input is integer tokens.
     tensors : dict of str to array
-        The weights, bit for bit as they were given.
+        The weights, bit for bit as they were given; RuntimeError if they were not kept.
     dtype : numpy.dtype
         float32 or float64: what the model computes in.
     isa : str
@@ -50,7 +50,7 @@ class Model(PackedGraph):
     reproducible : bool
         Whether no bit of a result depends on how a sequence is cut into calls.
     nbytes : int
-        Bytes of its packed weights.
+        Bytes of its packed weights, without tables that are read where the tensors lie.
     vocabulary : tuple of str or None
         The text of each token, if the model has one.
     source : dict of str to str
@@ -64,16 +64,26 @@ class Model(PackedGraph):
         threads: int = 1,
         isa: str | None = None,
         reproducible: bool = False,
+        keep: bool = True,
     ) -> None:
+        tensors = {name: format.constant(array) for name, array in file.tensors.items()}
         super().__init__(
-            file.graph, file.tensors, threads=threads, isa=isa, reproducible=reproducible
+            file.graph,
+            tensors,
+            threads=threads,
+            isa=isa,
+            reproducible=reproducible,
+            constant=keep or file.mapped_from is not None,
         )
         self.vocabulary = file.vocabulary
         self.source = dict(file.source)
-        self._tensors = dict(file.tensors)
+        self._tensors: dict[str, Array] | None = tensors
         self._self_check = file.self_check
         self._asked_isa = isa
         self._mapped_from = file.mapped_from
+        if not keep:
+            _ = self.fingerprint, self.self_check  # they are made of the tensors, and then kept
+            self._tensors = None
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -111,12 +121,20 @@ class Model(PackedGraph):
 
     @property
     def tensors(self) -> dict[str, Array]:
-        return {name: array.copy() for name, array in self._tensors.items()}
+        return {name: array.copy() for name, array in self._kept().items()}
+
+    def _kept(self) -> dict[str, Array]:
+        if self._tensors is None:
+            raise RuntimeError(
+                "the tensors of this model were not kept, so it cannot be saved, pickled or read "
+                "out; load it without keep=False"
+            )
+        return self._tensors
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the graph and weights: the same for every copy of this model."""
-        return format.fingerprint(self.graph, self._tensors)
+        return format.fingerprint(self.graph, self._kept())
 
     @property
     def self_check(self) -> tuple[dict[str, Array], dict[str, Array]] | None:
@@ -125,7 +143,7 @@ class Model(PackedGraph):
         None for a model that reads more than 1024 steps before its first output, or that takes
         more than 2**31 multiply-adds until then: a load must not take long.
         """
-        if self._self_check is None:
+        if self._self_check is None and self._tensors is not None:
             self._self_check = self_check.make(self.graph, self.facts, self._tensors, self.dtype)
         return self._self_check
 
@@ -231,9 +249,10 @@ class Model(PackedGraph):
         Returns
         -------
         y : array (T', O) or (T', B, O), or (B, T', O) with `batch_first`
-            T' is T, but for models with convolutions over time, which may give fewer. A model that
-            pools over time gives (O,) or (B, O). Of a list, a list of arrays (T'_b, O) or (O,),
-            each with memory of its own; zero where no row is there to pool.
+            T' is T, but for models with convolutions over time, which may give fewer. What is
+            pooled over time, or computed of held inputs alone, is (O,) or (B, O). Of a list, a list
+            of arrays (T'_b, O) or (O,), each with memory of its own; zero where no row is there to
+            pool.
         state : dict of str to array (depth, B, size)
             The state after the last step; without the B axis if `x` is unbatched.
 
@@ -297,14 +316,14 @@ class Model(PackedGraph):
     def _file(self) -> format.ModelFile:
         return format.ModelFile(
             graph=self.graph,
-            tensors=self._tensors,
+            tensors=self._kept(),
             self_check=self.self_check,
             vocabulary=self.vocabulary,
             source=self.source,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        asked = (self.threads, self._asked_isa, self.reproducible)
+        asked = (self.threads, self._asked_isa, self.reproducible, self._tensors is not None)
         if self._mapped_from is not None and self._mapped_from.lasts():
             return _restore_mapped, (self._mapped_from, *asked)
         return _restore, (self._file(), *asked)
@@ -316,15 +335,19 @@ class Model(PackedGraph):
         return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}{threads}>"
 
 
-def _restore(file: format.ModelFile, threads: int, isa: str | None, reproducible: bool) -> Model:
-    return Model(file, threads=threads, isa=isa, reproducible=reproducible)
+def _restore(
+    file: format.ModelFile, threads: int, isa: str | None, reproducible: bool, keep: bool
+) -> Model:
+    for array in file.tensors.values():  # nobody else's, so that no copy of them is needed
+        array.flags.writeable = False
+    return Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
 
 
 def _restore_mapped(
-    identity: format.Identity, threads: int, isa: str | None, reproducible: bool
+    identity: format.Identity, threads: int, isa: str | None, reproducible: bool, keep: bool
 ) -> Model:
     file = format.read_model(identity.path, mapped=True, check=False, expected=identity)
-    return _restore(file, threads, isa, reproducible)
+    return _restore(file, threads, isa, reproducible, keep)
 
 
 def _report_text(report: Sequence[str]) -> str:
@@ -344,6 +367,7 @@ def load(
     reproducible: bool = False,
     check: bool = True,
     mmap: bool = False,
+    keep: bool = True,
 ) -> Model:
     """Read a model file and pack it for this machine.
 
@@ -388,6 +412,11 @@ def load(
         it changes the model, and cutting it short kills every process that then reads what is gone
         (SIGBUS), as does a disk that fails; no program can turn that into an error, hence off by
         default. The file stays open as long as the model lives.
+    keep : bool, default True
+        Whether the model holds its tensors beside their packed form, which together take twice the
+        bytes of the file; an Embedding's table is held once, and read where it lies. Without them
+        the model computes the same, and ``tensors``, ``save`` and pickling raise RuntimeError, but
+        for a reference to a mapped file.
 
     Raises
     ------
@@ -400,7 +429,7 @@ def load(
         If `threads` or `isa` cannot be had here.
     """
     file = format.read_model(path, mapped=mmap, check=check)
-    model = Model(file, threads=threads, isa=isa, reproducible=reproducible)
+    model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
     if check:
         model.check()
     return model

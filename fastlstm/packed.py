@@ -36,6 +36,8 @@ class PackedGraph:
         Exactly those of the graph, checked, all of one float dtype.
     threads, isa, reproducible
         As of :func:`fastlstm.load`.
+    constant : bool, default False
+        Whether nobody ever changes the tensors, so that a table can be read where it lies.
 
     Attributes
     ----------
@@ -57,6 +59,7 @@ class PackedGraph:
         threads: int = 1,
         isa: str | None = None,
         reproducible: bool = False,
+        constant: bool = False,
     ) -> None:
         self.threads = _engine.as_count("threads", threads, 1)
         (self.dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
@@ -78,6 +81,7 @@ class PackedGraph:
                 _engine.Port(name, self.facts.rows[value].shape, self._step_rows(value))
                 for name, value in graph.outputs.items()
             ],
+            constant=constant,
             work=self.facts.work,
             keeps_steps=all(self._keeps_steps(value) for value in graph.outputs.values()),
             folds=any(self.facts.rows[value].folded for value in graph.outputs.values()),
@@ -102,7 +106,7 @@ class PackedGraph:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its packed weights."""
+        """Bytes of its packed weights, without tables that are read where the tensors lie."""
         return int(self._network.nbytes)
 
     @property

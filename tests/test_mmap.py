@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import gc
 import mmap
 import multiprocessing
 import os
@@ -20,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import CELLS, build, every_kind, input_for, random_tensors, recurrent
+from models import CELLS, build, every_kind, input_for, model_file, recurrent
 from sealing import seal
 
 import fastlstm
-from fastlstm import FormatError, Model, _engine, format, pack
+from fastlstm import FormatError, Model, _engine, format
 from fastlstm import chain as spec
+from fastlstm import spec as vocabulary
+from fastlstm.plan.lowering import plan
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="replaces or cuts a mapped file")
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -63,6 +66,13 @@ def is_mapped(array: np.ndarray | None) -> bool:
     while isinstance(base, np.ndarray):
         base = base.base
     return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
+
+
+def table_of(model: Model) -> np.ndarray:
+    """The Embedding's table, which the model reads where it lies."""
+    table = model._tensors["e.weight"]
+    assert model.nbytes < table.nbytes / 4
+    return table
 
 
 def refers(model: Model) -> bool:
@@ -142,35 +152,36 @@ class TestSameModel:
 
 
 class TestMemory:
-    def test_what_is_read_as_it_lies_is_the_mapping(self, path):
-        packed = fastlstm.load(path, mmap=True)._packed
-        lookup, norm, *stack, out = packed.layers
-        assert [layer.kind for layer in packed.layers][:2] == ["lookup", "layer_norm"]
-        assert is_mapped(lookup.table)
-        assert is_mapped(norm.weight)
-        assert is_mapped(norm.bias)
-        assert len(packed.kept) == 7
-        assert all(map(is_mapped, packed.kept.values()))
-        for array in [out.linear.weights, *(layer.cells[0].gates.weights for layer in stack)]:
-            assert not is_mapped(array)
-            assert array.flags.writeable
+    def test_tensors_are_the_mapping_and_a_table_is_read_there(self, path):
+        model = fastlstm.load(path, mmap=True)
+        assert is_mapped(table_of(model))
+        assert len(model._tensors) == 13
+        assert all(map(is_mapped, model._tensors.values()))
+
+    def test_a_table_of_a_file_that_is_read_is_held_once(self, path):
+        model = fastlstm.load(path)
+        assert not any(map(is_mapped, model._tensors.values()))
+        assert model.nbytes < table_of(model).nbytes / 4
 
     def test_what_a_table_was_made_of_is_the_mapping(self, rng, tmp_path):
         build(MODELS["folded"], rng).save(tmp_path / "m")
-        packed = fastlstm.load(tmp_path / "m", mmap=True)._packed
-        assert is_mapped(packed.kept["e.weight"])
-        assert is_mapped(packed.kept["rnn.weight_ih_l0"])
-        assert not is_mapped(packed.layers[0].cells[0].table)
+        assert all(map(is_mapped, fastlstm.load(tmp_path / "m", mmap=True)._tensors.values()))
 
-    def test_nothing_is_mapped_unless_asked_for(self, path):
-        packed = fastlstm.load(path)._packed
-        arrays = [*packed.kept.values(), *(a for layer in packed.layers for a in layer.arrays())]
-        assert not any(map(is_mapped, arrays))
+    def test_without_the_tensors_it_is_the_mapping_still(self, path, rng):
+        model, x = fastlstm.load(path, mmap=True, keep=False), tokens(rng)
+        assert model.nbytes == fastlstm.load(path, mmap=True).nbytes
+        assert model(x)[0].tobytes() == fastlstm.load(path)(x)[0].tobytes()
+        again = pickle.loads(pickle.dumps(model))
+        for one in (model, again):
+            with pytest.raises(RuntimeError, match="were not kept"):
+                _ = one.tensors
+        assert again(x)[0].tobytes() == model(x)[0].tobytes()
 
     def test_what_is_handed_out_is_the_callers(self, path, rng):
         model, x = fastlstm.load(path, mmap=True), tokens(rng)
         y, before = model(x)[0], path.read_bytes()
-        for array in (*model.tensors.values(), *model.self_check):
+        checks = [array for given in model.self_check for array in given.values()]
+        for array in (*model.tensors.values(), *checks):
             assert not is_mapped(array)
             array[...] = 1
         assert np.array_equal(model(x)[0], y)
@@ -195,24 +206,27 @@ class TestMemory:
         (tmp_path / "moved").write_bytes(seal(moved))
         read = fastlstm.load(tmp_path / "moved", isa=isa)
         mapped = fastlstm.load(tmp_path / "moved", isa=isa, mmap=True)
-        table = mapped._packed.layers[0].table
+        table = table_of(mapped)
         assert is_mapped(table) == (padding % 4 == 0)
         assert table.flags.aligned
         x = tokens(rng)
         assert np.array_equal(mapped(x)[0], read(x)[0])
         assert mapped.fingerprint == read.fingerprint
 
-    def test_packing_copies_what_may_change(self, rng):
-        given = random_tensors(LOOKUP, rng)
-        for constant in (False, True):
-            packed = pack.pack(LOOKUP, given, 4, np.float32, constant=constant)
-            held = [packed.layers[0].table, packed.layers[1].weight, packed.kept["out.bias"]]
-            names = ["e.weight", "norm.weight", "out.bias"]
-            for array, name in zip(held, names, strict=True):
-                assert np.shares_memory(array, given[name]) is constant
-            for name, array in pack.unpack(LOOKUP, packed).items():
-                assert not np.shares_memory(array, given[name])
-                assert np.array_equal(array, given[name])
+    def test_what_may_change_is_copied(self, rng):
+        """What cannot change, in no way that NumPy knows of, is not."""
+        file = model_file(LOOKUP, rng)
+        table = file.tensors["e.weight"]
+        view = table.view()
+        view.flags.writeable = False
+        constant = table.copy()
+        constant.flags.writeable = False
+        for given, is_shared in ((table, False), (view, False), (constant, True)):
+            file.tensors["e.weight"] = given
+            kept = table_of(Model(file))
+            assert np.shares_memory(kept, given) is is_shared
+            assert not kept.flags.writeable
+            assert np.array_equal(kept, table)
 
     @LINUX
     def test_takes_no_memory_for_what_is_the_mapping(self, rng, tmp_path, python):
@@ -243,14 +257,12 @@ class TestMemory:
 
 def describe(model: Model, x: np.ndarray) -> tuple[np.ndarray, bool, str]:
     """What a worker got: its outputs, whether its table is the file's, and how it refers to it."""
-    return model(x)[0], is_mapped(model._packed.layers[0].table), repr(model)
+    return model(x)[0], is_mapped(table_of(model)), repr(model)
 
 
 def sharing(model: Model, path: Path) -> dict[str, int]:
     """Bytes of this process's mapping of a file, by /proc/self/smaps, all of its table read."""
-    table = model._packed.layers[0].table
-    assert table is not None
-    table.sum()
+    table_of(model).sum()
     found: dict[str, int] = {}
     inside = False
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
@@ -310,7 +322,7 @@ class TestProcesses:
     @LINUX
     def test_share_the_pages(self, path):
         model = fastlstm.load(path, mmap=True)
-        table = model._packed.layers[0].table.nbytes
+        table = table_of(model).nbytes
         sharing(model, path)  # every page of the table is now in this process too
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(sharing, (model, path))
@@ -334,7 +346,7 @@ class TestPickle:
     @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
     def test_copies_map_the_file_too(self, make, path):
         made = make(fastlstm.load(path, mmap=True))
-        assert is_mapped(made._packed.layers[0].table)
+        assert is_mapped(table_of(made))
 
     def test_of_a_relative_path_works_from_anywhere(self, path, tmp_path, monkeypatch):
         monkeypatch.chdir(path.parent)
@@ -400,7 +412,7 @@ class TestPickle:
         self.changes(path, other)[way]()
         assert not refers(model)
         again = pickle.loads(pickle.dumps(model))
-        assert not is_mapped(again._packed.layers[0].table)
+        assert not is_mapped(table_of(again))
         assert again(x)[0].tobytes() == model(x)[0].tobytes() == y.tobytes()
         assert again.fingerprint == model.fingerprint
 
@@ -528,9 +540,33 @@ class TestFilesThatChange:
         assert int(python(code, str(path), "mapped")) == -signal.SIGBUS
 
 
-def test_the_engine_takes_tables_that_are_read_only(path):
-    packed = fastlstm.load(path, mmap=True)._packed
-    assert not packed.layers[0].table.flags.writeable
-    name, lanes = _engine.kernels(4)[0]
-    assert packed.lanes == lanes
-    assert _engine.Network(packed, name).input_size == LOOKUP[0].input_size
+class TestEngine:
+    """A network that is told that its tensors stay reads a table where it lies, and else a copy."""
+
+    def network(self, constant: bool, tensors: dict[str, np.ndarray], dtype: type = np.float32):
+        graph = model_file(LOOKUP, np.random.default_rng(1)).graph
+        program = plan(graph, tensors, vocabulary.check(graph))
+        ports = [_engine.Port("input", ())], [_engine.Port("output", (7,))]
+        given = [tensors[name] for name in program.tensor_names]
+        return _engine.Network(
+            program.to_bytes(), given, np.dtype(dtype), "scalar", *ports, constant=constant
+        )
+
+    def test_a_table_is_read_where_it_lies(self, rng):
+        tensors = model_file(LOOKUP, rng).tensors
+        copied, read = self.network(False, tensors), self.network(True, tensors)
+        assert copied.nbytes - read.nbytes == tensors["e.weight"].nbytes
+
+    def test_one_of_another_type_is_refused(self, rng):
+        tensors = model_file(LOOKUP, rng, np.float64).tensors
+        assert self.network(False, tensors).nbytes > tensors["e.weight"].nbytes / 2
+        with pytest.raises(ValueError, match="is of another type than the model"):
+            self.network(True, tensors)
+
+    def test_it_is_kept_alive(self, path, rng, tmp_path):
+        x = tokens(rng)
+        expected = fastlstm.load(path)(x)[0]
+        stream = fastlstm.load(path, mmap=True, keep=False).stream(2)
+        path.unlink()
+        gc.collect()
+        assert stream.run(x).tobytes() == expected.tobytes()
