@@ -85,21 +85,19 @@ class Sequences:
                 network.flush(last, block)
                 outputs = self._joined(model, outputs, counts, last, due)
                 counts += due
-        values = model.graph.outputs.values()
-        folded = [model.facts.rows[value].folded for value in values]
-        if B and self.lengths is None and any(
-            folds and not len(y) for folds, y in zip(folded, outputs, strict=True)
-        ):
-            raise ValueError(
-                f"x has {T} steps, of which this model makes no row to pool; expected at least "
-                f"{model.delay + 1}"
-            )
+        rows = [model.facts.rows[value] for value in model.graph.outputs.values()]
+        for y, row in zip(outputs, rows, strict=True):
+            if (row.folded or row.held) and B and self.lengths is None and not len(y):
+                raise ValueError(
+                    f"x has {T} steps, of which this model makes no row to "
+                    f"{'pool' if row.folded else 'give'}; expected at least {model.delay + 1}"
+                )
         if counts is None:
             every = np.full(B, T) if self.lengths is None else self.lengths
             counts = np.broadcast_to(every, (len(outputs), B))
         made = {
-            port.name: self._laid_out(y, n, folds)
-            for port, y, n, folds in zip(network.outputs, outputs, counts, folded, strict=True)
+            port.name: self._laid_out(y, n, row.folded or row.held)
+            for port, y, n, row in zip(network.outputs, outputs, counts, rows, strict=True)
         }
         return made if len(made) > 1 else made.popitem()[1]
 
@@ -125,10 +123,10 @@ class Sequences:
                 y[n[b] + m[b] :, b] = 0
         return made
 
-    def _laid_out(self, y: Array, counts: Array, folded: bool) -> Any:
-        """An output (T', B, ...) as the caller has the input."""
+    def _laid_out(self, y: Array, counts: Array, is_one: bool) -> Any:
+        """An output (T', B, ...) as the caller has the input; or one row for the whole sequence."""
         B, axes = y.shape[1], y.shape[2:]
-        if folded:
+        if is_one:
             rows = y[0] if len(y) else np.zeros((B, *axes), y.dtype)
             if self.layout is Layout.LIST:
                 return [row.copy() for row in rows]
