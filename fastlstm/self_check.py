@@ -54,7 +54,7 @@ def make(
             for i in graph.inputs
         }
         made = reference.forward(graph, weights, batch, dtype=kind)
-        return {name: array[:, 0] for name, array in made.items()}
+        return {name: array[:, 0].astype(np.float64) for name, array in made.items()}  # tokens too
 
     with np.errstate(all="ignore"):  # weights that are not finite stay what they are
         truth = outputs(tensors, np.float64)
