@@ -32,6 +32,8 @@ import fastlstm
 from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.plan.lowering import plan
+from fastlstm.spec import check
 
 CLASSIFIER = (
     spec.Embedding("e", 11, 6),
@@ -79,9 +81,11 @@ class TestAttributes:
         assert (model.input_size, model.output_size) == (first.input_size, last.output_size)
         assert model.takes_tokens == (first.kind in ("embedding", "one_hot"))
         assert model.threads == 1
-        assert model.nbytes >= sum(a.nbytes for n, a in model.tensors.items() if "bias" not in n)
-        for layer in model.layers:
-            assert layer.describe() in repr(model)
+        packed = {name for name in model.tensors if "bias" not in name and name != "e.weight"}
+        assert model.nbytes >= sum(model.tensors[name].nbytes for name in packed)
+        for node in model.graph.nodes[:8]:
+            assert node.layer.describe() in repr(model)
+        assert ("more" in repr(model)) == (len(model.graph.nodes) > 8)
         assert model.dtype.name in repr(model)
         assert model.isa in repr(model)
 
@@ -123,15 +127,18 @@ class TestAttributes:
             state = model.initial_state(batch)
             rows = () if batch is None else (batch,)
             expected = {
-                name: (depth, *rows, size)
-                for layer in model.layers
-                for name, (depth, size) in layer.state().items()
+                name: (depth, *rows, *axes)
+                for name, (depth, *axes) in check(model.graph).state.items()
             }
-            assert {n: a.shape for n, a in state.items()} == expected
+            for name in expected.keys() & state.keys():
+                assert state[name].shape == expected[name]
+            recurrent = {name for name in expected if name.endswith((".h", ".c"))}
+            assert recurrent <= state.keys()
             start = reference.start_state(model.layers, model.tensors, batch or 1, model.dtype)
             for name, array in state.items():
-                assert array.dtype == model.dtype
-                assert np.array_equal(array, start[name].reshape(array.shape))
+                assert array.dtype == (np.int64 if name.endswith("count") else model.dtype)
+                exact = start[name].reshape(array.shape) if name in recurrent else 0
+                assert np.array_equal(array, np.broadcast_to(exact, array.shape))
 
     def test_fingerprint(self, rng):
         """Of weights and layers alone: not of the kernel, nor of where they came from."""
@@ -202,11 +209,12 @@ class TestCopies:
 class TestSelfCheck:
     def test_passes(self, model):
         assert 0 <= model.check() < 1e-5
-        x, y = model.self_check
+        inputs, outputs = model.self_check
+        (x,), (y,) = inputs.values(), outputs.values()
         assert y.shape[0] == spec.output_steps(model.layers, x.shape[0]) > 0
         expected, _ = reference.forward(model.layers, model.tensors, x[:, None])
         assert y.dtype == np.float64
-        assert np.array_equal(y, expected[:, 0])
+        np.testing.assert_allclose(y, expected[:, 0], rtol=1e-12, atol=1e-13)
 
     @staticmethod
     def with_changed_weight(path: Path, weight: np.ndarray, index: int, value: float) -> None:
@@ -408,22 +416,11 @@ class TestInstructionSets:
         for name in missing:
             with pytest.raises(ValueError, match=f"{name}.*this processor does not have it"):
                 build(recurrent("gru", 3, 4), rng, isa=name)
-        from fastlstm import pack
-
-        file = model_file(recurrent("gru", 3, 4), rng)
         for name in [*missing, "nonsense", ""]:
-            packed = pack.pack(file.layers, file.tensors, 8, np.float32)
-            with pytest.raises(ValueError, match="no kernel"):
-                _engine.Network(packed, name)
-
-    def test_a_packing_of_other_lanes_is_refused(self, rng):
-        from fastlstm import pack
-
-        file = model_file(recurrent("gru", 3, 4), rng)
-        for isa, lanes in LANES.items():
-            packed = pack.pack(file.layers, file.tensors, lanes * 2, np.float32)
-            with pytest.raises(ValueError, match=f"no kernel '{isa}' with {2 * lanes} lanes"):
-                _engine.Network(packed, isa)
+            with pytest.raises(ValueError, match=f"no instruction set {name} for reals of 4 bytes"):
+                network(isa=name)
+        with pytest.raises(ValueError, match="no instruction set neon_or_so for reals of 8"):
+            network(dtype=np.dtype(np.float64), isa="neon_or_so")
 
     def test_float64(self, rng, monkeypatch):
         layer = recurrent("gru", 3, 4)
@@ -447,6 +444,107 @@ class TestInstructionSets:
             bound = 5e-5 if "norm" in name else 3e-6
             for y in ys[1:]:
                 np.testing.assert_allclose(y, ys[0], rtol=bound, atol=bound, err_msg=name)
+
+
+def planned() -> tuple[bytes, list[np.ndarray]]:
+    """The program of a GRU, and its tensors."""
+    file = model_file(recurrent("gru", 3, 4), np.random.default_rng(1))
+    program = plan(file.graph, file.tensors, check(file.graph))
+    return program.to_bytes(), [file.tensors[name] for name in program.tensor_names]
+
+
+def network(**changed) -> _engine.Network:
+    """A network of that program, but for what is changed."""
+    program, tensors = planned()
+    given = {"program": program, "tensors": tensors, "dtype": np.dtype(np.float32)}
+    given |= {"isa": "scalar"}
+    given |= {"inputs": [_engine.Port("x", (3,))], "outputs": [_engine.Port("y", (4,))]}
+    return _engine.Network(*(given | changed).values())
+
+
+class TestNetwork:
+    """The border trusts neither a program nor what it is given with it."""
+
+    def test_as_it_should_be(self, isa):
+        made = network(isa=isa)
+        assert made.isa == isa
+        assert made.state_size == 4
+        assert [port.held for port in made.inputs] == [False]
+        assert made.nbytes >= sum(tensor.nbytes for tensor in planned()[1])
+
+    def test_tensors(self):
+        _, tensors = planned()
+        count = len(tensors)
+        for given in ([], tensors[1:], [*tensors, tensors[0]]):
+            with pytest.raises(ValueError, match=f"{len(given)} tensors are given; expected {count}"):
+                network(tensors=given)
+        for i, tensor in enumerate(tensors):
+            short = [*tensors[:i], tensor.reshape(-1)[1:], *tensors[i + 1 :]]
+            size = tensor.size
+            with pytest.raises(ValueError, match=f"has {size - 1} numbers; expected {size}"):
+                network(tensors=short)
+            for kind in (np.int32, np.float16, np.complex64):
+                other = [*tensors[:i], tensor.astype(kind), *tensors[i + 1 :]]
+                with pytest.raises(ValueError, match="expected float32 or float64"):
+                    network(tensors=other)
+
+    def test_tensors_that_do_not_lie_in_order_are_taken(self):
+        """Whatever their strides, byte order aside, they are read as NumPy does."""
+        _, tensors = planned()
+        spread = [np.repeat(tensor, 2, axis=-1)[..., ::2] for tensor in tensors]
+        odd = [np.frombuffer(b"0" + t.tobytes(), np.uint8)[1:].view(t.dtype) for t in tensors]
+        step = np.zeros((1, 3), np.float32)
+        for given in (spread, odd):
+            one = _engine.Stream(network(tensors=given))
+            assert np.array_equal(one.run(step), _engine.Stream(network()).run(step))
+
+    @pytest.mark.parametrize("shape", [(), (2,), (3, 2), (1, 4)])
+    def test_ports_of_another_shape(self, shape):
+        numbers = int(np.prod(shape))
+        for which, found in (("inputs", 3), ("outputs", 4)):
+            if numbers == found:
+                continue
+            message = f"'z' has rows of {numbers} numbers, the program of {found}"
+            with pytest.raises(ValueError, match=message):
+                network(**{which: [_engine.Port("z", shape)]})
+
+    def test_another_number_of_ports(self):
+        for which in ("inputs", "outputs"):
+            for ports in ([], [_engine.Port("x", (3,)), _engine.Port("z", (4,))]):
+                with pytest.raises(ValueError, match="not as many inputs and outputs"):
+                    network(**{which: ports})
+
+    def test_a_port_of_too_many_axes(self):
+        with pytest.raises(ValueError, match="'x' has rows of 7 axes"):
+            _engine.Port("x", (1,) * 7)
+
+    def test_a_program_that_is_cut_short_or_longer(self):
+        program, _ = planned()
+        for changed in (*(program[:n] for n in range(len(program))), program + bytes(8)):
+            with pytest.raises(ValueError, match="program|bytes|words|operation"):
+                network(program=changed)
+
+    def test_hostile_programs(self, isa):
+        """A changed word either makes no program, or one that runs within its memory."""
+        program, _ = planned()
+        rng = np.random.default_rng(3)
+        words = np.frombuffer(program, np.int64)
+        refused = 0
+        for _ in range(2000):
+            changed = words.copy()
+            for at in rng.integers(len(words), size=rng.integers(1, 3)):
+                changed[at] = rng.choice([0, 1, -1, 2**31, 2**62, -(2**63), changed[at] + 1])
+            try:
+                one = network(program=changed.tobytes(), isa=isa)
+                _engine.Stream(one).run(np.zeros((5, 3), np.float32))
+            except (ValueError, MemoryError):
+                refused += 1
+        assert refused > 1000
+
+    def test_arguments_of_another_type(self):
+        for changed in ({"program": "text"}, {"tensors": None}, {"isa": b"scalar"}):
+            with pytest.raises(TypeError):
+                network(**changed)
 
 
 class TestOptions:
