@@ -53,6 +53,7 @@ class Network:
         inputs: Sequence[Port],
         outputs: Sequence[Port],
         *,
+        constant: bool = False,
         work: int = 0,
         keeps_steps: bool = False,
         folds: bool = False,
