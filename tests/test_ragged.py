@@ -38,9 +38,9 @@ def sequences_for(model: Model, rng: np.random.Generator, *lengths: int) -> list
 def start_for(model: Model, rng: np.random.Generator, B: int) -> dict[str, np.ndarray]:
     """A random state, of a model that pools one from which every row still makes the same rows."""
     state = state_for(model, rng, B)
-    for layer in model.layers:
-        for name in layer.counts() if model.pools_over_time else ():
-            state[name][...] = 0
+    for array in state.values():
+        if array.dtype == np.int64 and model.pools_over_time:
+            array[...] = 0
     return state
 
 

@@ -15,6 +15,7 @@ from models import (
     CELLS,
     LANES,
     ChainFile,
+    ChainFile,
     build,
     every_kind,
     input_for,
@@ -22,10 +23,19 @@ from models import (
     recurrent,
     state_for,
 )
-from ways import assert_same_bits, assert_same_state, row_of, rows_of
+from ways import (
+    assert_same_bits,
+    assert_same_state,
+    assert_state_is_near,
+    in_numpy,
+    row_of,
+    rows_of,
+)
 
 from fastlstm import Model, processors
 from fastlstm import chain as spec
+from fastlstm.chain.lower import lowered
+from fastlstm.spec import check as check_graph
 from fastlstm.chain import reference
 
 State = dict[str, np.ndarray]
@@ -49,7 +59,7 @@ def kinds(L: int) -> dict[str, tuple[spec.Layer, ...]]:
 
 def refusal(layers: tuple[spec.Layer, ...]) -> str:
     """The reason for which rows of a model cannot start anew."""
-    if spec.looks_ahead(layers):
+    if check_graph(lowered(layers)).looks_ahead:
         return "so that steps before a reset would see those behind it"
     if any(layer.pools for layer in layers):
         return "this model pools over time"
@@ -147,9 +157,8 @@ class TestPieces:
                 )  # fmt: skip
                 np.testing.assert_allclose(y[:length, b], expected, rtol=bound, atol=bound)
                 assert not y[length:, b].any()
-                for name, array in state.items():
-                    got = after[name][:, b : b + 1]
-                    np.testing.assert_allclose(got, array, rtol=bound, atol=bound)
+                found = {name: array[:, b : b + 1] for name, array in after.items()}
+                assert_state_is_near(found, state, bound)
 
     @pytest.mark.parametrize("kind", ["lstm", "gru", "norm_product", "causal", "classifier"])
     def test_long_sequences(self, isa, kind, rng):
@@ -176,9 +185,7 @@ def by_reference(
     """One row (T, 1, ...) in float64, a piece at a time, up to the end that `reset` has."""
     y = np.zeros((len(reset), file.layers[-1].output_size))
     for t, end in pieces(reset, len(reset)):
-        piece, state = reference.forward(
-            file.layers, file.tensors, x[t:end], None if reset[t] else state
-        )
+        piece, state = in_numpy(file, x[t:end], None if reset[t] else state)
         y[t:end] = piece[:, 0]
     return y, state
 
@@ -393,7 +400,7 @@ class TestArguments:
             with pytest.raises(ValueError) as error:  # noqa: PT011, the message is compared
                 model(given, reset=reset)
             message = str(error.value)
-            assert message.startswith(f"reset cannot be used: {spec.looks_ahead(model.layers)}")
+            assert message.startswith(f"reset cannot be used: {model.looks_ahead}")
             assert why in message
             assert message.endswith(
                 "give what lies between resets as sequences of their own: model([x0, x1, ...])"
@@ -407,21 +414,20 @@ class TestArguments:
         """Its own border: whatever reaches it must not make it read beyond an array."""
         block, y = np.zeros((2, 4), np.float32), np.zeros((5, 2, 4), np.float32)
         right = np.zeros((5, 2), np.uint8)
-        model._network.run(self.X, y, block, None, right)
+        model._network.run([self.X], [y], block, None, right)
         for wrong in (right[1:], right[:, 1:], right[0], right.astype(bool), np.asfortranarray(
             right), np.zeros((5, 4), np.uint8)[:, ::2]):  # fmt: skip
             with pytest.raises(ValueError, match="resets do not fit"):
-                model._network.run(self.X, y, block, None, wrong)
+                model._network.run([self.X], [y], block, None, wrong)
         for kind in REFUSED:
             other = build(every_kind(4)[kind], rng)
             x = input_for(other, rng, 12, 2)
-            size = sum(a[:, 0].size for a in other.initial_state(1).values())
-            rows, reset = np.zeros((2, size), np.float32), np.zeros((12, 2), np.uint8)
-            steps = other._network.output_steps(12, True, rows[0])
+            rows, reset = other.start_block(2, []), np.zeros((12, 2), np.uint8)
+            steps = other._network.count_rows(rows, 12, whole=True).max()
             into = np.zeros((steps, 2, other.output_size), np.float32)
-            other._network.run(x, into, rows.copy())
+            other._network.run([x], [into], rows.copy())
             with pytest.raises(ValueError, match="resets do not fit"):
-                other._network.run(x, into, rows, None, reset)
+                other._network.run([x], [into], rows, None, reset)
 
 
 class TestStream:

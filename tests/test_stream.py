@@ -21,6 +21,7 @@ from models import (
     ISAS,
     LANES,
     STREAMING,
+    ChainFile,
     build,
     every_kind,
     input_for,
