@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fastlstm import chain, format, self_check, sequences
 from fastlstm._engine import as_count
+from fastlstm.errors import ConvertError
 from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
@@ -350,6 +352,24 @@ def _restore_mapped(
     return _restore(file, threads, isa, reproducible, keep)
 
 
+def _giving(graph: spec.Graph, outputs: Sequence[str]) -> spec.Graph:
+    """The graph with the values of these names as its outputs; as it is, if there are none."""
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs is the text {outputs!r:.80}; expected a list of names")
+    if not outputs:
+        return graph
+    known = [node.name for node in graph.nodes]
+    for name in outputs:
+        if name not in known:
+            raise ConvertError(
+                f"outputs names {name!r:.80}, which is no layer; expected some of "
+                f"{', '.join(map(repr, known[:16]))}{' ...' if len(known) > 16 else ''}"
+            )
+    if len(set(outputs)) < len(outputs):
+        raise ConvertError(f"outputs names a layer twice: {', '.join(map(repr, outputs)):.200}")
+    return dataclasses.replace(graph, outputs={name: name for name in outputs})
+
+
 def _report_text(report: Sequence[str]) -> str:
     """The report as one note of a model file; what does not fit is counted."""
     kept = list(report)
@@ -447,6 +467,7 @@ def convert(
     vocabulary: Sequence[str] | None = None,
     recipe: Path | None = None,
     input_size: int | None = None,
+    outputs: Sequence[str] = (),
 ) -> Model:
     """Convert a trained checkpoint to a model file.
 
@@ -480,6 +501,9 @@ def convert(
     input_size : int, optional
         Features of a step, where the forward of a live module does not tell: the samples of a frame
         that convolutions see.
+    outputs : sequence of str, optional
+        Names of the values that the model gives instead of what the source gives: layers of
+        ``model.graph``, as a layer whose rows an application wants beside the last one's.
 
     Returns
     -------
@@ -504,6 +528,7 @@ def convert(
         vocabulary=vocabulary,
         recipe=recipe,
         input_size=input_size,
+        outputs=outputs,
     )
     model.check()
     model.save(destination)
@@ -521,6 +546,7 @@ def from_torch(
     vocabulary: Sequence[str] | None = None,
     recipe: Path | None = None,
     input_size: int | None = None,
+    outputs: Sequence[str] = (),
     threads: int = 1,
     isa: str | None = None,
     reproducible: bool = False,
@@ -548,7 +574,7 @@ def from_torch(
     name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
     return Model(
         format.ModelFile(
-            graph=lowered(made.layers),
+            graph=_giving(lowered(made.layers), outputs),
             tensors=made.tensors,
             vocabulary=made.vocabulary,
             source={"from": name, "report": _report_text(made.report)},

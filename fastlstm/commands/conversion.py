@@ -30,6 +30,13 @@ def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         default=[],
         help="names of tensors that may stay unused; may be given again",
     )
+    parser.add_argument(
+        "--output",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="a layer whose rows the model gives instead of the last one's; may be given again",
+    )
 
 
 def conversion_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -40,9 +47,12 @@ def conversion_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "prefix": arguments.prefix,
         "nonlinearity": arguments.nonlinearity,
         "ignore": arguments.ignore,
+        "outputs": arguments.output,
     }
 
 
 def given_options(arguments: argparse.Namespace) -> list[str]:
     """Those that were given, as they are called."""
-    return [f"--{name}" for name, value in conversion_options(arguments).items() if value]
+    given = conversion_options(arguments)
+    given["output"] = given.pop("outputs")
+    return [f"--{name}" for name, value in given.items() if value]
