@@ -80,7 +80,7 @@ def graph(*nodes: dict[str, Any], **changes: object) -> dict[str, object]:
     fields: dict[str, object] = {
         "inputs": [TOKENS if nodes[0]["kind"] == "one_hot" else FEATURES],
         "nodes": [{"reads": [name]} | node for node, name in zip(nodes, names, strict=False)],
-        "outputs": {"output": names[-1]},
+        "outputs": [["output", names[-1]]],
     }
     return {k: v for k, v in (fields | changes).items() if v is not ...}
 
@@ -326,7 +326,7 @@ def test_the_fingerprint_knows_every_part() -> None:
     text = (
         b'{"graph":{"inputs":[{"held":false,"name":"input","shape":[2],"tokens":0}],"nodes":'
         b'[{"bias":false,"in_features":2,"kind":"linear","name":"n","out_features":2,'
-        b'"reads":["input"]}],"outputs":{"output":"n"}},'
+        b'"reads":["input"]}],"outputs":[["output","n"]]},'
         b'"tensors":[["n.weight","float32",[2,2]]]}'
     )
     assert fingerprint == hashlib.sha256(text + weight.tobytes()).hexdigest()

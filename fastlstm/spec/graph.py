@@ -105,7 +105,7 @@ class Graph(Frozen):
                 for i in self.inputs
             ],
             "nodes": [node.layer.to_dict() | {"reads": list(node.reads)} for node in self.nodes],
-            "outputs": dict(self.outputs),
+            "outputs": [[name, value] for name, value in self.outputs.items()],
         }
 
     @classmethod
@@ -118,11 +118,16 @@ class Graph(Frozen):
             If a field is missing, unknown, of the wrong type or out of range.
         """
         graph = _fields("a graph", entry, ("inputs", "nodes", "outputs"))
-        for name, kind in (("inputs", list), ("nodes", list), ("outputs", dict)):
-            if type(graph[name]) is not kind:
-                raise ValueError(f"{name!r} of the graph is not a {kind.__name__}")
-        if not all(isinstance(name, str) for name in graph["outputs"].values()):
-            raise ValueError("'outputs' of the graph does not map names to names")
+        for name in ("inputs", "nodes", "outputs"):
+            if type(graph[name]) is not list:
+                raise ValueError(f"{name!r} of the graph is not a list")
+        outputs: dict[str, str] = {}
+        for pair in graph["outputs"]:
+            if type(pair) is not list or list(map(type, pair)) != [str, str]:
+                raise ValueError(f"an output is {pair!r:.80}; expected its name and a value's")
+            if pair[0] in outputs:
+                raise ValueError(f"two outputs are called {pair[0]!r:.80}")
+            outputs[pair[0]] = pair[1]
         inputs = []
         for one in graph["inputs"]:
             given = _fields("an input", one, ("name", "shape", "tokens", "held"))
@@ -138,7 +143,7 @@ class Graph(Frozen):
                 raise ValueError(f"a node reads {reads!r:.80}; expected a list of names")
             layer = layer_from_dict({k: v for k, v in one.items() if k != "reads"})
             nodes.append(Node(layer, tuple(reads)))
-        return cls(tuple(inputs), tuple(nodes), graph["outputs"])
+        return cls(tuple(inputs), tuple(nodes), outputs)
 
 
 def _fields(what: str, entry: object, names: tuple[str, ...]) -> dict[str, Any]:

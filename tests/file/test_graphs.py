@@ -187,8 +187,10 @@ class TestFingerprint:
         tensors = tensors_of(graph, rng)
         entry = graph.to_dict()
         variants = [copy.deepcopy(entry) for _ in range(5)]
-        variants[1]["outputs"] = {"voice": "voice", "sure": "sure"}
-        variants[2]["outputs"]["voice"] = "rnn"
+        variants[1]["outputs"] = [["voice", "voice"], ["sure", "sure"]]
+        variants[2]["outputs"] = [
+            [name, "rnn" if name == "voice" else value] for name, value in entry["outputs"]
+        ]
         variants[3]["inputs"][2]["held"] = False
         variants[4]["nodes"][4]["cumulative"] = True
         prints = {
@@ -261,7 +263,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
-            (lambda g: g["outputs"].update(voice="nobody"), "nobody"),
+            (lambda g: g["outputs"].append(["voices", "nobody"]), "nobody"),
             (lambda g: g["outputs"].clear(), "output"),
             (lambda g: g["inputs"].clear(), "audio|input"),
             (lambda g: g["inputs"].append(g["inputs"][0]), "audio"),

@@ -31,7 +31,7 @@ def tanh(name: str, *reads: str) -> Entry:
 def graph(nodes: Sequence[Entry], *, shape: Sequence[int] = ROW, **changes: Any) -> Entry:
     """Of the output of the last node."""
     given = {"name": "x", "shape": list(shape), "tokens": 0, "held": False}
-    start = {"inputs": [given], "nodes": nodes, "outputs": {"y": nodes[-1]["name"]}}
+    start = {"inputs": [given], "nodes": nodes, "outputs": [["y", nodes[-1]["name"]]]}
     return start | changes
 
 
