@@ -6,13 +6,11 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-
-from fastlstm import _engine
 
 if TYPE_CHECKING:
     from fastlstm.pool import Pool
@@ -22,13 +20,16 @@ __all__ = ["Batcher"]
 Array = npt.NDArray[Any]
 Answer = asyncio.Future[Any]
 
-# Slot; input (a step's features, a token, or all numbers of a block in one axis); steps of a block,
-# None for a single step; answer; time of the loop at which it must run. A plain tuple, since one is
-# made for every step.
-Request = tuple[int, Any, int | None, Answer, float]
+# Slot; of each input all numbers of a step or of a block, in one axis; steps of a block, None for a
+# single step; answer; time of the loop at which it must run. A plain tuple, since one is made for
+# every step.
+Request = tuple[int, tuple[Array, ...], int | None, Answer, float]
 
 # Event loops round their waits up to whole milliseconds, as epoll does (seconds).
 LOOP_TICK = 1e-3
+
+# Numbers of an input or output that the blocks of a call may have with all their padding.
+MOST_PADDED = 1 << 18
 
 # Held while a queue is given to another loop. All batchers share it, for it is rarely wanted. A
 # forked child must have another: a thread that held it as the process was forked is not there.
@@ -81,10 +82,7 @@ class Batcher:
         :meth:`run` stand in line behind, first come, first served.
     """
 
-    __slots__ = (
-        *("_pool", "_max_batch", "_max_wait", "_max_pending"),
-        *("_dtype", "_known_tokens", "_step_shape", "_queue"),
-    )
+    __slots__ = ("_max_batch", "_max_pending", "_max_wait", "_network", "_pool", "_queue")
 
     def __init__(
         self, pool: Pool, max_batch: int = 256, max_wait: float = 0, max_pending: int = 4096
@@ -93,10 +91,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._max_pending = max_pending
-        model = pool.model
-        self._dtype = model.dtype
-        self._known_tokens = model.input_size if model.takes_tokens else 0
-        self._step_shape = () if model.takes_tokens else (model.input_size,)
+        self._network = pool.network
         self._queue: _Queue | None = None
 
     @property
@@ -104,7 +99,7 @@ class Batcher:
         """Requests that wait for their batch, cancelled ones among them until it runs."""
         return 0 if self._queue is None else len(self._queue.requests)
 
-    def step(self, slot: int, x: Any) -> asyncio.Future[Array | None]:
+    def step(self, slot: int, x: Any) -> Answer:
         """Ask for one step of one stream.
 
         Parameters
@@ -112,12 +107,12 @@ class Batcher:
         slot : int
             An open slot of the pool.
         x : array (I,) of the model's dtype, or an integer token
-            The input.
+            The input; of a model with several, a mapping of their names to arrays.
 
         Returns
         -------
-        Future of array (O,), or of None
-            None for a step that completes no output, as of :meth:`fastlstm.Stream.step`.
+        Future of array (O,), or of None, or of a mapping of names to these
+            None for a step that completes no row, and what else :meth:`fastlstm.Stream.step` gives.
 
         Raises
         ------
@@ -129,7 +124,7 @@ class Batcher:
         """
         return self._ask(slot, self._checked_step(x), None, waits=True)
 
-    def run(self, slot: int, x: Any) -> asyncio.Future[Array]:
+    def run(self, slot: int, x: Any) -> Answer:
         """Ask for a block of steps of one stream.
 
         Parameters and errors are those of :meth:`step`, but for the shape of `x`.
@@ -139,16 +134,16 @@ class Batcher:
         slot : int
             An open slot of the pool.
         x : array (T, I) of the model's dtype, or integer tokens (T,)
-            The input.
+            The input; of a model with several, a mapping of their names to arrays.
 
         Returns
         -------
-        Future of array (T', O)
-            T' is T, but for models with convolutions over time that are strided or not padded.
+        Future of array (T', O), or of a mapping of names to these
+            T' is T, but for models that give more or fewer rows than they read, or late.
         """
         return self._ask(slot, *self._checked_block(x), waits=True)
 
-    def submit(self, slot: int, x: Any) -> asyncio.Future[Array | None]:
+    def submit(self, slot: int, x: Any) -> Answer:
         """Ask for one step or a block, as the dimensions of `x` say, unless the queue is full.
 
         For a protocol, which cannot wait: when this raises, it pauses its transport and hands the
@@ -161,11 +156,13 @@ class Batcher:
         RuntimeError
             As :meth:`step`, and if `max_pending` requests are queued.
         """
-        if getattr(x, "ndim", 0) > len(self._step_shape):
+        port = self._network.moving[0]
+        first = x.get(port.name) if isinstance(x, Mapping) else x
+        if getattr(first, "ndim", 0) > len(port.shape):
             return self._ask(slot, *self._checked_block(x), waits=False)
         return self._ask(slot, self._checked_step(x), None, waits=False)
 
-    def _ask(self, slot: int, x: Any, steps: int | None, waits: bool) -> Answer:
+    def _ask(self, slot: int, x: tuple[Array, ...], steps: int | None, waits: bool) -> Answer:
         loop = asyncio.get_running_loop()
         queue = self._queue
         if queue is None or queue.loop is not loop:
@@ -196,28 +193,20 @@ class Batcher:
         self._pool.steps(number)  # the pool's own error, if it is not open
         return number
 
-    def _checked_step(self, x: Any) -> Any:
-        """A copy of a step's features (I,), or its token as an int."""
-        if self._known_tokens:
-            if type(x) is int and 0 <= x < self._known_tokens:
-                return x
-            return int(_engine.as_tokens(x, (), self._known_tokens))
-        if type(x) is np.ndarray and x.dtype is self._dtype and x.shape == self._step_shape:
-            return x.copy()
-        return _engine.as_features(x, self._dtype, self._step_shape).copy()
+    def _checked_step(self, x: Any) -> tuple[Array, ...]:
+        """A copy of a step's numbers, of each input in one axis."""
+        for port in self._network.outputs:
+            if port.step_rows == 0:
+                raise ValueError(
+                    f"output {port.name!r} does not have a whole number of rows for a step; "
+                    f"expected run_async of a block of steps"
+                )
+        return tuple([array.flatten() for array in self._network.arrays_of(x, ())])
 
-    def _checked_block(self, x: Any) -> tuple[Array, int]:
-        """A copy of a block's features or tokens in one axis, and its number of steps."""
-        shape = (None, *self._step_shape)
-        if self._known_tokens:
-            x = _engine.as_tokens(x, shape, self._known_tokens)
-        elif (
-            type(x) is not np.ndarray
-            or x.dtype is not self._dtype
-            or x.shape[1:] != self._step_shape
-        ):
-            x = _engine.as_features(x, self._dtype, shape)
-        return x.flatten(), len(x)
+    def _checked_block(self, x: Any) -> tuple[tuple[Array, ...], int]:
+        """A copy of a block's numbers, of each input in one axis, and its number of steps."""
+        arrays = self._network.arrays_of(x, (None,))
+        return tuple([array.flatten() for array in arrays]), len(arrays[0])
 
     def _queue_of(self, loop: asyncio.AbstractEventLoop) -> _Queue:
         """The queue, from now on of this loop."""
@@ -242,7 +231,7 @@ class _Queue:
 
     __slots__ = (
         *("loop", "requests", "handle", "_process", "_pool", "_max_batch", "_max_wait"),
-        *("_takes_tokens", "_step_shape", "_keeps_steps", "_x", "_y"),
+        "_network",
     )
 
     def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
@@ -253,13 +242,7 @@ class _Queue:
         self._pool = batcher._pool
         self._max_batch = batcher._max_batch
         self._max_wait = batcher._max_wait
-        model = batcher._pool.model
-        self._takes_tokens = model.takes_tokens
-        self._step_shape = () if model.takes_tokens else (model.input_size,)
-        self._keeps_steps = model.delay == 0 and model.step_stride == 1
-        features = 0 if model.takes_tokens else model.input_size
-        self._x = np.empty((self._max_batch, features), model.dtype)
-        self._y = np.empty((self._max_batch, model.output_size), model.dtype)
+        self._network = batcher._network
 
     def is_awaited(self) -> bool:
         """Whether there is a request that can still be answered, in this process."""
@@ -321,10 +304,11 @@ class _Queue:
         try:
             slots = [request[0] for request in batch]
             blocks = len(batch) - [request[2] for request in batch].count(None)
-            if blocks or len(set(slots)) < len(slots):
+            several = any(port.step_rows != 1 for port in self._network.outputs)
+            if blocks or several or len(set(slots)) < len(slots):
                 outputs = self._run(batch)
             else:
-                outputs = self._step(slots, [request[1] for request in batch])
+                outputs = self._step(batch)
         except ValueError as error:
             rest = self._without_closed(batch)
             if len(rest) == len(batch):
@@ -352,50 +336,109 @@ class _Queue:
                 _refuse([request], error)
         return rest
 
-    def _step(self, slots: list[int], inputs: list[Any]) -> Sequence[Array | None]:
+    def _step(self, batch: list[Request]) -> list[Any]:
         """The outputs of single steps of different streams."""
-        n = len(slots)
-        numbers = np.array(slots, np.int64)
-        if self._takes_tokens:
-            x = np.array(inputs, np.int64)
-        else:
-            x = self._x[:n]
-            np.concatenate(inputs, out=x.reshape(-1))
-        gives = None if self._keeps_steps else self._pool.output_steps(numbers)
+        network, n = self._network, len(batch)
+        slots = np.array([request[0] for request in batch], np.int64)
+        x = {
+            port.name: np.concatenate([request[1][i] for request in batch]).reshape(n, *port.shape)
+            for i, port in enumerate(network.moving)
+        }
+        gives = {
+            port.name: None
+            if network.keeps_steps
+            else self._pool.output_steps(slots, output=port.name)
+            for port in network.outputs
+        }
+        made = self._pool.step(slots, _only(x))
+        rows = {
+            port.name: made if len(network.outputs) == 1 else made[port.name]
+            for port in network.outputs
+        }
         # Copied, at about 0.2 microseconds each: a row that is a view would keep all others.
-        rows = [row.copy() for row in self._pool.step(numbers, x, out=self._y[:n])]
-        if gives is None:
-            return rows
-        return [row if given else None for row, given in zip(rows, gives, strict=True)]
+        return [
+            _only(
+                {
+                    name: y[i].copy() if gives[name] is None or gives[name][i] else None
+                    for name, y in rows.items()
+                }
+            )
+            for i in range(n)
+        ]
 
-    def _run(self, batch: list[Request]) -> Sequence[Array | None]:
+    def _run(self, batch: list[Request]) -> list[Any]:
         """The outputs of any requests: those of one stream run as one block of it."""
         by_slot: dict[int, list[int]] = {}
         for i, request in enumerate(batch):
             by_slot.setdefault(request[0], []).append(i)
-        blocks, ends = [], []
+        self._pool.steps(np.array(list(by_slot), np.int64))  # all are open, before any has run
+        # A call pads its blocks to the longest. Where that would take much memory, those of one call
+        # have none of twice its steps.
+        steps = {
+            slot: sum(1 if batch[i][2] is None else batch[i][2] for i in members)
+            for slot, members in by_slot.items()
+        }
+        widest = max(port.count for port in (*self._network.inputs, *self._network.outputs))
+        much = len(steps) * max(steps.values()) * widest > MOST_PADDED
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}
         for slot, members in by_slot.items():
-            inputs = [batch[i][1] for i in members]
-            x = np.hstack(inputs) if len(inputs) > 1 else np.atleast_1d(inputs[0])
-            blocks.append(x.reshape(-1, *self._step_shape))
-            steps = 0
-            for i in members:
-                length = batch[i][2]
-                steps += 1 if length is None else length
-                ends.append(steps if self._keeps_steps else self._pool.output_steps(slot, steps))
-        made = self._pool.run(np.array(list(by_slot), np.int64), blocks)
-        outputs: list[Array | None] = [None] * len(batch)
-        end = iter(ends)
-        for y, members in zip(made, by_slot.values(), strict=True):
-            first = 0
-            for i in members:
-                last = next(end)
-                if batch[i][2] is not None:
-                    outputs[i] = y if len(members) == 1 else y[first:last].copy()
-                elif last > first:
-                    outputs[i] = y[first].copy()
-                first = last
+            length = steps[slot].bit_length() if much else 0
+            by_length.setdefault(length, []).append((slot, members))
+        outputs: list[Any] = [None] * len(batch)
+        for some in by_length.values():
+            self._run_blocks(batch, some, outputs)
         return outputs
+
+    def _run_blocks(
+        self, batch: list[Request], streams: list[tuple[int, list[int]]], outputs: list[Any]
+    ) -> None:
+        """Run streams (slot, requests of the batch), and put what they give among the outputs."""
+        network = self._network
+        ends = []
+        for _, members in streams:
+            taken = [1 if batch[i][2] is None else batch[i][2] for i in members]
+            ends.append(np.cumsum(taken).tolist())
+        lengths = np.array([steps[-1] for steps in ends], np.intp)
+        x = {}
+        for n, port in enumerate(network.moving):
+            dtype = np.int64 if port.tokens else network.dtype
+            blocks = np.zeros((len(streams), lengths.max(), *port.shape), dtype)
+            for block, (_, members), steps in zip(blocks, streams, ends, strict=True):
+                numbers = np.concatenate([batch[i][1][n] for i in members])
+                block[: steps[-1]] = numbers.reshape(steps[-1], *port.shape)
+            x[port.name] = blocks.swapaxes(0, 1)
+        slots = np.array([slot for slot, _ in streams], np.int64)
+        # Where each request's rows end, of each output, among those of its stream.
+        rows = [
+            [
+                steps
+                if network.keeps_steps
+                else [self._pool.output_steps(slot, n, output=port.name) for n in steps]
+                for (slot, _), steps in zip(streams, ends, strict=True)
+            ]
+            for port in network.outputs
+        ]
+        made = self._pool.run(slots, _only(x), lengths)
+        arrays = [
+            made if len(network.outputs) == 1 else made[port.name] for port in network.outputs
+        ]
+        for b, (_, members) in enumerate(streams):
+            for at, i in enumerate(members):
+                found = {}
+                for port, y, last in zip(network.outputs, arrays, rows, strict=True):
+                    first, end = last[b][at - 1] if at else 0, last[b][at]
+                    one: Array | None = None
+                    if batch[i][2] is not None or port.step_rows != 1:
+                        one = y[first:end, b].copy()
+                    elif end > first:
+                        one = y[first, b].copy()
+                    found[port.name] = one
+                outputs[i] = _only(found)
+
+
+def _only(values: dict[str, Any]) -> Any:
+    """The mapping of several inputs or outputs, or the only one itself."""
+    return values if len(values) > 1 else next(iter(values.values()))
 
 
 def _refuse(batch: Iterable[Request], error: Exception) -> None:

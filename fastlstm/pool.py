@@ -278,7 +278,7 @@ class Pool(_engine.Pool):
             raise format.FormatError(f"{name}: {error}") from error
         return numbers.tolist(), steps.tolist(), block
 
-    async def step_async(self, slot: int, x: Any) -> Array | None:
+    async def step_async(self, slot: int, x: Any) -> Any:
         """Advance one stream by a step, together with whatever else is asked of this pool.
 
         Requests that come within the window of `max_wait` run as one call, of at most `max_batch`
@@ -289,12 +289,13 @@ class Pool(_engine.Pool):
         ----------
         slot : int
         x : array (I,) of the model's dtype, or an integer token
-            Copied when the request is made.
+            Copied when the request is made. Of a model with several inputs, a mapping of their
+            names to arrays.
 
         Returns
         -------
-        array (O,), or None
-            None for a step that completes no output, as of :meth:`Stream.step`.
+        array (O,), or None, or a mapping of names to these
+            As of :meth:`Stream.step`: None for a step that completes no row.
 
         Raises
         ------
@@ -308,22 +309,23 @@ class Pool(_engine.Pool):
         """
         return await self._requests().step(slot, x)
 
-    async def run_async(self, slot: int, x: Any) -> Array:
+    async def run_async(self, slot: int, x: Any) -> Any:
         """Advance one stream by a block of steps, as :meth:`step_async` does by one.
 
         Parameters
         ----------
         slot : int
         x : array (T, I) of the model's dtype, or integer tokens (T,)
+            Of a model with several inputs, a mapping of their names to arrays.
 
         Returns
         -------
-        array (T', O)
+        array (T', O), or a mapping of names to these
             As of :meth:`Stream.run`.
         """
         return await self._requests().run(slot, x)
 
-    def submit(self, slot: int, x: Any) -> asyncio.Future[Array | None]:
+    def submit(self, slot: int, x: Any) -> asyncio.Future[Any]:
         """Ask for a step or a block without waiting, for programs made of callbacks.
 
         When it raises because too many requests are queued, it is time to pause reading.
@@ -332,6 +334,7 @@ class Pool(_engine.Pool):
         ----------
         slot : int
         x : array (I,) or an integer token: a step; array (T, I) or tokens (T,): a block
+            Of a model with several inputs, a mapping, of which the first input tells which it is.
 
         Returns
         -------

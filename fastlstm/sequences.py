@@ -86,8 +86,9 @@ class Sequences:
                 outputs = self._joined(model, outputs, counts, last, due)
                 counts += due
         rows = [model.facts.rows[value] for value in model.graph.outputs.values()]
+        full = B and (self.lengths is None or self.lengths.max() == T)
         for y, row in zip(outputs, rows, strict=True):
-            if (row.folded or row.held) and B and self.lengths is None and not len(y):
+            if (row.folded or row.held) and full and not len(y):
                 raise ValueError(
                     f"x has {T} steps, of which this model makes no row to "
                     f"{'pool' if row.folded else 'give'}; expected at least {model.delay + 1}"
@@ -162,13 +163,9 @@ def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: b
         _check_of_list(model, lengths, reset, batch_first)
         return _of_list(model, x)
     moving, held = _parted(model, x)
-    batched = _is_batched(model, moving[0])
+    batched = _is_batched(model, network.given(moving)[0])
     leading: tuple[int | None, ...] = (None, None) if batched else (None,)
-    inputs: list[Array] = []
-    for port, value in zip(network.moving, moving, strict=True):
-        array = network.as_rows(port, value, leading, lengths is None)
-        leading = array.shape[: len(leading)]  # the same of all
-        inputs.append(array)
+    inputs = network.arrays_of(moving, leading, lengths is None)
     if not batched and lengths is not None:
         raise ValueError("lengths are those of the rows of a batch; x has no batch axis")
     mask = None if reset is None else _as_resets(model, reset, inputs[0].shape[: 1 + batched])
@@ -189,13 +186,13 @@ def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: b
     return Sequences(inputs, kept, layout, lengths, mask)
 
 
-def _parted(model: PackedGraph, x: Any) -> tuple[list[Any], dict[str, Any] | None]:
+def _parted(model: PackedGraph, x: Any) -> tuple[Any, dict[str, Any] | None]:
     """What is given of the inputs with a row for each step, and of those held; None: of none."""
     network = model._network
     if not isinstance(x, Mapping):
-        return network.given(x), None if network.held else {}
+        return x, None if network.held else {}
     held = {port.name: x[port.name] for port in network.held if port.name in x}
-    moving = network.given({name: value for name, value in x.items() if name not in held})
+    moving = {name: value for name, value in x.items() if name not in held}
     return moving, held if held or not network.held else None
 
 

@@ -64,7 +64,7 @@ class RecordedPool(Pool):
         if self.errors:
             raise self.errors.pop(0)
         y = super().run(slots, x, lengths, out=out)
-        self.note(slots, x)
+        self.note(slots, [x[:n, i] for i, n in enumerate(lengths)])
         return y
 
     def sizes(self) -> list[int]:

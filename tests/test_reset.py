@@ -15,7 +15,6 @@ from models import (
     CELLS,
     LANES,
     ChainFile,
-    ChainFile,
     build,
     every_kind,
     input_for,
@@ -36,7 +35,6 @@ from fastlstm import Model, processors
 from fastlstm import chain as spec
 from fastlstm.chain.lower import lowered
 from fastlstm.spec import check as check_graph
-from fastlstm.chain import reference
 
 State = dict[str, np.ndarray]
 

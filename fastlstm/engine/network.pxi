@@ -526,11 +526,15 @@ cdef class Network:
         if len(held) != len(self.held):
             raise ValueError("there are not as many arrays as held inputs")
         for port, array in zip(self.held, held):
-            expected = np.dtype(np.int64) if port.tokens else self.dtype
-            if array.shape != (block.shape[0], *port.shape) or array.dtype != expected:
-                raise ValueError(f"{port.name!r} does not fit the network")
+            self.check_held(port, array, block.shape[0])
         self.begin_rows(<void **>rows.data, block.shape[0], held)
         return block
+
+    cdef int check_held(self, Port port, cnp.ndarray array, Py_ssize_t B) except -1:
+        if not (is_of(array, cnp.NPY_INT64 if port.tokens else self.type_num)
+                and cnp.PyArray_ISCARRAY_RO(array) and fits(array, (B, *port.shape))):
+            raise ValueError(f"{port.name!r} does not fit the network")
+        return 0
 
     cdef Buffer pointers(self, cnp.ndarray block):
         """A pointer to each row of an array (B, state_size)."""
@@ -576,6 +580,18 @@ cdef class Network:
         if len(self.moving) == 1 and not isinstance(x, Mapping):
             return [x]
         return by_name(self.moving, x, "x")
+
+    def arrays_of(self, x, tuple leading, bint check=True):
+        """Arrays (*leading, ...) of the inputs that have a row for each step, as a caller gives them.
+
+        Where `leading` has None, the first input tells how many there are of all.
+        """
+        made = []
+        for port, value in zip(self.moving, self.given(x)):
+            array = self.as_rows(port, value, leading, check)
+            leading = array.shape[:len(leading)]
+            made.append(array)
+        return made
 
     cdef Buffer rows_of(self, tuple ports, dict arrays, bint by_steps):
         """fl_rows (ports,) of arrays (T, B, ...), or without `by_steps` (B, ...), by name."""
@@ -637,7 +653,7 @@ cdef class Network:
             return 0
         lengths = base_of(lengths)
         if not (lengths.ndim == 1 and <size_t>lengths.shape[0] == call.B
-                and lengths.dtype == np.intp and lengths.flags.c_contiguous
+                and is_of(lengths, cnp.NPY_INTP) and cnp.PyArray_ISCARRAY_RO(lengths)
                 and (call.B == 0 or 0 <= lengths.min() <= lengths.max() <= call.T)):
             raise ValueError("lengths do not fit x")
         call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
@@ -685,7 +701,7 @@ cdef class Network:
             self.execute(&call)
             return
         if not (resets.ndim == 2 and resets.shape[0] == T and resets.shape[1] == B
-                and resets.dtype == np.uint8 and resets.flags.c_contiguous
+                and is_of(resets, cnp.NPY_UINT8) and cnp.PyArray_ISCARRAY_RO(resets)
                 and self.keeps_steps and not self.folds and not self.looks_ahead):
             raise ValueError("resets do not fit x or the network")
         self.run_between(&call, <const char *>cnp.PyArray_DATA(resets), list(held))
@@ -731,14 +747,14 @@ cdef class Network:
         for number, (port, array) in enumerate(zip(self.outputs, outputs, strict=True)):
             self.check_rows(port, array, len(array), block.shape[0], self.dtype)
             least = (0 if ending else T) if counts is None else counts[number].max(initial=0)
-            if not array.flags.writeable or len(array) < least:
+            if not cnp.PyArray_ISWRITEABLE(array) or len(array) < least:
                 raise ValueError(f"output {port.name!r} cannot take as many rows as there are")
         return 0
 
     cdef int check_rows(self, Port port, cnp.ndarray array, Py_ssize_t T, Py_ssize_t B,
                         dtype) except -1:
         if not (array.ndim == 2 + port.ndim and array.shape[0] == T and array.shape[1] == B
-                and array.dtype == dtype and array.flags.aligned and has_rows(array, 2)
+                and is_of(array, dtype.num) and cnp.PyArray_ISALIGNED(array) and has_rows(array, 2)
                 and cnp.PyArray_CompareLists(array.shape + 2, port.axes + 2, port.ndim)):
             raise ValueError(f"{port.name!r} does not fit the network")
         return 0

@@ -291,22 +291,15 @@ cdef class Stream:
     cdef object advance(self, x, out, bint one):
         """Make a step, or a block of steps, of any model."""
         cdef Network network = self.network
-        cdef list arrays = [], results
+        cdef list arrays, results
         cdef cnp.ndarray array
         cdef fl_call call
-        cdef Py_ssize_t T = 1, i
+        cdef Py_ssize_t T, i
         cdef tuple leading = () if one else (None,)
         if self.batched:
             leading = (*leading, self.rows)
-        for port, value in zip(network.moving, network.given(x)):
-            arrays.append(network.as_rows(port, value, leading))
-        if not one:
-            T = arrays[0].shape[0]
-            for port, array in zip(network.moving, arrays):
-                if array.shape[0] != T:
-                    raise ValueError(
-                        f"{network.moving[0].name!r} has {T} steps and {port.name!r} "
-                        f"{array.shape[0]}; expected as many of each")
+        arrays = network.arrays_of(x, leading)
+        T = 1 if one else (<cnp.ndarray>arrays[0]).shape[0]
         results = self.results_of(T, out, arrays, one, False)
         i = 0
         for port, array in zip(network.moving, arrays):

@@ -18,6 +18,8 @@ from ways import assert_same_bits
 
 import fastlstm
 from fastlstm import chain as spec
+from fastlstm import spec as rows
+from fastlstm.format import ModelFile
 
 
 class Liar(np.ndarray):
@@ -64,6 +66,21 @@ class Impostor:
 Call = Callable[[Any], Any]
 
 
+def with_a_speaker(rng: np.random.Generator) -> fastlstm.Model:
+    """A model that holds a row of eight numbers for a sequence."""
+    graph = rows.Graph(
+        (rows.Input("x", (8,)), rows.Input("s", (8,), held=True)),
+        (rows.Node(rows.Arithmetic("sum", "add"), ("x", "s")),
+         rows.Node(rows.RNN("rnn", 8, 4), ("sum",))),
+        {"y": "rnn"},
+    )  # fmt: skip
+    tensors = {
+        name: rng.uniform(-1, 1, shape).astype(np.float32)
+        for name, shape in rows.check(graph).tensors.items()
+    }
+    return fastlstm.Model(ModelFile(graph, tensors))
+
+
 @pytest.fixture
 def calls(rng: np.random.Generator) -> dict[str, Call]:
     """Whatever takes an array, given one."""
@@ -71,6 +88,8 @@ def calls(rng: np.random.Generator) -> dict[str, Call]:
     stream, batch, pool = model.stream(), model.stream(3), model.pool(4)
     slot = pool.open()
     block = np.zeros((3, 8), np.float32)
+    steps, state = block[:, None].copy(), block[:1].repeat(2, 1)
+    speaker = with_a_speaker(rng)
 
     def ask(x: Any) -> Any:
         async def run() -> Any:
@@ -97,9 +116,16 @@ def calls(rng: np.random.Generator) -> dict[str, Call]:
         "rows": lambda x: batch.reset(x),
         "states of slots": lambda x: pool.write_rows(slot, x),
         "states to open": lambda x: pool.open_rows(x, [1]),
-        "a network's x": lambda x: model._network.run(x, block[:, None], block[:1].repeat(2, 1)),
-        "a network's y": lambda x: model._network.run(block[:, None], x, block[:1].repeat(2, 1)),
-        "a network's state": lambda x: model._network.output_steps(1, True, x),
+        "a network's x": lambda x: model._network.run([x], [steps], state),
+        "a network's y": lambda x: model._network.run([steps], [x], state),
+        "a network's state": lambda x: model._network.count_rows(x, 1),
+        "a network's lengths": lambda x: model._network.run([steps], [steps], state, x),
+        "a network's resets": lambda x: model._network.run([steps], [steps], state, None, x),
+        "a network's parts": lambda x: model._network.write_parts(state, {"h": x, "c": x}),
+        "held": lambda x: speaker.stream(held={"s": x}),
+        "a network's held": lambda x: speaker._network.begin(
+            np.zeros((1, speaker._network.state_size), np.float32), [x]
+        ),
     }
 
 
@@ -107,7 +133,8 @@ NAMES = (
     *("model", "a list", "stream.step", "stream.run", "stream.run out", "pool.step", "pool.run"),
     *("pool.run list", "pool.run out", "requests", "forecast", "state", "slots", "lengths"),
     *("reset", "rows", "states of slots", "states to open", "a network's x", "a network's y"),
-    "a network's state",
+    *("a network's state", "a network's lengths", "a network's resets", "a network's parts"),
+    *("held", "a network's held"),
 )
 
 
