@@ -372,7 +372,7 @@ class _Queue:
         for i, request in enumerate(batch):
             by_slot.setdefault(request[0], []).append(i)
         self._pool.steps(np.array(list(by_slot), np.int64))  # all are open, before any has run
-        # A call pads its blocks to the longest. Where that would take much memory, those of one call
+        # A call pads its blocks to the longest; where that takes much memory, those of one call
         # have none of twice its steps.
         steps = {
             slot: sum(1 if batch[i][2] is None else batch[i][2] for i in members)
