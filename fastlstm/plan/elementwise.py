@@ -190,7 +190,8 @@ class _Map:
         for number, (other, places) in enumerate(zip(self.reads, self.at, strict=True)):
             if stored is other and np.array_equal(at, places):
                 return number
-        if _factored([*self.at, at]) is None:
+        known = any(np.array_equal(at, places) for places in self.at)
+        if not known and _factored([*self.at, at]) is None:
             stored, at = self.planner.move(View((stored,), at)), np.arange(len(at))
         self.reads.append(stored)
         self.at.append(at)
