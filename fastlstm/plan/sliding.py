@@ -24,6 +24,10 @@ from fastlstm.spec import FILL, Function
 
 __all__ = ["LOWERS"]
 
+# What a kernel sees is listed number by number, 8 bytes each: a few weights at many positions could
+# else ask for any memory.
+MOST_PLACES = 2**26
+
 
 def windows(layer: spec.Sliding, places: Places, first: int = 0) -> Places:
     """What each place of a kernel sees of places (C, *axes): (C, *positions, *taps).
@@ -37,7 +41,13 @@ def windows(layer: spec.Sliding, places: Places, first: int = 0) -> Places:
     ]
     seen = sliding_window_view(padded, spans, axis=tuple(range(1, 1 + len(spans))))
     steps = [*[1] * first, *layer.strides[first:], *[1] * first, *layer.dilations[first:]]
-    return seen[(slice(None), *(slice(None, None, step) for step in steps))]
+    seen = seen[(slice(None), *(slice(None, None, step) for step in steps))]
+    if seen.size > MOST_PLACES:
+        raise MemoryError(
+            f"the kernel of layer {layer.name!r} sees {seen.size} numbers in all its places; at "
+            f"most {MOST_PLACES} are supported"
+        )
+    return seen
 
 
 def filled(planner: Planner, x: View, fill: float) -> View:

@@ -24,6 +24,7 @@ MAX_ALL_READS = 2**16
 MAX_TENSORS = 2**14
 MAX_NAMES = 2**20  # characters of the names of all tensors
 MAX_ROW = 2**20  # numbers in a row
+MAX_NUMBERS = 2**26  # in the rows of all layers, which a plan may look at one by one
 MAX_STATE = 2**24  # numbers in the state of a stream
 MAX_RATE = 2**16  # rows for each step, and steps for each row
 MAX_TERMS = 2**4  # that tell the number of rows, one after another
@@ -101,6 +102,11 @@ def check(graph: Graph) -> Facts:
     if (work := _work(running, rows)) > MAX_WORK:
         raise ValueError(
             f"a step would take {work} multiply-adds; at most {MAX_WORK} are supported"
+        )
+    if (numbers := sum(rows[node.name].size for node in running)) > MAX_NUMBERS:
+        raise ValueError(
+            f"the rows of all layers would be {numbers} numbers; at most {MAX_NUMBERS} are "
+            f"supported"
         )
     tensors = _tensors(graph)
     state: dict[str, Shape] = {}

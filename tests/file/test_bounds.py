@@ -6,6 +6,7 @@ Memory is at most twice the file and 16 MB; time a second, and another for each 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -22,6 +23,7 @@ import fastlstm
 from fastlstm import FormatError, Model, document, format
 from fastlstm import chain as spec
 from fastlstm.chain.lower import lowered
+from fastlstm.spec import Graph, Input, MatMul, check
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MEGABYTE = 10**6
@@ -69,7 +71,7 @@ def test_a_model_of_4000_layers(tmp_path: Path) -> None:
     tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
     file = ChainFile(tuple(layers), tensors)
     format.write_model(tmp_path / "m", file)
-    assert format.read_model(tmp_path / "m").layers == file.layers
+    assert format.read_model(tmp_path / "m").graph == file.graph
 
 
 def test_16384_tensors_of_long_names_and_8_dimensions(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_step_may_not_take_more_work_than_anybody_waits_for(tmp_path: Path) ->
     layer = spec.FrameConv1d("c", 1, 1, 2048, width=2**20, padding_left=2047, bias=False)
     tensors = {n: np.zeros(s, "f4") for n, s in layer.tensors().items()}
     format.write_model(tmp_path / "m", ChainFile((layer,), tensors))
-    assert format.read_model(tmp_path / "m").layers == (layer,)
+    assert format.read_model(tmp_path / "m").graph == lowered((layer,))
     assert layer.work >= 2**31
     huge = spec.FrameConv1d("c", 1, 1, 2**17, width=2**20, padding_left=2**17 - 1, bias=False)
     tensors = {n: np.zeros(s, "f4") for n, s in huge.tensors().items()}
@@ -226,6 +228,17 @@ def test_a_step_may_not_take_more_work_than_anybody_waits_for(tmp_path: Path) ->
     for mapped in (False, True):
         with pytest.raises(FormatError, match="multiply-adds; at most 68719476736"):
             fastlstm.load(tmp_path / "forged", mmap=mapped)
+
+
+def test_a_kernel_may_not_see_more_than_there_is_memory_for(tmp_path: Path) -> None:
+    """16 kB of weights that are seen at a million positions would take 32 GB to list."""
+    layer = spec.FrameConv1d("c", 1, 1, 2**12, width=2**20, padding_left=2**12 - 1, bias=False)
+    file = ChainFile((layer,), {"c.weight": np.ones((1, 1, 2**12), "f4")})
+    format.write_model(tmp_path / "m", file)
+    with pytest.raises(
+        FormatError, match=r"'c/convolved' sees 4294967296 numbers .* at most 67108864"
+    ):
+        fastlstm.load(tmp_path / "m")
 
 
 def test_the_work_of_layers() -> None:
@@ -244,12 +257,16 @@ def test_a_self_check_has_a_budget(rng: np.random.Generator, tmp_path: Path) -> 
     """As many steps as before for small models; fewer, or none, where a step is much work."""
     small = build(recurrent("gru", 3, 4), rng)
     assert small.self_check is not None
-    assert len(small.self_check[0]) == 8
-    heavy = spec.FrameConv1d("c", 1, 1, 2048, width=2**18, padding_left=2047, bias=False)
-    assert format.check_steps((heavy,)) == 3
-    too_heavy = spec.FrameConv1d("c", 1, 1, 2**12, width=2**20, padding_left=2**12 - 1, bias=False)
-    assert format.check_steps((too_heavy,)) == 0
-    model = Model(ChainFile((too_heavy,), {"c.weight": np.ones((1, 1, 2**12), "f4")}))
+    assert len(small.self_check[0]["input"]) == 8
+    for count, most in ((1, 1), (2, 0)):
+        names = ["x", *(f"m{n}" for n in range(count))]
+        graph = Graph(
+            (Input("x", (2**10, 2**10)),),
+            tuple(MatMul(name)(read, read) for read, name in itertools.pairwise(names)),
+            {"y": names[-1]},
+        )
+        assert format.check_steps(check(graph)) == most
+    model = Model(format.ModelFile(graph, {}))
     assert model.self_check is None
     assert model.check() == 0
     model.save(tmp_path / "m")
@@ -262,12 +279,12 @@ def test_a_file_may_not_ask_for_more_checking(tmp_path: Path) -> None:
         spec.Activation("f", "gelu", 2**20),
         spec.Linear("n", 2**20, 1, bias=False),
     )
-    most = format.check_steps(layers)
+    most = format.check_steps(check(lowered(layers)))
     assert 100 < most < 1024
     tensors = {n: np.zeros(s, "f4") for layer in layers for n, s in layer.tensors().items()}
     for steps, fits in ((most, True), (most + 1, False)):
-        check = (np.zeros(steps, np.int64), np.zeros((steps, 1)))
-        file = ChainFile(layers, tensors, check)
+        pair = (np.zeros(steps, np.int64), np.zeros((steps, 1)))
+        file = ChainFile(layers, tensors, pair)
         if fits:
             format.write_model(tmp_path / "m", file)
         else:
