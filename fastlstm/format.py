@@ -281,6 +281,8 @@ def _check_model(
     """The graph, once everything fits that can be judged without a tensor's numbers."""
     graph = spec.Graph.from_dict(document["graph"])
     facts = spec.check(graph)
+    if all(given.held for given in graph.inputs):
+        raise ValueError("all inputs are held; expected one that has a row for each step")
     prefixes = (_CHECK_INPUT, _CHECK_OUTPUT)
     weights = {name: entry for name, entry in table.items() if not name.startswith(prefixes)}
     spec.check_tensors(facts, {name: tensor.shape for name, tensor in weights.items()})
@@ -314,7 +316,7 @@ def _check_self_check(
         for name, tensor in table.items()
         if name.startswith((_CHECK_INPUT, _CHECK_OUTPUT))
     }
-    first = next((given for given in graph.inputs if not given.held), graph.inputs[0])
+    first = next(given for given in graph.inputs if not given.held)
     _, shape = found.get(_CHECK_INPUT + first.name, ("", ()))
     steps = shape[0] if shape else 0
     expected = {}

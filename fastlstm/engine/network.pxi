@@ -304,6 +304,8 @@ cdef class Network:
             (<Port>self.outputs[i]).match(fl_output_shape(self.program, i))
         self.moving = tuple([port for port in self.inputs if not port.held])
         self.held = tuple([port for port in self.inputs if port.held])
+        if not self.moving:
+            raise ValueError("all inputs are held; expected one that has a row for each step")
         self.is_single = self.n_inputs == self.n_outputs == 1 and not self.held
         self.x, self.y = self.moving[0], self.outputs[0]
         self.x_number = self.inputs.index(self.x)
