@@ -449,8 +449,13 @@ def load(
         If `threads` or `isa` cannot be had here.
     """
     file = format.read_model(path, mapped=mmap, check=check)
-    model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
-    if check:
+    try:
+        model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
+    except MemoryError as error:
+        raise format.FormatError(
+            f"{os.fspath(path)}: the model does not fit in memory: {error}"
+        ) from error
+    if check and file.self_check is not None:  # to make one takes the reference, and longer
         model.check()
     return model
 

@@ -65,7 +65,8 @@ class PackedGraph:
         (self.dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
         self.graph, self.facts = graph, spec.check(graph)
         self.reproducible = reproducible
-        program = plan(graph, tensors, self.facts)
+        with np.errstate(all="ignore"):  # weights that are not finite stay what they are
+            program = plan(graph, tensors, self.facts)
         words = program.to_bytes()
         self._parts = {
             name: self.facts.state.get(name, _shape_of(part))
