@@ -476,7 +476,9 @@ class TestNetwork:
         _, tensors = planned()
         count = len(tensors)
         for given in ([], tensors[1:], [*tensors, tensors[0]]):
-            with pytest.raises(ValueError, match=f"{len(given)} tensors are given; expected {count}"):
+            with pytest.raises(
+                ValueError, match=f"{len(given)} tensors are given; expected {count}"
+            ):
                 network(tensors=given)
         for i, tensor in enumerate(tensors):
             short = [*tensors[:i], tensor.reshape(-1)[1:], *tensors[i + 1 :]]
@@ -521,7 +523,7 @@ class TestNetwork:
     def test_a_program_that_is_cut_short_or_longer(self):
         program, _ = planned()
         for changed in (*(program[:n] for n in range(len(program))), program + bytes(8)):
-            with pytest.raises(ValueError, match="program|bytes|words|operation"):
+            with pytest.raises(ValueError, match=r"program|bytes|words|operation"):
                 network(program=changed)
 
     def test_hostile_programs(self, isa):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def test_the_fingerprint_stands_apart(
     """A file of the same model with another note is another file, and takes the same states."""
     model.stream().save(tmp_path / "state")
     file = model._file()
-    renamed = ChainFile(file.layers, file.tensors, file.self_check, None, {"from": "here"})
+    renamed = dataclasses.replace(file, source={"from": "here"})
     format.write_model(tmp_path / "a", file)
     format.write_model(tmp_path / "b", renamed)
     assert (tmp_path / "a").read_bytes()[BEGIN:END] != (tmp_path / "b").read_bytes()[BEGIN:END]
