@@ -114,8 +114,12 @@ def _linear(planner: Planner, view: View, scale: Array, shift: Array) -> View | 
         total = new_shift if bias is None else bias.array + new_shift
         step.operation = product._replace(bias=Numbers(total))
         return view
+    # A bias is a part of the shift: what a norm takes away again would cost the sum its digits.
+    kept = behind if before is not None else bias
     scales = new_scale if before is None else before.array * new_scale
-    shifts = new_shift if behind is None else behind.array * new_scale + new_shift
+    shifts = new_shift if kept is None else kept.array * new_scale + new_shift
+    if before is None:
+        product = product._replace(bias=None)
     step.operation = product._replace(scale=Numbers(scales), shift=Numbers(shifts))
     return view
 
