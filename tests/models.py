@@ -277,6 +277,15 @@ def state_for(model: Model, rng: np.random.Generator, batch: int | None) -> dict
     return state
 
 
+def reached_state(model: Model, rng: np.random.Generator, batch: int) -> Any:
+    """A state that a stream has after a few random steps; None of a model that has none."""
+    if model.looks_ahead:
+        return None
+    stream = model.stream(batch)
+    stream.run(input_for(model, rng, int(rng.integers(9)), batch))
+    return stream.state
+
+
 Evaluation = Callable[[ChainFile, np.ndarray], np.ndarray]
 
 

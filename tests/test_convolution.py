@@ -17,11 +17,18 @@ from models import (
     by_torch,
     input_for,
     model_file,
+    reached_state,
     rounding,
-    state_for,
     torch_forward,
 )
-from ways import assert_every_way_agrees, assert_same_bits, assert_same_state, row_of
+from ways import (
+    assert_every_way_agrees,
+    assert_same_bits,
+    assert_same_state,
+    assert_state_is_near,
+    in_numpy,
+    row_of,
+)
 
 from fastlstm import Model, format
 from fastlstm import chain as spec
@@ -148,8 +155,12 @@ def sizes(engine: str) -> list[int]:
     return sorted({1, max(L - 1, 1), L, L + 1, 2 * L + 3})
 
 
+def bound_of(dtype: np.dtype) -> float:
+    return 4e-6 if dtype == np.float32 else 1e-13
+
+
 def assert_close(y: np.ndarray, expected: np.ndarray, message: str = "") -> None:
-    bound = 4e-6 if y.dtype == np.float32 else 1e-13
+    bound = bound_of(y.dtype)
     assert y.shape == expected.shape, message
     np.testing.assert_allclose(y, expected, rtol=bound, atol=bound, err_msg=message)
 
@@ -169,12 +180,13 @@ class TestEngine:
     def check(self, layers, engine: str, rng, *shape: int) -> Model:
         file = model_file(layers, rng, dtype_of(engine))
         model = engine_model(file, engine)
-        x, state = input_for(model, rng, *shape), state_for(model, rng, shape[1])
+        state = reached_state(model, rng, shape[1])
+        x = input_for(model, rng, *shape)
         y, after = model(x, state)
-        expected, expected_after = reference.forward(file.layers, file.tensors, x, state)
-        assert_close(y, expected, str(layers))
-        for name, array in after.items():
-            assert_close(array, expected_after[name], f"{name} of {layers}")
+        truth, after_it = in_numpy(file, x, state)
+        assert_close(y, truth, str(layers))
+        if not model.looks_ahead:
+            assert_state_is_near(after, after_it, bound_of(y.dtype))
         return model
 
     def test_channels_over_time(self, engine, rng):
@@ -343,24 +355,28 @@ class TestStream:
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_state_is_the_last_inputs_and_their_number(self, dtype, rng):
-        """Step t is in row t % reach; the count starts again where nothing tells the difference."""
+        """Rows from the oldest on, zeros before the first; a count where it tells the phase.
+
+        The count starts again where nothing tells the difference.
+        """
         for layer in (CAUSAL, STRIDED, over_time("c", 3, 2, 4, 3), over_time("c", 3, 2, 1, 4)):
             model = build(layer, rng, dtype)
-            stream = model.stream()
+            stream, counts = model.stream(), []
             x = input_for(model, rng, 60)
+            before = np.concatenate([np.zeros((layer.reach, 3), dtype), x])
             for t, x_t in enumerate(x):
                 state = stream.state
-                count = t
-                if t >= layer.first + layer.period:
-                    count = layer.first + (t - layer.first) % layer.period
-                assert state["c.count"].tolist() == [[count]]
-                assert list(state) == (["c.x", "c.count"] if layer.reach else ["c.count"])
-                for back in range(1, min(t, layer.reach) + 1):
-                    row = state["c.x"][(t - back) % layer.reach]
-                    assert_same_bits(row, x[t - back])
-                if t == 0:
-                    assert not any(a.any() for a in state.values())
+                kept = ["c.x"] * (layer.reach > 0) + ["c.count"] * (layer is not CAUSAL)
+                assert list(state) == kept
+                if layer.reach:
+                    assert_same_bits(state["c.x"], before[t : t + layer.reach])
+                if "c.count" in state:
+                    counts.append(int(state["c.count"][0]))
                 stream.step(x_t)
+            if counts:
+                again = counts.index(next(c for t, c in enumerate(counts) if c != t), 0)
+                assert counts[:again] == list(range(again))
+                assert counts[again : -layer.stride] == counts[again + layer.stride :]
 
     def test_many_times_its_period(self, isa, rng):
         """Also across the engine's own chunks of a long sequence."""
@@ -399,7 +415,7 @@ class TestStream:
         model = build(STRIDED, rng)
         y, state = model(input_for(model, rng, 3, 2))
         assert y.shape == (0, 2, 5)
-        assert state["c.count"].tolist() == [[[3], [3]]]
+        assert state["c.count"].tolist() == [[3, 3]]
         y, _ = model(input_for(model, rng, 1, 2), state)
         assert y.shape == (1, 2, 5)
 
@@ -439,7 +455,6 @@ class TestStream:
             model(input_for(model, np.random.default_rng(n), n, 1))[1] for n in lengths
         ]  # fmt: skip
         mixed = {n: np.concatenate([s[n] for s in states], 1) for n in states[0]}
-        assert len(set(mixed["c.count"].ravel())) == 4
         y, after = model(x, mixed)
         stream = model.stream(4)
         stream.state = mixed
@@ -470,41 +485,42 @@ class TestStream:
 
 class TestUntrustedState:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1, -0.5, 0.5, 8.5, 1e30, None])
-    def test_counts_are_refused(self, value, dtype, rng, tmp_path):
-        for layer in (CAUSAL, STRIDED):
-            model = build(layer, rng, dtype)
-            name, bound = next(iter(layer.counts().items()))
-            count = bound if value is None else value
-            message = (
-                rf"^state '{name}' counts steps; expected whole numbers from 0 to {bound - 1}$"
-            )
-            for batch in (None, 2):
-                stream, state = model.stream(batch), model.initial_state(batch)
-                state[name][..., -1, :] = count
-                rows = () if batch is None else (batch,)
-                with pytest.raises(ValueError, match=message):
-                    stream.state = state
-                with pytest.raises(ValueError, match=message):
-                    model(input_for(model, rng, 4, *rows), state)
-                of_model = {"fingerprint": model.fingerprint}
-                format.write_state(tmp_path / "s", state, of_model)
-                with pytest.raises(ValueError, match=message):
-                    stream.load(tmp_path / "s")
-                assert not stream.state[name].any()
+    @pytest.mark.parametrize("count", [-1, 2**24, 2**31, 2**62, -(2**63)])
+    def test_counts_are_refused(self, count, dtype, rng, tmp_path):
+        model = build(STRIDED, rng, dtype)
+        message = rf"^state 'c\.count' holds {count}; expected a count of steps that a state"
+        for batch in (None, 2):
+            stream, state = model.stream(batch), model.initial_state(batch)
+            state["c.count"][...] = count
+            rows = () if batch is None else (batch,)
+            with pytest.raises(ValueError, match=message):
+                stream.state = state
+            with pytest.raises(ValueError, match=message):
+                model(input_for(model, rng, 4, *rows), state)
+            format.write_state(tmp_path / "s", state, {"fingerprint": model.fingerprint})
+            with pytest.raises(ValueError, match=message):
+                stream.load(tmp_path / "s")
+            assert not stream.state["c.count"].any()
+
+    def test_counts_are_whole_numbers(self, rng):
+        model = build(STRIDED, rng)
+        state = model.initial_state(2)
+        state["c.count"] = state["c.count"].astype(np.float32)
+        message = r"^state 'c\.count' is of float32; expected a NumPy array of int64$"
+        with pytest.raises(TypeError, match=message):
+            model.stream(2).state = state
 
     def test_the_largest_counts_are_taken(self, isa, rng):
-        for layer in (CAUSAL, STRIDED, over_time("c", 3, 5, 4, 3, 2, 6)):
+        for layer in (STRIDED, over_time("c", 3, 5, 4, 3, 2, 6)):
             model = build(layer, rng, isa=isa, reproducible=True)
-            bound = layer.counts()["c.count"]
-            for count in range(bound):
-                state = state_for(model, rng, 2)
+            for count in range(2**24 - 6, 2**24):
+                _, state = model(input_for(model, rng, layer.first + layer.reach, 2))
                 state["c.count"][...] = count
                 x = input_for(model, rng, 3 * layer.period, 2)
                 y, after = model(x, state)
-                expected, expected_after = reference.forward((layer,), model.tensors, x, state)
-                assert_close(y, expected)
-                assert np.array_equal(after["c.count"], expected_after["c.count"])
+                truth, after_it = in_numpy(model, x, state)
+                assert_close(y, truth)
+                assert_state_is_near(after, after_it, bound_of(y.dtype))
 
     def test_other_values_of_the_past_may_be_anything(self, isa, rng):
         """NaN among the last inputs is gone once they are."""

@@ -227,8 +227,9 @@ def tensors_of(
 
 
 def drift(one: Any, other: Any) -> float:
-    """The largest difference of two runs, of the output or of a state."""
-    pairs = [(one[0], other[0]), *((one[1][name], other[1][name]) for name in one[1])]
+    """The largest difference of two runs, of the output or of a recurrence's state."""
+    names = [name for name in one[1] if name.endswith((".h", ".c"))]
+    pairs = [(one[0], other[0]), *((one[1][name], other[1][name]) for name in names)]
     return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
 
 
@@ -291,6 +292,9 @@ def test_a_random_model(seed):
             assert_same_bits(alone, np.ascontiguousarray(calls[2][0][:, b]))
         for n, (call, truth) in enumerate(zip(calls, truths, strict=True)):
             rows = truth[0][0] if model.pools_over_time and n < 2 else truth[0]
+            if n == 1 and not model.pools_over_time:  # as many as the longest row gives
+                rows, behind = rows[: len(call[0])], rows[len(call[0]) :]
+                assert not behind.any()
             assert call[0].shape == rows.shape
             assert drift((rows, truth[1]), call) <= limits[n], f"{isa}, call {n}"
         two = Model(ChainFile(layers, tensors), isa=isa, reproducible=True, threads=2)(x)

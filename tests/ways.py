@@ -43,11 +43,21 @@ def rows_of(model: Model, y: np.ndarray) -> np.ndarray:
 
 
 def in_numpy(
-    file: ChainFile, x: np.ndarray, start: State | None = None
+    file: ChainFile | Model, x: np.ndarray, start: State | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Sequences (T, B, ...) by the reference in float64: (T', B, O) or (B, O), and the state."""
+    """Sequences (T, B, ...) by the reference in float64: (T', B, O) or (B, O), and the state.
+
+    They start from a state of the engine's, whose means are sums here.
+    """
     stream = reference.Stream(file.graph, file.tensors, x.shape[1])
-    for name, array in (start or {}).items():
+    known = {n: a for n, a in (start or {}).items() if n in stream.state}
+    for node in file.graph.nodes:
+        if (
+            getattr(node.layer, "function", "") == "mean"
+            and (total := f"{node.name}.total") in known
+        ):
+            known[total] = known[total] * known[f"{node.name}.count"][..., None]
+    for name, array in known.items():
         stream.state[name] = array.astype(stream.state[name].dtype)
     inputs = {file.graph.inputs[0].name: x}
     if stream.facts.looks_ahead:
