@@ -35,11 +35,12 @@ int main(void) {
 
 @dataclass(frozen=True)
 class Build:
-    """A compiler, its flags, and commands one of which can run the program."""
+    """A compiler, its flags, commands one of which can run the program, kernels it is without."""
 
     compiler: str
     flags: tuple[str, ...]
     runners: tuple[tuple[str, ...], ...] = ((),)
+    without: tuple[str, ...] = ()
 
 
 OPTIMIZED = Build("cc", ("-O3",))
@@ -100,16 +101,19 @@ class Programs:
         if isinstance(runner, str):
             return f"{build.compiler} {' '.join(build.flags)} does not work here: {runner}"
 
+        absent = [f"-DABSENT_{name.upper()}" for name in build.without]
+        sources = [source for source in self._sources if source.stem not in build.without]
+
         def compile_one(source: Path) -> Path:
             to = folder / f"{source.stem}.o"
-            flags = (*FLAGS, *self._defines, *build.flags)
+            flags = (*FLAGS, *self._defines, *absent, *build.flags)
             made = call([build.compiler, *flags, "-c", source, "-o", to])
             assert made.returncode == 0, made.stderr
             assert not made.stderr
             return to
 
         with ThreadPoolExecutor(2) as pool:
-            objects = list(pool.map(compile_one, self._sources))
+            objects = list(pool.map(compile_one, sources))
         program = folder / "program"
         linked = call([build.compiler, "-pthread", *build.flags, *objects, "-lm", "-o", program])
         assert linked.returncode == 0, linked.stderr

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from program_in_numpy import NumPyProgram
+from random_graphs import random_graph
 
 from fastlstm import reference, spec
 from fastlstm.plan.lowering import plan
 from fastlstm.plan.program import Program
 
-__all__ = ["Planned"]
+__all__ = ["Planned", "random_planned"]
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -115,6 +117,12 @@ class Planned:
             self.run.write(written, part, rows)
             np.testing.assert_array_equal(self.run.read(written, part), rows)
             node, _, suffix = name.rpartition(".")
-            if suffix != "count" and name in expected and node not in others:
+            if suffix != "count" and name in self.facts.state and node not in others:
                 exact = np.moveaxis(expected[name], 1, 0).reshape(rows.shape)
                 np.testing.assert_allclose(rows, exact, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+@functools.cache
+def random_planned(seed: int) -> Planned:
+    """A random graph as a program, the same for all tests."""
+    return Planned(*random_graph(np.random.default_rng(seed)))

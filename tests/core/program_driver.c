@@ -74,12 +74,13 @@ static fl_error open_model(subject *s, reader *from, char *message, size_t messa
     char *isa = take(name + 1);
     memcpy(isa, read_bytes(from, name), name);
     isa[name] = 0;
-    const fl_model_config config = {sizeof config, type ? FL_FLOAT64 : FL_FLOAT32,
-                                    name ? isa : NULL};
+    fl_model_config config = {sizeof config, type ? FL_FLOAT64 : FL_FLOAT32, name ? isa : NULL, 0};
     const size_t most = read_size(from);
     s->real_size = type ? sizeof(double) : sizeof(float);
     s->tensor_count = read_size(from);
     s->tensors = take(s->tensor_count * sizeof *s->tensors);
+    /* Of models with an odd number of tensors that may stay where they are, they do. */
+    config.keeps_tensors = s->tensor_count % 2 != 0;
     for (size_t i = 0; i < s->tensor_count; ++i) {
         fl_tensor_data *one = s->tensors + i;
         memset(one, 0, sizeof *one);
@@ -87,6 +88,7 @@ static fl_error open_model(subject *s, reader *from, char *message, size_t messa
         one->count = read_size(from);
         const size_t bytes = one->count * (one->type == FL_FLOAT64 ? 8 : 4);
         one->data = copy_of(read_bytes(from, bytes), bytes);
+        if (one->type != config.type) config.keeps_tensors = 0;
     }
     if (!s->program) {
         free(isa);
@@ -264,7 +266,7 @@ static void set_part(const subject *s, reader *from, FILE *to) {
 
 /* ---- Any program at all ---- */
 
-enum { MOST_BYTES = 1 << 26, MOST_ROWS = 1 << 12, MOST_QUESTIONS = 100 };
+enum { MOST_BYTES = 1 << 26, MOST_ROWS = 1 << 12, MOST_QUESTIONS = 20000 };
 
 /* Inputs that are what they must be, whatever the program says that is: as many numbers. */
 static fl_rows *make_inputs(const subject *s, size_t T, int *fits) {

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import functools
+import platform
 import struct
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +18,35 @@ import c_builds
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ADDRESS", "BUILDS", "ERRORS", "SOURCES", "Answer", "Case", "Driver", "Given"]
+__all__ = ["BUILDS", "ERRORS", "Answer", "Case", "Driver", "Given", "driver_of"]
 
 Array = npt.NDArray[Any]
 
-ERRORS = ("ok", "argument", "program", "tensors", "state", "large", "memory", "kernel", "stopped")
-ADDRESS = c_builds.Build("cc", ("-O1", *c_builds.ADDRESS_FLAGS))
-BUILDS = {"optimized": c_builds.OPTIMIZED, "clang": c_builds.CLANG, "address": ADDRESS}
+# Built once for all tests, for what is computed rather than how fast: in seconds, where -O3 takes
+# minutes. What takes longest to compile is left out where another build has it.
+BUILDS = {
+    "plain": c_builds.Build("cc", ("-O1",)),
+    "clang": c_builds.Build("clang", ("-O1",), without=("avx512", "scalar", "scalar64")),
+    "address": c_builds.Build(
+        "cc", ("-O1", *c_builds.ADDRESS_FLAGS), without=("avx512", "scalar64")
+    ),
+}
+if platform.machine() != "aarch64":
+    BUILDS["neon"] = c_builds.Build(
+        "aarch64-linux-gnu-gcc",
+        ("-O1", "-static"),
+        (("qemu-aarch64",),),
+        without=("scalar", "scalar64"),
+    )
 SOURCES = [
     *sorted(c_builds.CORE.glob("*.c")),
-    c_builds.CORE / "team.c",
     Path(__file__).with_name("program_driver.c"),
+    Path(__file__).with_name("absent_kernels.c"),
 ]
+# Every place that may stop is tried, every call is shared by threads, for which it waits.
+EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
+
+ERRORS = ("ok", "argument", "program", "tensors", "state", "large", "memory", "kernel", "stopped")
 _KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try")
 
 
@@ -214,14 +234,17 @@ class Driver:
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         self._command, self._folder = list(command), folder
+        self._kernels: list[tuple[str, Any]] = []
 
     def kernels(self) -> list[tuple[str, Any]]:
         """What can run here: the name of each, and its dtype."""
-        lines = self._call("kernels").splitlines()
-        return [
-            (name, np.float32 if size == "4" else np.float64)
-            for name, size in (line.split() for line in lines)
-        ]
+        if not self._kernels:
+            lines = self._call("kernels").splitlines()
+            self._kernels = [
+                (name, np.float32 if size == "4" else np.float64)
+                for name, size in (line.split() for line in lines)
+            ]
+        return self._kernels
 
     def vocabulary(self) -> str:
         """All that a program can say."""
@@ -243,6 +266,21 @@ class Driver:
         made = c_builds.call([*self._command, *arguments])
         assert made.returncode == 0, made.stderr[-4000:]
         return made.stdout
+
+
+@functools.cache
+def _programs() -> c_builds.Programs:
+    return c_builds.Programs(BUILDS, SOURCES, Path(_FOLDER.name), EAGER)
+
+
+_FOLDER = tempfile.TemporaryDirectory()  # until the tests end
+
+
+@functools.cache
+def driver_of(build: str) -> Driver:
+    """The driver of one of BUILDS, compiled when it is first asked for; skips what has none."""
+    command = _programs().command(build)
+    return Driver(command, Path(command[-1]).parent)
 
 
 class _Words:

@@ -3,12 +3,12 @@ or runs within its memory, from states that no call left too; a sanitizer watche
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 
 import numpy as np
 import pytest
-from c_builds import Programs
-from programs import BUILDS, SOURCES, Case, Driver
+from programs import Case, Driver, driver_of
 from random_graphs import random_graph
 
 from fastlstm.plan.lowering import plan
@@ -20,11 +20,11 @@ ODD = [-1, 0, 1, 2, 3, 4, 7, 8, 63, 64, 2**16, 2**24, 2**31 - 1, 2**31, 2**32, 2
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    folder = tmp_path_factory.mktemp("hostile")
-    return Driver(Programs(BUILDS, SOURCES, folder).command("address"), folder)
+def driver() -> Driver:
+    return driver_of("address")
 
 
+@functools.cache
 def planned() -> list[tuple[bytes, list[np.ndarray], Program]]:
     """Programs of random graphs, which have operations of every kind among them."""
     made = []

@@ -6,27 +6,20 @@ program.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
-from planned import Planned
-from random_graphs import random_graph, random_inputs, text
+from planned import random_planned
+from random_graphs import random_inputs, text
 
 from fastlstm.plan import operations as op
 
 SEEDS = range(250)
 
 
-@functools.cache
-def grown(seed):
-    return Planned(*random_graph(np.random.default_rng(seed)))
-
-
 @pytest.fixture(params=SEEDS, ids="seed{}".format)
 def seed(request):
-    print(text(grown(request.param).graph))
-    print(grown(request.param).program)
+    print(text(random_planned(request.param).graph))
+    print(random_planned(request.param).program)
     return request.param
 
 
@@ -37,7 +30,7 @@ def lengths(planned):
 
 
 def test_a_whole_sequence(seed):
-    planned = grown(seed)
+    planned = random_planned(seed)
     for T in lengths(planned):
         for B in (1, 3):
             rng = np.random.default_rng([seed, T, B])
@@ -45,7 +38,7 @@ def test_a_whole_sequence(seed):
 
 
 def test_a_stream_in_pieces(seed):
-    planned = grown(seed)
+    planned = random_planned(seed)
     if planned.facts.looks_ahead:
         return
     for T in lengths(planned):
@@ -54,5 +47,5 @@ def test_a_stream_in_pieces(seed):
 
 
 def test_every_operation_occurs():
-    found = {type(one) for seed in SEEDS for one in grown(seed).program.operations}
+    found = {type(one) for seed in SEEDS for one in random_planned(seed).program.operations}
     assert found == set(op.OPERATIONS.values())

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_builds import Programs
 from program_in_numpy import NumPyProgram
-from programs import BUILDS, SOURCES, Case, Driver
+from programs import Case, Driver, driver_of
 
 from fastlstm.plan import operations as op
 from fastlstm.plan.program import Instruction, Program
@@ -19,9 +18,8 @@ Array = Any
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    folder = tmp_path_factory.mktemp("programs")
-    return Driver(Programs(BUILDS, SOURCES, folder).command("address"), folder)
+def driver() -> Driver:
+    return driver_of("address")
 
 
 def one_input(count: int, *, tokens: int = 0) -> Program:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import c_builds
 import numpy as np
 import pytest
-from programs import ADDRESS, SOURCES, Case, Driver
+from programs import BUILDS, Case, Driver, driver_of
 from recurrences import Recurrence
 
 from fastlstm import spec
 
-# Every place that may stop is tried, every call is shared by threads, for which it waits.
-EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
 VECTORS = ("avx512", "avx2", "neon")
 CELLS = {"lstm": spec.LSTM, "gru": spec.GRU, "rnn": spec.RNN}
 
@@ -179,14 +176,8 @@ def close(actual: Any, expected: Any, dtype: Any, more: float = 1.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: Any) -> c_builds.Programs:
-    builds = {"optimized": c_builds.OPTIMIZED, "address": ADDRESS}
-    return c_builds.Programs(builds, SOURCES, tmp_path_factory.mktemp("recurrent"), EAGER)
-
-
-@pytest.fixture(scope="module", params=["optimized", "address"])
-def driver(request: Any, programs: c_builds.Programs, tmp_path_factory: Any) -> Driver:
-    return Driver(programs.command(request.param), tmp_path_factory.mktemp("calls"))
+def driver() -> Driver:
+    return driver_of("plain")
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -250,6 +241,30 @@ class TestEach:
             for b, ((own,), own_state) in enumerate(made):
                 np.testing.assert_array_equal(rows[b], own)
                 np.testing.assert_array_equal(state[b], own_state[0])
+
+
+def test_nothing_is_read_or_written_elsewhere(rng):
+    """A sanitizer watches some of every form."""
+    driver = driver_of("address")
+    for name in list(RECURRENCES)[::5]:
+        numbers = Numbers(RECURRENCES[name], rng, T=7, B=3)
+        for kernel in driver.kernels():
+            answered(driver, [numbers.case(kernel, numbers.pieces(rng), threads=2)])
+
+
+@pytest.mark.skipif("neon" not in BUILDS, reason="NEON is one of the other kernels here")
+def test_neon_gives_the_same_bits(rng):
+    """As a kernel for vectors that this processor has, of some of every form."""
+    driver, emulated = driver_of("plain"), driver_of("neon")
+    here = next((kernel for kernel in driver.kernels() if kernel[0] in VECTORS), None)
+    if here is None:
+        pytest.skip("this processor has no kernel for vectors")
+    for name in list(RECURRENCES)[::4]:
+        numbers = Numbers(RECURRENCES[name], rng, T=9, B=3)
+        ((rows, _),) = answered(driver, [numbers.case(here, [numbers.T])])
+        ((others, _),) = answered(emulated, [numbers.case(("neon", np.float32), [numbers.T])])
+        for y, other in zip(rows, others, strict=True):
+            np.testing.assert_array_equal(y, other, err_msg=name)
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -6,24 +6,41 @@ is; the pieces, the company of a batch and the threads may change no bit.
 
 from __future__ import annotations
 
-import c_builds
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 from program_in_numpy import NumPyProgram
-from programs import ADDRESS, SOURCES, Case, Driver, Given
+from programs import BUILDS, Case, Driver, Given, driver_of
 from time_programs import PROGRAMS, Made, attends, folds
 
 from fastlstm.plan.program import Program
 
-KERNELS = [
-    ("avx512", np.float32),
-    ("avx2", np.float32),
-    ("neon", np.float32),
-    ("scalar", np.float32),
-    ("scalar", np.float64),
+
+class Kernel(NamedTuple):
+    """One of a build of the driver."""
+
+    isa: str
+    dtype: Any
+    build: str = "plain"
+
+
+KERNELS = {
+    "avx512": Kernel("avx512", np.float32),
+    "avx2": Kernel("avx2", np.float32),
+    "scalar32": Kernel("scalar", np.float32),
+    "scalar64": Kernel("scalar", np.float64),
+    "neon": Kernel("neon", np.float32, "neon" if "neon" in BUILDS else "plain"),
+    "address": Kernel("avx2", np.float32, "address"),
+}
+# What is slow, since emulated or watched, runs some of the programs.
+SOME = ("neon", "address")
+EACH = [
+    (kernel, name)
+    for kernel in KERNELS
+    for number, name in enumerate(PROGRAMS)
+    if kernel not in SOME or number % 4 == SOME.index(kernel)
 ]
-# Every place that may stop is tried, every call is shared by threads that can be.
-EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
 
 
 def numbers(program: Program, rng, T: int, B: int):
@@ -34,7 +51,7 @@ def numbers(program: Program, rng, T: int, B: int):
 
 
 def case_of(program: Program, kernel, B: int, held, threads: int = 1) -> Case:
-    isa, dtype = kernel
+    isa, dtype, _ = kernel
     counts = [program.values[value].count for value in program.outputs]
     case = Case(program.to_bytes(), (), counts, dtype, isa, B, threads)
     case.begin(held)
@@ -76,22 +93,17 @@ def assert_same(program: Program, calls: list[Given], b: int, others: list[Given
         np.testing.assert_array_equal(y, other)
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> c_builds.Programs:
-    builds = {"optimized": c_builds.OPTIMIZED, "address": ADDRESS, "aarch64": c_builds.AARCH64}
-    return c_builds.Programs(builds, SOURCES, tmp_path_factory.mktemp("time"), EAGER)
+@pytest.fixture
+def kernel(request) -> Kernel:
+    return KERNELS[request.param]
 
 
-@pytest.fixture(scope="module", params=["optimized", "address", "aarch64"])
-def driver(request, programs, tmp_path_factory) -> Driver:
-    return Driver(programs.command(request.param), tmp_path_factory.mktemp("calls"))
-
-
-@pytest.fixture(params=KERNELS, ids=lambda kernel: f"{kernel[0]}{np.dtype(kernel[1]).itemsize * 8}")
-def kernel(request, driver):
-    if request.param not in driver.kernels():
-        pytest.skip(f"this processor, or this build, has no {request.param[0]}")
-    return request.param
+@pytest.fixture
+def driver(kernel) -> Driver:
+    made = driver_of(kernel.build)
+    if kernel[:2] not in made.kernels():
+        pytest.skip(f"this processor, or this build, has no {kernel.isa}")
+    return made
 
 
 def close(actual, expected, dtype) -> None:
@@ -101,7 +113,7 @@ def close(actual, expected, dtype) -> None:
     np.testing.assert_allclose(actual, expected, **precise)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(("kernel", "name"), EACH, indirect=["kernel"])
 class TestEach:
     """Numbers of one operation, or a few."""
 
@@ -227,6 +239,7 @@ class TestEach:
                 assert_same(program, shared, b, alone, b)
 
 
+@pytest.mark.parametrize("kernel", KERNELS, indirect=True)
 class TestNumbers:
     """What is not finite, and what is long."""
 
