@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "tokens": {"model", "stream"},
     "generation": {"model", "tokens", "_engine"},
     "forecasting": {"model", "_engine"},
-    "verification": {"chain", "model"},
+    "verification": {"spec", "reference", "chain", "model"},
     "__init__": {
         *("errors", "format", "model", "nn", "stream", "tokens", "generation", "forecasting"),
         *("pool", "verification"),
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "cli": {"commands", "public"},
     "__main__": {"cli"},
     "commands": {
-        *("public", "chain", "processors", "tokens", "forecasting", "verification", "_engine"),
+        *("public", "reference", "processors", "tokens", "forecasting", "verification", "_engine"),
     },
     "gpu": {"spec", "plan"},
 }

@@ -21,6 +21,8 @@ import fastlstm
 from fastlstm import Model, cli
 from fastlstm import chain as spec
 from fastlstm.chain import reference
+from fastlstm.chain.lower import lowered
+from fastlstm.spec import check
 from fastlstm.verification import Verification, deviation, random_input, trial, verify
 from fastlstm.verification.comparison import RESTART_STEPS, compare, cut
 from fastlstm.verification.errors import Deviation, Errors, errors_of
@@ -127,7 +129,7 @@ def test_every_layer_in_torch(rng: np.random.Generator, which: str, dtype: Any) 
     assert found.yardstick_name == "torch"
     assert not found.diverges
     assert worst(found, found.yardstick) <= found.floor(found.drift, found.yardstick)
-    streams = not spec.looks_ahead(model.layers)
+    streams = not model.looks_ahead
     assert found.drift.starts == ("carried" if streams else "anew")
     assert (ENGINE[1] in found.drift.errors) == streams
     if which == "convolutions":
@@ -135,7 +137,11 @@ def test_every_layer_in_torch(rng: np.random.Generator, which: str, dtype: Any) 
         assert found.drift.errors[ENGINE[0]].steps.tolist() == [*range(model.delay, 50, 2)]
 
 
-STREAMING = [which for which, layers in LAYERS.items() if not spec.looks_ahead(layers)]
+STREAMING = [
+    which
+    for which, layers in LAYERS.items()
+    if not check(lowered(layers)).looks_ahead
+]
 
 
 @pytest.mark.usefixtures("torch")
@@ -147,7 +153,7 @@ def test_torch_takes_the_states_of_a_model(rng: np.random.Generator, which: str)
     model = build(LAYERS[which], rng)
     runs = {"torch": torch_run(model.layers, model.tensors, model.dtype), "e": sequences(model)}
     runs["s"] = stepwise(model, 3) or pytest.fail("it streams")
-    exactly = equations(model.layers, model.tensors, np.float64)
+    exactly = equations(model.graph, model.tensors, np.float64)
     for starts in ("restarted", "carried"):
         calls = cut(model, 60, 3, starts, longest=RESTART_STEPS)
         x = random_input(model, (sum(calls), 3), 5)
@@ -889,7 +895,7 @@ def test_the_reference_is_the_truth(rng: np.random.Generator) -> None:
     """What everything is compared with is :mod:`fastlstm.chain.reference`, in float64."""
     model = build(recurrent("gru", 3, 5), rng)
     x = random_input(model, (9, 2), 0)
-    y, _ = equations(model.layers, model.tensors, np.float64)(x, None)
+    y, _ = equations(model.graph, model.tensors, np.float64)(x, None)
     expected, _ = reference.forward(model.layers, model.tensors, x)
     assert np.array_equal(y, expected)
 

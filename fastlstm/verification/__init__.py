@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import chain
 from fastlstm.model import Model
 from fastlstm.verification.comparison import RESTART_STEPS, Comparison
 from fastlstm.verification.errors import Deviation, deviation
@@ -22,6 +23,7 @@ from fastlstm.verification.evaluations import (
     random_input,
     sequences,
     stepwise,
+    waits_for_end,
 )
 from fastlstm.verification.result import BLOCKS, ENGINE, TOLERANCE, Verdict, Verification
 from fastlstm.verification.trial import Trial
@@ -84,11 +86,13 @@ def verify(
     Parameters
     ----------
     model : Model
+        Of one input and one output.
     against : torch.nn.Module, path of an .onnx file, or Model, optional
         What the model was made of, or is said to be. A live module is copied and run in evaluation,
         in the model's dtype and in float64; an ONNX file is run by onnxruntime; another model, such
         as ``fastlstm.from_torch(source)``, is evaluated in float64, and if it has the same layers
-        its weights must be the same bits.
+        its weights must be the same bits. A model that is a graph and no chain of layers is
+        compared with another model only.
     steps : int, default 10000
         Of the sequence.
     batch_size : int, optional
@@ -115,13 +119,15 @@ def verify(
     TypeError
         If `against` is nothing of the above.
     ValueError
-        If it takes or gives another number of features than the model, cannot be run, or cannot
-        have the `batch_size` that was given.
+        If the model has several inputs or outputs, of which nothing is compared; if `against`
+        takes or gives another number of features than the model, cannot be run, or cannot have the
+        `batch_size` that was given.
     """
     tensors = model.tensors
     # Beside float64, only a longer number tells who is right; it is the same where there is none.
     exact = np.longdouble if model.dtype == np.float64 else np.float64
-    exactly = equations(model.layers, tensors, exact)
+    _check_ports(model)
+    exactly = equations(model.graph, tensors, exact)
     notes: list[str] = []
     sources, weights = _sources(model, against, exactly, notes)
     rows = _rows(batch_size, sources)
@@ -140,7 +146,8 @@ def verify(
     diverges = drift.errors[measure].worst.error > allowed * drift.scale
     if diverges:
         judged, left = [trial.restarted(steps)], sources
-    if left:
+    # What comes of the end of a sequence only, one that is carried on does not have.
+    if left or (drift.starts == "carried" and waits_for_end(model)):
         judged.append(trial.anew(steps, left, RESTART_STEPS if diverges else None))
     return Verification(
         drift=drift,
@@ -156,6 +163,25 @@ def verify(
     )
 
 
+def _check_ports(model: Model) -> None:
+    """Refuse a model of which a verdict would leave out what was not compared."""
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        inputs, outputs = (", ".join(map(repr, names)) for names in (model.inputs, model.outputs))
+        raise ValueError(
+            f"nothing was compared: this model reads {inputs} and gives {outputs}; expected a "
+            f"model of one input and one output, which is all that can be compared here. "
+            f"model.check() compares the first steps of any model with the float64 reference"
+        )
+
+
+def _chain(model: Model) -> tuple[chain.Layer, ...] | None:
+    """The layers of a model that is a chain of them."""
+    try:
+        return model.layers
+    except ValueError:
+        return None
+
+
 def _sources(
     model: Model, against: Any, exactly: Run, notes: list[str]
 ) -> tuple[list[Source], str | None]:
@@ -164,6 +190,12 @@ def _sources(
         return [], None
     if isinstance(against, Model):
         return _of_model(model, against, notes)
+    if _chain(model) is None:
+        raise ValueError(
+            f"this model is a graph and no chain of layers; expected another Model to compare it "
+            f"with, or nothing: what a {type(against).__name__} gives can be told to be the same "
+            f"as what a chain gives only"
+        )
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(against, torch.nn.Module):
         from fastlstm.verification.torch_module import torch_modules
@@ -190,28 +222,23 @@ def _sources(
 
 
 def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[list[Source], str | None]:
-    kinds = [
-        (
-            one.takes_tokens,
-            one.input_size,
-            one.output_size,
-            one.pools_over_time,
-            one.delay,
-            one.step_stride,
-        )
-        for one in (model, other)
-    ]
-    if kinds[0] != kinds[1]:
+    if _takes_and_gives(model) != _takes_and_gives(other):
         raise ValueError(
             f"the model and its source do not take and give the same: {model!r} and {other!r}"
         )
-    source = Equations("source, float64", other.layers, other.tensors, model.dtype)
-    if model.layers != other.layers:
+    source = Equations("source, float64", other.graph, other.tensors, model.dtype)
+    if model.graph != other.graph:
         notes.append("the source has other layers: their numbers are compared, not their weights")
         return [source], None
     if differing := _differing(model.tensors, other.tensors):
         return [source], differing
     return [], ""  # its evaluation is the one that everything is compared with
+
+
+def _takes_and_gives(model: Model) -> tuple[Any, ...]:
+    rows = [model.facts.rows[value] for value in model.graph.outputs.values()]
+    inputs = [(one.shape, one.tokens, one.held) for one in model.graph.inputs]
+    return inputs, [(row.shape, row.timing, row.folded) for row in rows]
 
 
 def _differing(own: Mapping[str, Array], others: Mapping[str, Array]) -> str:
@@ -244,12 +271,18 @@ def _rows(given: int | None, sources: Sequence[Source]) -> int:
 
 
 def _yardstick(model: Model, tensors: Mapping[str, Array], notes: list[str]) -> tuple[str, Run]:
+    layers = _chain(model)
     if not importlib.util.find_spec("torch"):
         notes.append("torch is not installed: NumPy in the model's precision is the yardstick")
+    elif layers is None:
+        notes.append(
+            "torch was not run, as the model is a graph and no chain of layers: NumPy in the "
+            "model's precision is the yardstick"
+        )
     else:
         from fastlstm.verification.torch_layers import missing, torch_run
 
-        if not (lacking := missing(model.layers)):
-            return "torch", torch_run(model.layers, tensors, model.dtype)
+        if not (lacking := missing(layers)):
+            return "torch", torch_run(layers, tensors, model.dtype)
         notes.append(f"torch has not {lacking}; NumPy in the model's precision is the yardstick")
-    return "NumPy", equations(model.layers, tensors, model.dtype)
+    return "NumPy", equations(model.graph, tensors, model.dtype)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastlstm.model import Model
 from fastlstm.verification.errors import LEAST_DRIFT, Errors, errors_of, joined
-from fastlstm.verification.evaluations import Run, steps_to_output
+from fastlstm.verification.evaluations import Run, outputs_known, steps_to_output
 
 __all__ = ["RESTART_STEPS", "Comparison", "Starts", "compare", "cut"]
 
@@ -84,8 +84,10 @@ def cut(
     """
     # A call too short to give an output would have nothing to pool, and torch refuses it.
     least = 1
-    if starts == "anew" or model.pools_over_time:
-        least = max(steps_to_output(model.layers), model.step_stride)
+    if starts == "anew":
+        least = max(steps_to_output(model), model.step_stride)
+    elif model.pools_over_time:
+        least = max(model.delay + 1, model.step_stride)
     most = max(1, MOST_NUMBERS // (batch_size * model.output_size))
     if longest is not None:
         most = min(most, longest)
@@ -120,7 +122,7 @@ def compare(
     Parameters
     ----------
     model : Model
-        Whose layers tell when an output comes.
+        Whose graph tells when an output comes.
     exactly : Run
         The truth.
     evaluations : mapping of str to Run
@@ -144,10 +146,10 @@ def compare(
             true_state, states = None, dict.fromkeys(evaluations)
         elif starts == "restarted":
             states = dict.fromkeys(evaluations, _rounded(true_state, model.dtype))
-        exact, true_state = exactly(chunk, true_state)
+        exact, true_state = exactly(chunk, true_state, starts == "anew")
         steps = _known_at(model, len(exact), at, length, 0 if starts == "anew" else outputs, starts)
         for name, run in evaluations.items():
-            y, states[name] = run(chunk, states[name])
+            y, states[name] = run(chunk, states[name], starts == "anew")
             parts[name].append(errors_of(y, exact, steps))
         with np.errstate(invalid="ignore"):
             sizes.append(np.abs(exact).max(axis=(1, 2)))
@@ -170,12 +172,14 @@ def compare(
 
 def _rounded(state: Mapping[str, Array] | None, dtype: np.dtype[Any]) -> dict[str, Array] | None:
     with np.errstate(over="ignore"):
-        return None if state is None else {name: a.astype(dtype) for name, a in state.items()}
+        return state and {
+            name: a if a.dtype == np.int64 else a.astype(dtype) for name, a in state.items()
+        }
 
 
 def _known_at(model: Model, n: int, at: int, length: int, before: int, starts: Starts) -> Array:
     """The steps after which the `n` outputs of a call are known, `before` of them before it."""
     if model.pools_over_time:
         return np.full(n, at + length - 1)
-    steps = model.delay + model.step_stride * np.arange(before, before + n)
+    steps = outputs_known(model, before, before + n)
     return np.minimum(steps + (at if starts == "anew" else 0), at + length - 1)

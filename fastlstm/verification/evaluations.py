@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import chain as spec
-from fastlstm.chain import reference
+from fastlstm import reference, spec
 from fastlstm.model import Model
 
 __all__ = [
@@ -19,18 +17,29 @@ __all__ = [
     "Run",
     "Source",
     "equations",
+    "outputs_known",
     "pieces_of_whole",
     "random_input",
     "sequences",
     "steps_to_output",
     "stepwise",
+    "waits_for_end",
 ]
 
 Array = npt.NDArray[Any]
 
-# x (T, B, I) or tokens (T, B), and what the last call returned or None -> y (N, B, O), and what to
-# carry on from: for the engine and the equations, a model's state.
-Run = Callable[[Array, Any], tuple[Array, Any]]
+
+class Run(Protocol):
+    """A way to evaluate a model of one input and one output."""
+
+    def __call__(self, x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
+        """The rows y (N, B, O) of an input x (T, B, ...), O numbers each.
+
+        `state` is what the last call returned, or None at the start of a sequence; for the engine
+        and the equations it is a model's state, of which that of the equations has what
+        :func:`fastlstm.spec.check` lists. With `whole` the sequence ends with x, and y has the rows
+        that are due at its end too.
+        """
 
 
 class Source(Protocol):
@@ -64,7 +73,7 @@ class Source(Protocol):
     @property
     def carries(self) -> bool: ...
 
-    def run(self, x: Array, state: Any) -> tuple[Array, Any]:
+    def run(self, x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
         """A sequence from its start: `state` is None."""
 
     def carry(self, x: Array) -> Run:
@@ -73,10 +82,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """Layers and tensors, evaluated in NumPy in some precision: a `Source` too."""
+    """A graph and its tensors, evaluated in NumPy in some precision: a `Source` too."""
 
     name: str
-    layers: Sequence[spec.Layer]
+    graph: spec.Graph
     tensors: Mapping[str, Array]
     dtype: np.dtype[Any]
     batch_size: int | None = None
@@ -84,26 +93,43 @@ class Equations:
     chains: bool = True
     carries: bool = True
 
-    def run(self, x: Array, state: Any) -> tuple[Array, Any]:
-        return reference.forward(self.layers, self.tensors, x, state, np.float64)
+    def run(self, x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
+        return equations(self.graph, self.tensors, np.float64)(x, state, whole)
 
     def carry(self, x: Array) -> Run:
         return self.run
 
 
-def equations(
-    layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: npt.DTypeLike
-) -> Run:
+def equations(graph: spec.Graph, tensors: Mapping[str, Array], dtype: npt.DTypeLike) -> Run:
     """The equations in NumPy, rounded to a precision at every step."""
-    return lambda x, state: reference.forward(layers, tensors, x, state, dtype)
+    (name,), (output,) = (given.name for given in graph.inputs), graph.outputs
+
+    def run(x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
+        stream = reference.Stream(graph, tensors, x.shape[1], dtype=dtype)
+        if state is not None:
+            stream.state = {
+                key: value if key.endswith("count") else value.astype(dtype)
+                for key, value in state.items()
+            }
+        y = (stream.finish if whole else stream.run)({name: x})[output]
+        folded = stream.facts.rows[graph.outputs[output]].folded
+        return _flat(y[-1:] if folded else y), stream.state
+
+    return run
 
 
 def sequences(model: Model) -> Run:
     """The engine, a call for a whole sequence."""
 
-    def run(x: Array, state: Any) -> tuple[Array, Any]:
-        y, state = model(x, state)
-        return (y[None] if model.pools_over_time else y), state
+    def run(x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
+        y, after = model(x, _completed(model, state, x.shape[1]))
+        y = y[None] if model.pools_over_time else y
+        if not whole and waits_for_end(model):
+            # A stream in the state after these steps tells which rows come of their end only.
+            stream = model.stream(batch_size=x.shape[1])
+            stream.state = after
+            y = y[: len(y) - len(stream.flush())]
+        return _flat(y), after
 
     return run
 
@@ -113,41 +139,84 @@ def stepwise(model: Model, batch_size: int) -> Run | None:
     if model.looks_ahead:
         return None
     stream = model.stream(batch_size=batch_size)
+    rows, steps = _output_row(model).timing.rate
 
-    def run(x: Array, state: Any) -> tuple[Array, Any]:
+    def one(x: Array) -> Array | None:
+        if rows <= steps:
+            y = stream.step(x)
+            return None if y is None else y[None]
+        block: Array = stream.run(x[None])
+        return block
+
+    def run(x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
         if state is None:
             stream.reset()
         else:
-            stream.state = state
-        outputs = [y for step in x if (y := stream.step(step)) is not None]
-        if model.pools_over_time:
-            outputs = outputs[-1:]
-        empty = np.empty((0, batch_size, model.output_size), model.dtype)
-        return (np.stack(outputs) if outputs else empty), stream.state
+            stream.state = _completed(model, state, batch_size)
+        outputs = [y for step in x if (y := one(step)) is not None]
+        if whole and waits_for_end(model):
+            outputs.append(stream.flush())
+        if not outputs:
+            (shape,) = model.outputs.values()
+            outputs = [np.empty((0, batch_size, *shape), model.dtype)]
+        y = np.concatenate(outputs)
+        return _flat(y[-1:] if model.pools_over_time else y), stream.state
 
     return run
 
 
-def pieces_of_whole(layers: Sequence[spec.Layer], whole: Array) -> Run:
-    """A run whose output is known as a whole; its state is the number of steps read."""
+def _flat(y: Array) -> Array:
+    """Rows (N, B, ...) as (N, B, O)."""
+    return y if y.ndim == 3 else y.reshape(*y.shape[:2], -1 if y.size else 0)
 
-    def run(x: Array, read: int | None) -> tuple[Array, int]:
+
+def _completed(model: Model, state: Any, batch_size: int) -> Any:
+    """A state with what the equations do without, as it is where a sequence starts."""
+    return None if state is None else model.initial_state(batch_size) | state
+
+
+def _output_row(model: Model) -> Any:
+    (value,) = model.graph.outputs.values()
+    return model.facts.rows[value]
+
+
+def waits_for_end(model: Model) -> bool:
+    """Whether some rows of a sequence come of its end only, where a stream flushes them."""
+    timing = _output_row(model).timing
+    return bool(timing.ready != {timing.rows})
+
+
+def pieces_of_whole(model: Model, whole: Array) -> Run:
+    """A run whose output is known as a whole; its state is the number of steps read."""
+    timing = _output_row(model).timing
+
+    def run(x: Array, read: int | None, ends: bool = True) -> tuple[Array, int]:
         begin = read or 0
         end = begin + len(x)
-        first, last = (spec.output_steps(layers, n) for n in (begin, end))
-        return whole[first:last], end
+        last = timing.rows(end) if ends else timing.after(end)
+        return whole[timing.after(begin) : last], end
 
     return run
 
 
-def steps_to_output(layers: Sequence[spec.Layer]) -> int:
+def steps_to_output(model: Model) -> int:
     """Those of the shortest whole sequence that has an output."""
-    return next(n for n in itertools.count(1) if spec.output_steps(layers, n))
+    return int(_output_row(model).timing.rows.least())
+
+
+def outputs_known(model: Model, first: int, end: int) -> Array:
+    """The steps of a stream after which its outputs from `first` to before `end` are known."""
+    timing = _output_row(model).timing
+    if timing == spec.Timing():
+        return np.arange(first, end)
+    known = [max(c.least(n) for c in timing.ready) - 1 for n in range(first + 1, end + 1)]
+    return np.array(known, np.intp)
 
 
 def random_input(model: Model, shape: tuple[int, ...], seed: int) -> Array:
     """Standard normal features ``(*shape, I)``, or uniform tokens ``shape``, for a model."""
     rng = np.random.default_rng(seed)
-    if model.takes_tokens:
-        return rng.integers(0, model.input_size, shape)
-    return rng.standard_normal((*shape, model.input_size)).astype(model.dtype)
+    given = next(one for one in model.graph.inputs if not one.held)
+    if given.tokens:
+        return rng.integers(0, given.tokens, (*shape, *given.shape))
+    return rng.standard_normal((*shape, *given.shape)).astype(model.dtype)

@@ -27,6 +27,7 @@ from fastlstm.verification.evaluations import (
     pieces_of_whole,
     random_input,
     steps_to_output,
+    waits_for_end,
 )
 
 __all__ = ["MISSING", "OnnxGraph", "open_graph"]
@@ -150,9 +151,12 @@ class OnnxGraph:
     def carries(self) -> bool:
         if self._model.looks_ahead or self._model.pools_over_time:
             return False
+        # A call of a graph that keeps states pads each of its pieces.
+        if self._given_back and waits_for_end(self._model):
+            return False
         return self.length is None or bool(self._given_back)
 
-    def run(self, x: Array, state: Any) -> tuple[Array, Any]:
+    def run(self, x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
         length = self.length or len(x)
         rows = []
         for at in range(0, len(x), length):
@@ -193,7 +197,7 @@ class OnnxGraph:
     def carry(self, x: Array) -> Run:
         if self._given_back:
             return self.run
-        return pieces_of_whole(self._model.layers, self.run(x, None)[0])
+        return pieces_of_whole(self._model, self.run(x, None)[0])
 
 
 def open_graph(path: str | os.PathLike[str], model: Model, exactly: Run) -> OnnxGraph:
@@ -233,7 +237,7 @@ def open_graph(path: str | os.PathLike[str], model: Model, exactly: Run) -> Onnx
     refusals: list[str] = []
     for reading in _readings(inputs, model):
         graph = OnnxGraph(session, "onnxruntime", model, reading)
-        steps = graph.length or STEPS + steps_to_output(model.layers)
+        steps = graph.length or STEPS + steps_to_output(model)
         x = random_input(model, (steps, graph.batch_size or ROWS), SEED)
         exact, _ = exactly(x, None)
         try:

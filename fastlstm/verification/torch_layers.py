@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import chain as spec
+from fastlstm.chain.lower import lowered
+from fastlstm.spec import check
 from fastlstm.verification.evaluations import Run
 
 __all__ = ["ONE_AT_A_TIME", "missing", "torch_run"]
@@ -42,16 +44,17 @@ def missing(layers: Sequence[spec.Layer]) -> str:
 def torch_run(
     layers: Sequence[spec.Layer], tensors: Mapping[str, Array], dtype: np.dtype[Any]
 ) -> Run:
-    """A run of layers of which none is :func:`missing`; states are those of the model."""
+    """A run of layers of which none is :func:`missing`; states are those of the equations."""
     import torch
 
-    evaluation = _TorchLayers(tensors, dtype)
+    evaluation = _TorchLayers(layers, tensors, dtype)
 
-    def run(x: Array, state: Any) -> tuple[Array, Any]:
+    def run(x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
         with ONE_AT_A_TIME, torch.inference_mode(), warnings.catch_warnings():
             # It says that it takes a slower way, which is no news to who waits for its numbers.
             warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
             value = torch.tensor(x)
+            evaluation.whole = whole
             after: dict[str, Array] = {}
             for layer in layers:
                 value = evaluation.layer(layer, value, state or {}, after)
@@ -88,11 +91,21 @@ def _functions() -> dict[str, Function]:
 
 
 class _TorchLayers:
-    """The weights as torch's tensors and modules. Values are (T, B, features)."""
+    """The weights as torch's tensors and modules. Values are (T, B, features).
 
-    def __init__(self, tensors: Mapping[str, Array], dtype: np.dtype[Any]) -> None:
+    With `whole`, sequences end with what is given, and padding follows.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[spec.Layer],
+        tensors: Mapping[str, Array],
+        dtype: np.dtype[Any],
+    ) -> None:
         import torch
 
+        self.whole = True
+        self.state = check(lowered(tuple(layers))).state
         self.dtype = getattr(torch, dtype.name)
         self.tensors = {name: torch.tensor(array) for name, array in tensors.items()}
         self.modules: dict[str, Any] = {}
@@ -208,30 +221,24 @@ class _TorchLayers:
         import torch
         from torch.nn import functional as f
 
+        # The state: the last R inputs, the oldest first, and the steps read; see spec.
         T, R, stride = len(x), layer.reach, layer.stride
-        if layer.looks_ahead:
-            zeros = (0, 0, 0, 0, layer.padding_left, layer.padding_right)
-            padded, count = f.pad(x, zeros), layer.steps(T)
-        else:
-            # The state: the last R inputs, step t in row t % R, and the steps read; see spec.
-            read = int(state[f"{layer.name}.count"].flat[0]) if state and layer.state() else 0
-            kept = torch.zeros(R, *x.shape[1:], dtype=x.dtype)
-            if R and state:
-                kept = torch.tensor(state[f"{layer.name}.x"])[(read + np.arange(R)) % R]
-            before = layer.first - read - 1
-            begin = max(before, before % stride)
-            padded = torch.cat([kept, x])
-            count = len(range(begin, T, stride))
-            if R:
-                rows = np.empty((R, *x.shape[1:]), x.numpy().dtype)
-                rows[(read + T + np.arange(R)) % R] = padded[T:].numpy()
-                after[f"{layer.name}.x"] = rows
-            read += T
-            if read >= layer.first + layer.period:
-                read = layer.first + (read - layer.first) % layer.period
-            for name in layer.counts():
-                after[name] = np.full((1, x.shape[1], 1), read, x.numpy().dtype)
-            padded = padded[begin:]
+        counted = f"{layer.name}.count" in self.state
+        read = int(state[f"{layer.name}.count"].flat[0]) if counted and state else 0
+        kept = x.new_zeros(R, *x.shape[1:])
+        if R and state:
+            kept = torch.tensor(state[f"{layer.name}.x"])
+        joined = torch.cat([kept, x])
+        if R:
+            after[f"{layer.name}.x"] = joined[T:].numpy()
+        if counted:
+            after[f"{layer.name}.count"] = np.full((1, x.shape[1]), read + T, np.int64)
+        behind = layer.padding_right if self.whole and read + T else 0
+        # Of the first output of all, the kernel ends so many steps behind the last one read.
+        before = layer.reach - layer.padding_left - read
+        begin = max(before, before % stride)
+        padded = torch.cat([joined, x.new_zeros(behind, *x.shape[1:])])[begin:]
+        count = len(range(begin, T + behind, stride))
         if not count:
             return x.new_zeros((0, x.shape[1], layer.out_channels))
         weight, bias = self._own(layer, "weight"), self._own(layer, "bias")
@@ -248,18 +255,15 @@ class _TorchLayers:
             return torch.cat([x[-1:, :, :half], x[:1, :, half:]], dim=-1)
         if layer.function == "last":
             return x[-1:]
-        of_mean, of_count = f"{layer.name}.mean", f"{layer.name}.count"
-        y, before, base = x.mean(dim=0, keepdim=True), 0, layer.counts()[of_count]
-        if state:
-            low, high = (int(digit) for digit in state[of_count][:, 0, 0])
-            before = low + base * high
-        count = min(before + len(x), base**2 - 1)
+        of_total, of_count = f"{layer.name}.total", f"{layer.name}.count"
+        y, before = x.mean(dim=0, keepdim=True), int(state[of_count].flat[0]) if state else 0
+        count = before + len(x)
         if before:
-            mean = torch.tensor(state[of_mean]).sum(dim=0, keepdim=True)
-            y = mean * (1 - len(x) / count) + y * (len(x) / count)
-        after[of_mean] = np.concatenate([y.numpy(), np.zeros_like(y.numpy())])
-        digits = np.array([count % base, count // base], y.numpy().dtype)
-        after[of_count] = np.broadcast_to(digits[:, None, None], (2, x.shape[1], 1)).copy()
+            # Not of the totals, whose digits a long sum has lost.
+            mean = torch.tensor(state[of_total]) / before
+            y = mean * (before / count) + y * (len(x) / count)
+        after[of_total] = (y * count).numpy()
+        after[of_count] = np.full((1, x.shape[1]), count, np.int64)
         return y
 
 

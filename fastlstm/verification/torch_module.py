@@ -26,6 +26,7 @@ from fastlstm.verification.evaluations import (
     pieces_of_whole,
     random_input,
     steps_to_output,
+    waits_for_end,
 )
 from fastlstm.verification.torch_layers import ONE_AT_A_TIME
 
@@ -92,14 +93,17 @@ class TorchModule:
 
     @property
     def carries(self) -> bool:
-        return self.chains and not self._model.pools_over_time and not self._model.looks_ahead
+        if self._model.looks_ahead or self._model.pools_over_time:
+            return False
+        # A call of a module that keeps states pads each of its pieces.
+        return self.chains and not (self.signature.states and waits_for_end(self._model))
 
     def carry(self, x: Array) -> Run:
         if self.signature.states:
             return self.run
-        return pieces_of_whole(self._model.layers, self.run(x, None)[0])
+        return pieces_of_whole(self._model, self.run(x, None)[0])
 
-    def run(self, x: Array, state: Any) -> tuple[Array, Any]:
+    def run(self, x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
         length, rows = self.length or len(x), []
         for at in range(0, len(x), length):
             outputs, state = self.call(self.signature, x[at : at + length], state)
@@ -146,7 +150,7 @@ def torch_modules(module: Any, model: Model, exactly: Run) -> tuple[list[TorchMo
         return [own], notes
     wide = TorchModule(module, model, "float64")
     wide.signature = own.signature
-    steps = STEPS + steps_to_output(model.layers)
+    steps = STEPS + steps_to_output(model)
     try:
         wide.run(random_input(model, (steps, wide.batch_size or ROWS), SEED), None)
     except Exception as error:  # a tensor that its code makes in float32, for example
@@ -159,7 +163,7 @@ def _found_signature(source: TorchModule, module: Any, model: Model, exactly: Ru
     found: list[tuple[float, Arrangement, Signature]] = []
     refusals: list[str] = []
     for signature in _signatures(module, model):
-        steps = signature.length or STEPS + steps_to_output(model.layers)
+        steps = signature.length or STEPS + steps_to_output(model)
         x = random_input(model, (steps, signature.batch_size or ROWS), SEED)
         exact, _ = exactly(x, None)
         given = signature.arrangement

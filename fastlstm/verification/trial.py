@@ -14,6 +14,10 @@ __all__ = ["Trial"]
 # Steps whose time tells how many the exact evaluation gets through.
 PROBED_STEPS = 16
 
+# What a state has beyond that of the equations and need not know to go on from it: what rounding took
+# from a mean, what is made anew from constants, and, of a pool, what came before the call.
+NOT_OF_EQUATIONS = {"rest", "held", "total", "count"}
+
 # A source that takes a sequence as a whole gives its output as a whole too: steps times rows times
 # features of the wider of the two, 256 MB in float64.
 MOST_NUMBERS = 2**25
@@ -69,7 +73,7 @@ class Trial:
 
     def restarted(self, steps: int) -> Comparison:
         """Of a chaotic model, from the exact state every few steps."""
-        starts: Starts = "anew" if self.model.looks_ahead else "restarted"
+        starts: Starts = "restarted" if _restarts(self.model) else "anew"
         return self._compared(starts, steps, (), RESTART_STEPS)
 
     def anew(self, steps: int, sources: Sequence[Source], longest: int | None) -> Comparison:
@@ -128,3 +132,10 @@ class Trial:
             f"memory, {MOST_NUMBERS:,} numbers at most"
         )
         return most
+
+
+def _restarts(model: Model) -> bool:
+    """Whether the model can go on from a state of the equations."""
+    further = model.initial_state().keys() - model.facts.state.keys()
+    suffixes = {name.rpartition(".")[2].rstrip("'") for name in further}
+    return not model.looks_ahead and suffixes <= NOT_OF_EQUATIONS
