@@ -16,6 +16,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
+from fastlstm.summary import Summary
 
 __all__ = ["Model", "convert", "from_torch", "load"]
 
@@ -275,6 +276,16 @@ class Model(PackedGraph):
         y = given.run(self, block)
         return y, self.state_arrays(block, given.batch_size is not None)
 
+    def summary(self) -> Summary:
+        """The inputs, nodes and outputs, a line each, with their rows, rates and delays.
+
+        Returns
+        -------
+        Summary
+            As a string a table of text; in a notebook one of HTML.
+        """
+        return Summary(f"fastlstm.Model, {self.dtype}, {self.isa}", self.graph, self.facts)
+
     def stream(
         self, batch_size: int | None = None, *, held: Mapping[str, Array] | None = None
     ) -> Stream:
@@ -331,8 +342,10 @@ class Model(PackedGraph):
         return _restore, (self._file(), *asked)
 
     def __repr__(self) -> str:
-        layers = ", ".join(node.layer.describe() for node in self.graph.nodes[:8])
-        layers += f" and {len(self.graph.nodes) - 8} more" if len(self.graph.nodes) > 8 else ""
+        nodes = self.graph.nodes
+        layers = ", ".join(node.layer.describe() for node in nodes[:8])
+        if len(nodes) > 8 or len(layers) > 400:
+            layers = f"{len(nodes)} nodes: {layers[:80]}…"
         threads = f", {self.threads} threads" if self.threads > 1 else ""
         return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}{threads}>"
 

@@ -111,6 +111,11 @@ class PackedGraph:
         return int(self._network.nbytes)
 
     @property
+    def state_nbytes(self) -> int:
+        """Bytes of the state of one stream."""
+        return int(self._network.state_size * self.dtype.itemsize)
+
+    @property
     def looks_ahead(self) -> str:
         """Why the model takes whole sequences only and cannot be streamed; "" if it can."""
         return self.facts.looks_ahead

@@ -323,7 +323,7 @@ def test_convert(run: Any, checkpoint: Path, tmp_path: Path) -> None:
     told = json.loads(out)
     assert code == 0
     assert told["bytes"] == to.stat().st_size
-    assert [layer["kind"] for layer in told["layers"]] == ["embedding", "gru", "linear"]
+    assert [layer["kind"] for layer in told["graph"]["nodes"]] == ["embedding", "gru", "linear"]
     assert any("widened" in line for line in told["report"])
     assert fastlstm.load(to).dtype == np.float64
 
@@ -402,7 +402,7 @@ def test_info(run: Any, tokens: Path) -> None:
     code, out, _ = run("info", tokens, "--json", "--isa", "scalar")
     told = json.loads(out)
     assert code == 0
-    assert told["parameters"] == parameters == sum(la["parameters"] for la in told["layers"])
+    assert told["parameters"] == parameters == sum(node["parameters"] for node in told["nodes"])
     assert told["isa"] == "scalar"
     assert told["state_bytes"] == 44
     assert told["vocabulary"] == list(VOCABULARY)

@@ -46,9 +46,10 @@ MAY_IMPORT = {
     "pool": {"packed", "format", "batching", "_engine"},
     "batching": {"_engine"},
     "self_check": {"spec", "reference", "format"},
+    "summary": {"spec"},
     "model": {
         *("spec", "chain", "format", "packed", "sources", "_engine", "stream", "pool"),
-        *("sequences", "self_check"),
+        *("sequences", "self_check", "summary"),
     },
     "nn": {"chain", "errors", "model", "sequences"},
     "tokens": {"model", "stream"},

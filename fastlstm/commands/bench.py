@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastlstm import processors
+from fastlstm import Model, processors
 from fastlstm.commands import cells, latency, machine, plot, terminal
 from fastlstm.commands.arguments import add_model, load_model, number, positive
 from fastlstm.verification import random_input
@@ -122,7 +122,7 @@ def _time_model(arguments: argparse.Namespace) -> int:
     page = terminal.open_page()
     page.pairs(
         {
-            "model": f"{arguments.model}: " + ", ".join(layer.kind for layer in model.layers),
+            "model": f"{arguments.model}: {_kinds(model)}",
             "machine": f"{name}, {processors.available()} CPUs",
             "runs on": f"{model.isa}, {model.dtype}, threads: {model.threads}",
         }
@@ -132,7 +132,7 @@ def _time_model(arguments: argparse.Namespace) -> int:
         page.text(f"There is no step: {model.looks_ahead}.")
     else:
         page.heading(
-            f"one step of one row: stream.step(x, out=y), {len(steps.nanoseconds):,} times"
+            f"one step of one row: {latency.step_call(model)}, {len(steps.nanoseconds):,} times"
         )
         page.pairs(latency.latency_lines(steps))
         page.text(f"(the clock itself adds about {timer_us:.2f} µs to each; nothing is subtracted)")
@@ -150,6 +150,12 @@ def _time_model(arguments: argparse.Namespace) -> int:
         page.text("")
         page.verdict(True, f"wrote {arguments.plot}")
     return 0
+
+
+def _kinds(model: Model) -> str:
+    """What its nodes are, each kind once, the first of them."""
+    kinds = list(dict.fromkeys(node.layer.kind for node in model.graph.nodes))
+    return ", ".join(kinds[:12]) + ", …" * (len(kinds) > 12)
 
 
 def _compare_cells(arguments: argparse.Namespace) -> int:

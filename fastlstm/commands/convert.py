@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "destination": destination,
                 "bytes": size,
                 "dtype": model.dtype.name,
-                "layers": [layer.to_dict() for layer in model.layers],
+                "graph": model.graph.to_dict(),
                 "report": model.source["report"].split("\n"),
             }
         )

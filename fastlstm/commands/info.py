@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from typing import Any
 
 from fastlstm import Model
 from fastlstm.commands import terminal
@@ -23,26 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the layers, sizes and notes."""
     model = load_model(arguments)
-    sizes = [sum(map(math.prod, layer.tensors().values())) for layer in model.layers]
-    state_bytes = sum(array.nbytes for array in model.initial_state().values())
+    summary = model.summary()
     file_bytes = os.path.getsize(arguments.model)
     if arguments.json:
         terminal.write_json(
             {
                 "model": arguments.model,
-                "layers": [
-                    layer.to_dict() | {"parameters": size}
-                    for layer, size in zip(model.layers, sizes, strict=True)
+                "inputs": [
+                    {"name": given.name, "held": given.held} | _row_facts(model, given.name)
+                    for given in model.graph.inputs
                 ],
-                "input_size": model.input_size,
-                "output_size": model.output_size,
-                "takes_tokens": model.takes_tokens,
-                "parameters": sum(sizes),
+                "nodes": [_node_facts(model, node) for node in model.graph.nodes],
+                "outputs": [
+                    {"name": name, "reads": value} | _row_facts(model, value)
+                    for name, value in model.graph.outputs.items()
+                ],
+                "parameters": summary.parameters,
                 "dtype": model.dtype.name,
                 "isa": model.isa,
                 "file_bytes": file_bytes,
                 "packed_bytes": model.nbytes,
-                "state_bytes": state_bytes,
+                "state_bytes": model.state_nbytes,
                 "streams": not model.looks_ahead,
                 "delay": model.delay,
                 "step_stride": model.step_stride,
@@ -54,28 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 0
     page = terminal.open_page()
-    rows = [
-        (layer.name, layer.describe(), f"{size:,}")
-        for layer, size in zip(model.layers, sizes, strict=True)
-    ]
-    page.table(("name", "layer", "parameters"), rows, right="parameters")
+    page.table(summary.columns, summary.rows, right="parameters")
     page.text("")
-    takes = f"{model.input_size} features"
-    if model.takes_tokens:
-        takes = f"tokens 0 to {model.input_size - 1}"
-    stream = f"{terminal.byte_count(state_bytes)} of state"
+    stream = f"{terminal.byte_count(model.state_nbytes)} of state"
     if model.looks_ahead:
         stream = f"cannot be: {model.looks_ahead}"
     page.pairs(
         {
-            "input": takes,
-            "output": f"{model.output_size} features",
-            "parameters": f"{sum(sizes):,}",
+            "reads": "; ".join(_input_line(given) for given in model.graph.inputs),
+            "gives": "; ".join(_output_line(model, *item) for item in model.graph.outputs.items()),
+            "parameters": f"{summary.parameters:,}",
             "precision": model.dtype.name,
             "instruction set": model.isa,
             "file": terminal.byte_count(file_bytes),
             "packed in memory": terminal.byte_count(model.nbytes),
-            "outputs": _outputs_line(model),
             "a stream needs": stream,
             "vocabulary": _vocabulary_line(model),
             **{f"source: {key}": note for key, note in model.source.items()},
@@ -84,12 +78,47 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs_line(model: Model) -> str:
-    if model.pools_over_time:
-        return "one for a whole sequence; a stream gives it anew after each step"
-    after = f", the first after {model.delay + 1} steps" if model.delay else ""
-    each = f"one for every {model.step_stride} steps" if model.step_stride > 1 else "one a step"
-    return each + after
+def _node_facts(model: Model, node: Any) -> dict[str, Any]:
+    tensors = node.layer.names().values()
+    size = sum(math.prod(model.facts.tensors[name]) for name in tensors)
+    facts: dict[str, Any] = node.layer.to_dict() | {"reads": list(node.reads), "parameters": size}
+    return facts | _row_facts(model, node.name)
+
+
+def _row_facts(model: Model, value: str) -> dict[str, Any]:
+    row = model.facts.rows[value]
+    timing = row.timing
+    return {
+        "shape": list(row.shape),
+        "tokens": row.tokens,
+        "rate": None if timing is None else str(timing.rate),
+        "delay": None if timing is None or row.looks_ahead else timing.delay,
+        "folded": row.folded,
+    }
+
+
+def _input_line(given: Any) -> str:
+    axes = " x ".join(map(str, given.shape)) or "1"
+    what = f"{axes} features"
+    if given.tokens:
+        what = f"tokens 0 to {given.tokens - 1}"
+        what = what if not given.shape else f"{axes} {what}"
+    return f"{given.name}: {what}" + ", held for a sequence" * given.held
+
+
+def _output_line(model: Model, name: str, value: str) -> str:
+    row = model.facts.rows[value]
+    line = f"{name}: {' x '.join(map(str, row.shape)) or '1'} features, "
+    if row.timing is None:
+        return f"{line}held for a sequence"
+    if row.folded:
+        return f"{line}one for a whole sequence; a stream gives it anew after each step"
+    rows, steps = row.timing.rate
+    each = {(1, 1): "one a step"}.get((rows, steps), f"one for every {steps} steps")
+    if rows > 1:
+        each = f"{rows} for every {steps} steps" if steps > 1 else f"{rows} a step"
+    late = row.timing.delay and not row.looks_ahead
+    return line + each + (f", the first after {row.timing.delay + 1} steps" if late else "")
 
 
 def _vocabulary_line(model: Model) -> str:

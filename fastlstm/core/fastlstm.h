@@ -157,7 +157,7 @@ typedef struct {
 
 /* Threads of the caller's that share the work of a call; all get `team` as they are called. */
 typedef struct {
-    void *team;
+    void *team;  /* whatever they are, which only the functions know */
     /* How many of `wanted` ranks may be used now; 1: the caller alone. */
     size_t (*take)(void *team, size_t wanted, int is_long);
     /* Run work(job, rank, ranks) on each rank at once; rank 0 is the caller. */
@@ -196,7 +196,7 @@ typedef struct {
     const fl_threads *threads;  /* NULL: the caller alone */
     fl_gemm gemm;               /* NULL: the kernel's own loops, whose bits depend on nothing */
     int (*stop)(void *who);     /* asked now and then, by the caller; not 0: stop. Or NULL */
-    void *who;
+    void *who;                  /* what `stop` is given */
     size_t turn;                /* written: 0 at first, and then left as it is */
     size_t steps_done;          /* written: T, or the steps that the states have taken */
     size_t *rows;               /* written, (outputs, B): rows that the call gave. Or NULL */

@@ -107,10 +107,12 @@ INLINE size_t enough_rows(const fl_window *w) {
            (size_t)(w->behind < 0 ? -w->behind : w->behind);
 }
 
-/* Rows that a stream has read, as far as anything depends on it; where nothing does, those kept. */
+/* Rows that a stream has read, as far as anything depends on it; where nothing does, those kept. A
+ * state that was put there may have counted them all. */
 INLINE size_t rows_read(const fl_window *w, const real *state) {
     if (w->rows < 0) return reach_of(w) + w->ahead;
-    return count_of(state[w->rows], (double)(enough_rows(w) + w->stride));
+    const size_t enough = enough_rows(w), n = count_of(state[w->rows], 16777216.0);
+    return n < enough + w->stride ? n : enough + (n - enough) % w->stride;
 }
 
 /* Rows of y that a stream of n rows has given, or with those behind its end all of them. */

@@ -171,8 +171,11 @@ def _flat(y: Array) -> Array:
 
 
 def _completed(model: Model, state: Any, batch_size: int) -> Any:
-    """A state with what the equations do without, as it is where a sequence starts."""
-    return None if state is None else model.initial_state(batch_size) | state
+    """A state of the equations with all that the engine's has, as it is where a sequence starts."""
+    if state is None:
+        return None
+    start = model.initial_state(batch_size)
+    return start | {name: state[name] for name in start.keys() & state.keys()}
 
 
 def _output_row(model: Model) -> Any:
@@ -213,10 +216,19 @@ def outputs_known(model: Model, first: int, end: int) -> Array:
     return np.array(known, np.intp)
 
 
-def random_input(model: Model, shape: tuple[int, ...], seed: int) -> Array:
-    """Standard normal features ``(*shape, I)``, or uniform tokens ``shape``, for a model."""
+def random_input(model: Model, shape: tuple[int, ...], seed: int) -> Any:
+    """Standard normal features ``(*shape, I)``, or uniform tokens ``shape``, for a model.
+
+    For a model of several inputs, or a held one, a mapping of such arrays by name; what is held has
+    no steps, the first axis of `shape`.
+    """
     rng = np.random.default_rng(seed)
-    given = next(one for one in model.graph.inputs if not one.held)
-    if given.tokens:
-        return rng.integers(0, given.tokens, (*shape, *given.shape))
-    return rng.standard_normal((*shape, *given.shape)).astype(model.dtype)
+    made: dict[str, Array] = {}
+    for given in model.graph.inputs:
+        axes = (*(shape[1:] if given.held else shape), *given.shape)
+        if given.tokens:
+            made[given.name] = rng.integers(0, given.tokens, axes)
+        else:
+            made[given.name] = rng.standard_normal(axes).astype(model.dtype)
+    single = len(made) == 1 and not model.graph.inputs[0].held
+    return made.popitem()[1] if single else made

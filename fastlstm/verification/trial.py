@@ -14,10 +14,6 @@ __all__ = ["Trial"]
 # Steps whose time tells how many the exact evaluation gets through.
 PROBED_STEPS = 16
 
-# What a state has beyond that of the equations and need not know to go on from it: what rounding took
-# from a mean, what is made anew from constants, and, of a pool, what came before the call.
-NOT_OF_EQUATIONS = {"rest", "held", "total", "count"}
-
 # A source that takes a sequence as a whole gives its output as a whole too: steps times rows times
 # features of the wider of the two, 256 MB in float64.
 MOST_NUMBERS = 2**25
@@ -135,7 +131,5 @@ class Trial:
 
 
 def _restarts(model: Model) -> bool:
-    """Whether the model can go on from a state of the equations."""
-    further = model.initial_state().keys() - model.facts.state.keys()
-    suffixes = {name.rpartition(".")[2].rstrip("'") for name in further}
-    return not model.looks_ahead and suffixes <= NOT_OF_EQUATIONS
+    """Whether the model can go on from a state of the equations, which keep queues otherwise."""
+    return not model.looks_ahead and not any(map(any, model.facts.queues.values()))
