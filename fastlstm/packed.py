@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine, processors, spec
+from fastlstm.plan import operations
 from fastlstm.plan.lowering import plan
 from fastlstm.plan.operations import Part
 
@@ -65,6 +66,7 @@ class PackedGraph:
         (self.dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
         self.graph, self.facts = graph, spec.check(graph)
         self.reproducible = reproducible
+        _check_vocabulary()
         with np.errstate(all="ignore"):  # weights that are not finite stay what they are
             program = plan(graph, tensors, self.facts)
         words = program.to_bytes()
@@ -225,6 +227,19 @@ class PackedGraph:
             )
         rows = 1 if batch_size is None else batch_size
         return array.reshape(first, rows, math.prod(axes))
+
+
+@functools.cache
+def _check_vocabulary() -> None:
+    """Refuse, as the first model is packed, an engine that reads programs of another vocabulary."""
+    written, read = operations.vocabulary(), _engine.vocabulary()
+    if written != read:
+        lines = set(written.splitlines()) ^ set(read.splitlines())
+        raise ImportError(
+            f"the engine was built from other sources than the package that loads it: they differ "
+            f"in {min(lines, default='the order of their operations')!r:.200}; build it again "
+            f"(pip install ., or python setup.py build_ext --inplace)"
+        )
 
 
 def _shape_of(part: Part) -> tuple[int, ...]:

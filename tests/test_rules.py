@@ -284,9 +284,9 @@ def test_every_pointer_declares_its_shape():
     structs = re.findall(r"typedef struct \{(.*?)\n\} (\w+);", text, re.DOTALL)
     assert len(structs) >= 6
     for body, name in structs:
-        for line in body.splitlines():
+        for line in re.sub(r"\(\*\w+\)\([^;]*;", ";", body).splitlines():
             member = line.partition("/*")[0]
-            if "*" in member and "(*" not in member and "char" not in member:
+            if "*" in member and "char" not in member:
                 assert "/*" in line, f"{name}: {line.strip()} does not say what it points to"
 
 
@@ -319,7 +319,15 @@ def symbols(tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
 
 # What compilers add on their own, and functions without state, allocation or output.
 MAY_CALL = {
-    *("memcpy", "memset", "memmove", "memcmp", "strcmp", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"),
+    *(
+        "memcpy",
+        "memset",
+        "memmove",
+        "memcmp",
+        "strcmp",
+        "__stack_chk_fail",
+        "_GLOBAL_OFFSET_TABLE_",
+    ),
     *(
         f"{name}{real}"
         for name in (

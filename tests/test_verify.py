@@ -137,11 +137,7 @@ def test_every_layer_in_torch(rng: np.random.Generator, which: str, dtype: Any) 
         assert found.drift.errors[ENGINE[0]].steps.tolist() == [*range(model.delay, 50, 2)]
 
 
-STREAMING = [
-    which
-    for which, layers in LAYERS.items()
-    if not check(lowered(layers)).looks_ahead
-]
+STREAMING = [which for which, layers in LAYERS.items() if not check(lowered(layers)).looks_ahead]
 
 
 @pytest.mark.usefixtures("torch")

@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from fastlstm import Model
 
-__all__ = ["Latency", "latency_facts", "latency_lines", "step_call", "time_sequences", "time_steps", "timer_ns"]
+__all__ = [
+    "Latency",
+    "latency_facts",
+    "latency_lines",
+    "step_call",
+    "time_sequences",
+    "time_steps",
+    "timer_ns",
+]
 
 Array = npt.NDArray[Any]
 

@@ -175,7 +175,17 @@ def _completed(model: Model, state: Any, batch_size: int) -> Any:
     if state is None:
         return None
     start = model.initial_state(batch_size)
-    return start | {name: state[name] for name in start.keys() & state.keys()}
+    made = start | {name: state[name] for name in start.keys() & state.keys()}
+    if "rest" in {name.rpartition(".")[2] for name in made.keys() - state.keys()}:
+        # The equations keep the total of a mean, and the engine the mean itself and its rest.
+        for node in model.graph.nodes:
+            if isinstance(node.layer, spec.Fold) and node.layer.function == "mean":
+                count, total = f"{node.name}.count", f"{node.name}.total"
+                rows = np.maximum(made[count], 1).reshape(
+                    1, batch_size, *[1] * (made[total].ndim - 2)
+                )
+                made[total] = (made[total] / rows).astype(model.dtype)
+    return made
 
 
 def _output_row(model: Model) -> Any:
