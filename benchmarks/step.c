@@ -1,9 +1,11 @@
-/* step.c - one step of an LSTM in C, without Python: the time of the kernel alone.
+/* step.c - one step of a program in C, without Python: the time of the core alone.
  *
- *   step I H [I H ...]   a line for each size and each instruction set of this machine:
- *                        kernel I H and the quartiles of the nanoseconds a step
+ *   step PROGRAM COUNT [COUNT ...]
+ *       of a program with one input and one output, whose tensors have so many numbers: for each
+ *       instruction set of this machine a line, its name and the quartiles of the nanoseconds a
+ *       step
  *
- * step.py compiles it with the kernels. Dimension letters are those of fastlstm.h.
+ * step.py writes the program and compiles this file with the core.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
@@ -13,7 +15,7 @@
 
 #include "fastlstm.h"
 
-enum { GATES = 4, ROUNDS = 301 };
+enum { ROUNDS = 301, MOST_TENSORS = 16, MOST_BYTES = 1 << 20 };
 
 /* Long beside the resolution of the clock, short beside the time slice of a process. */
 static const double ROUND_SECONDS = 0.0005;
@@ -24,15 +26,15 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* n zeros, 64-byte aligned; the process ends if there is no memory. */
-static float *zeros(size_t n) {
-    float *made = aligned_alloc(64, (n * sizeof *made + 63) / 64 * 64);
+/* Zeroed bytes, aligned as the core wants them; the process ends if there is no memory. */
+static void *zeros(size_t bytes) {
+    const size_t size = (bytes / FL_ALIGNMENT + 1) * FL_ALIGNMENT;
+    void *made = aligned_alloc(FL_ALIGNMENT, size);
     if (!made) {
         fprintf(stderr, "no memory\n");
         exit(1);
     }
-    memset(made, 0, n * sizeof *made);
-    return made;
+    return memset(made, 0, size);
 }
 
 /* Uniform in [-1, 1): a linear congruential generator, so that every machine draws the same. */
@@ -42,27 +44,18 @@ static float draw(void) {
     return (float)(state >> 8) / 8388608.0f - 1.0f;
 }
 
-/* Panels (P, K, G, L) with K = I + H: real outputs are drawn, the padding stays zero. */
-static fl_panels draw_panels(size_t I, size_t H, size_t L) {
-    fl_panels made;
-    const size_t P = (H + L - 1) / L, K = I + H;
-    float *weights = zeros(P * K * GATES * L), *bias = zeros(P * GATES * L);
-    for (size_t p = 0; p < P; ++p)
-        for (size_t k = 0; k <= K; ++k)
-            for (size_t g = 0; g < GATES; ++g)
-                for (size_t l = 0; l < L && p * L + l < H; ++l) {
-                    float *row = k < K ? weights + ((p * K + k) * GATES + g) * L
-                                       : bias + (p * GATES + g) * L;
-                    row[l] = 0.1f * draw();
-                }
-    memset(&made, 0, sizeof made);
-    made.weights = weights;
-    made.bias = bias;
-    made.stride = K * GATES * L;
-    made.panels = P;
-    made.groups = GATES;
-    made.last_groups = GATES;
+/* (n,) numbers of a trained layer's size. */
+static float *drawn(size_t n) {
+    float *made = zeros(n * sizeof *made);
+    for (size_t i = 0; i < n; ++i) made[i] = 0.1f * draw();
     return made;
+}
+
+/* Ends the process with what a call was refused for. */
+static void check(fl_error error, const char *message) {
+    if (error == FL_OK) return;
+    fprintf(stderr, "%s: %s\n", fl_error_text(error), message);
+    exit(1);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -70,80 +63,88 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Quartiles of the nanoseconds a step, over rounds of many steps each. */
-static int time_step(const fl_kernel *kernel, size_t I, size_t H, double quartiles[3]) {
-    fl_layer layer;
-    fl_model model;
-    fl_plan plan;
+/* Quartiles of the nanoseconds a step, over rounds of many steps each. tensors (count,). */
+static void time_step(const fl_program *program, const char *isa, const fl_tensor_data *tensors,
+                      size_t count, double quartiles[3]) {
+    fl_model_config config;
+    const fl_model *model;
+    fl_scratch *made;
     fl_call call;
+    char message[256] = "";
     double took[ROUNDS];
-    memset(&layer, 0, sizeof layer);
-    layer.kind = FL_LSTM;
-    layer.from = FL_INPUT;
-    layer.to = FL_OUTPUT;
-    layer.input_size = I;
-    layer.output_size = H;
-    layer.directions = 1;
-    layer.cell[0].gates = draw_panels(I, H, kernel->lanes);
-    layer.cell[0].input_rows = I;
-    layer.cell[0].hidden_size = layer.cell[0].h_size = layer.cell[0].c_offset = H;
-    memset(&model, 0, sizeof model);
-    model.layers = &layer;
-    model.n_layers = 1;
-    model.state_size = 2 * H;
-    if (fl_plan_run(&model, kernel, 1, 1, 1, &plan)) return -1;
-    float *x = zeros(I), *y = zeros(H), *state = zeros(2 * H), *scratch = zeros(plan.bytes / 4 + 1);
-    void *const states[1] = {state};
-    for (size_t i = 0; i < I; ++i) x[i] = draw();
+    size_t bytes, room;
+    memset(&config, 0, sizeof config);
+    config.struct_size = sizeof config;
+    config.type = FL_FLOAT32;
+    config.isa = isa;
+    check(fl_model_size(program, &config, &bytes, message, sizeof message), message);
+    void *memory = zeros(bytes);
+    check(fl_model_init(program, &config, tensors, count, memory, bytes, &model, message,
+                        sizeof message), message);
+    check(fl_scratch_size(model, 1, 1, 1, &room), "scratch");
+    void *scratch = zeros(room), *state = zeros(fl_state_size(model));
+    check(fl_scratch_init(model, 1, 1, 1, scratch, room, &made), "scratch");
+    float *x = drawn(fl_input_shape(program, 0).count);
+    float *y = zeros(fl_output_shape(program, 0).count * sizeof *y);
+    const fl_rows input = {x, 0, 0}, output = {y, 0, 0};
     memset(&call, 0, sizeof call);
-    call.T = call.B = 1;
-    call.x = x;
-    call.x_t = call.x_b = (ptrdiff_t)I;
-    call.y = y;
-    call.y_t = call.y_b = (ptrdiff_t)H;
-    call.state = states;
-    call.plan = &plan;
-    call.scratch = scratch;
+    call.struct_size = sizeof call;
+    call.B = 1;
+    call.inputs = &input;
+    call.outputs = &output;
+    call.states = &state;
+    call.scratch = made;
+    check(fl_begin(model, &call), "begin");
+    call.T = 1;
 
     size_t steps = 1;
     for (double start = 0, end = 0; end - start < ROUND_SECONDS; steps *= 2) {
         start = seconds();
-        for (size_t i = 0; i < steps; ++i) fl_run(kernel, &model, &call, NULL);
+        for (size_t i = 0; i < steps; ++i) check(fl_run(model, &call), "run");
         end = seconds();
     }
     for (int r = 0; r < ROUNDS; ++r) {
         const double start = seconds();
-        for (size_t i = 0; i < steps; ++i) fl_run(kernel, &model, &call, NULL);
+        for (size_t i = 0; i < steps; ++i) check(fl_run(model, &call), "run");
         took[r] = (seconds() - start) / (double)steps * 1e9;
     }
     qsort(took, ROUNDS, sizeof *took, ascending);
     for (int q = 0; q < 3; ++q) quartiles[q] = took[(q + 1) * (ROUNDS - 1) / 4];
-    free((void *)layer.cell[0].gates.weights);
-    free((void *)layer.cell[0].gates.bias);
+    free(memory);
+    free(scratch);
+    free(state);
     free(x);
     free(y);
-    free(state);
-    free(scratch);
-    return call.ran && !strcmp(call.ran, kernel->name) ? 0 : -1;
 }
 
 int main(int argc, char **argv) {
-    for (int i = 1; i + 1 < argc; i += 2) {
-        const size_t I = strtoul(argv[i], NULL, 10), H = strtoul(argv[i + 1], NULL, 10);
-        if (I == 0 || H == 0) {
-            fprintf(stderr, "%s %s: sizes are positive\n", argv[i], argv[i + 1]);
-            return 2;
-        }
-        for (const fl_kernel *const *k = fl_kernels; *k; ++k) {
-            double ns[3];
-            if ((*k)->real_size != sizeof(float) || !fl_find((*k)->name, sizeof(float))) continue;
-            if (time_step(*k, I, H, ns)) {
-                fprintf(stderr, "%s could not run\n", (*k)->name);
-                return 1;
-            }
-            printf("%s %zu %zu %.2f %.2f %.2f\n", (*k)->name, I, H, ns[0], ns[1], ns[2]);
-            fflush(stdout);
-        }
+    FILE *file = argc > 2 && argc - 2 <= MOST_TENSORS ? fopen(argv[1], "rb") : NULL;
+    if (!file) {
+        fprintf(stderr, "expected a program that can be read, and the sizes of its tensors\n");
+        return 2;
+    }
+    char *words = zeros(MOST_BYTES), message[256] = "";
+    const size_t size = fread(words, 1, MOST_BYTES, file);
+    fclose(file);
+    size_t bytes;
+    const fl_program *program;
+    check(fl_program_size(words, size, &bytes), "size");
+    check(fl_program_init(words, size, zeros(bytes), bytes, &program, message, sizeof message),
+          message);
+    fl_tensor_data tensors[MOST_TENSORS];
+    const size_t count = (size_t)argc - 2;
+    memset(tensors, 0, sizeof tensors);
+    for (size_t i = 0; i < count; ++i) {
+        tensors[i].count = strtoul(argv[i + 2], NULL, 10);
+        tensors[i].data = drawn(tensors[i].count);
+        tensors[i].type = FL_FLOAT32;
+    }
+    const char *isa;
+    for (size_t n = 0; (isa = fl_isa(FL_FLOAT32, n)); ++n) {
+        double ns[3];
+        time_step(program, isa, tensors, count, ns);
+        printf("%s %.2f %.2f %.2f\n", isa, ns[0], ns[1], ns[2]);
+        fflush(stdout);
     }
     return 0;
 }

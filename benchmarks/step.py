@@ -1,9 +1,9 @@
 """One step of an LSTM in C, without Python: ``python benchmarks/step.py``.
 
-Compiles ``step.c`` with the kernels, with the same flags as the extension, and prints the time of a
+Compiles ``step.c`` with the core, with the same flags as the extension, and prints the time of a
 step for each instruction set of this machine, beside published figures of RTNeural, a library of
 C++ templates for audio: plain C++ with sizes fixed at compile time, the best of its backends,
-measured on another machine. fastlstm's kernels take sizes at run time.
+measured on another machine. fastlstm's core takes sizes at run time.
 """
 
 from __future__ import annotations
@@ -15,13 +15,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from timing import machine, machine_line, three_digits, write_json
 
+from fastlstm import spec
+from fastlstm.plan.lowering import plan
+
 SOURCE = Path(__file__).with_suffix(".c")
-KERNELS = SOURCE.parents[1] / "fastlstm" / "kernels"
+CORE = SOURCE.parents[1] / "fastlstm" / "core"
 
 # Microseconds a step of an LSTM with one input, by hidden size.
 RTNEURAL = {8: 0.040, 16: 0.063, 24: 0.135, 32: 0.119, 40: 0.223, 64: 0.52}
+
+
+def planned(input_size: int, hidden_size: int) -> tuple[bytes, list[int]]:
+    """The program of an LSTM, and how many numbers each of its tensors has."""
+    graph = spec.Graph.chain([spec.LSTM("lstm", input_size, hidden_size)])
+    tensors = {n: np.zeros(shape, np.float32) for n, shape in spec.check(graph).tensors.items()}
+    program = plan(graph, tensors)
+    return program.to_bytes(), [tensors[name].size for name in program.tensor_names]
 
 
 def measured(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -35,16 +47,17 @@ def measured(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "step")
-        flags = ("-O3", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{KERNELS}")
-        sources = [str(path) for path in (*sorted(KERNELS.glob("*.c")), SOURCE)]
+        flags = ("-O3", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{CORE}")
+        sources = [str(path) for path in (*sorted(CORE.glob("*.c")), SOURCE)]
         command = ["cc", *flags, *sources, "-o", program, "-lpthread", "-lm"]
         subprocess.run(command, check=True)
         for I, H in sizes:  # noqa: E741
-            done = subprocess.run(
-                [program, str(I), str(H)], check=True, stdout=subprocess.PIPE, text=True
-            )
+            words, counts = planned(I, H)
+            Path(folder, "lstm").write_bytes(words)
+            command = [program, str(Path(folder, "lstm")), *map(str, counts)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             for line in done.stdout.splitlines():
-                isa, _, _, *nanoseconds = line.split()
+                isa, *nanoseconds = line.split()
                 p25, median, p75 = (float(value) / 1000 for value in nanoseconds)
                 times = {"median": median, "p25": p25, "p75": p75}
                 rows.append({"isa": isa, "I": I, "H": H, "microseconds": times})

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from fastlstm import chain, format, self_check, sequences
+from fastlstm import chain, format, self_check, sequences, spec
 from fastlstm._engine import as_count
 from fastlstm.errors import ConvertError
 from fastlstm.packed import PackedGraph

@@ -87,7 +87,7 @@ def _lines(graph: spec.Graph, facts: spec.Facts) -> Iterator[tuple[str, ...]]:
 
 
 def _clipped(text: str) -> str:
-    """A cell that leaves room for the others: an index or a constant may tell thousands of numbers."""
+    """A cell that leaves room for the others: an index may tell thousands of numbers."""
     return text if len(text) <= MOST_CHARS else f"{text[: MOST_CHARS - 1]}…"
 
 

@@ -103,7 +103,7 @@ def _input_line(given: Any) -> str:
     if given.tokens:
         what = f"tokens 0 to {given.tokens - 1}"
         what = what if not given.shape else f"{axes} {what}"
-    return f"{given.name}: {what}" + ", held for a sequence" * given.held
+    return f"{given.name}: {what}{', held for a sequence' if given.held else ''}"
 
 
 def _output_line(model: Model, name: str, value: str) -> str:
@@ -114,11 +114,12 @@ def _output_line(model: Model, name: str, value: str) -> str:
     if row.folded:
         return f"{line}one for a whole sequence; a stream gives it anew after each step"
     rows, steps = row.timing.rate
-    each = {(1, 1): "one a step"}.get((rows, steps), f"one for every {steps} steps")
+    each: str = {(1, 1): "one a step"}.get((rows, steps), f"one for every {steps} steps")
     if rows > 1:
         each = f"{rows} for every {steps} steps" if steps > 1 else f"{rows} a step"
     late = row.timing.delay and not row.looks_ahead
-    return line + each + (f", the first after {row.timing.delay + 1} steps" if late else "")
+    after = f", the first after {row.timing.delay + 1} steps" if late else ""
+    return f"{line}{each}{after}"
 
 
 def _vocabulary_line(model: Model) -> str:

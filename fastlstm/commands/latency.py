@@ -110,7 +110,9 @@ def time_steps(
     inputs = _steps_of(moving)
     if (call := step_call(model)) == INTO:
         advance = stream.step
-        outputs = np.empty((len(inputs), *_only(model.outputs)), model.dtype) if y is None else y
+        if y is None:
+            y = np.empty((len(inputs), *_only(model.outputs)), model.dtype)
+        outputs: list[Any] = list(y)
     else:
         advance = stream.step if call == STEP else stream.run
         if call == BLOCK:

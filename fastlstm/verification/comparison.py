@@ -172,9 +172,11 @@ def compare(
 
 def _rounded(state: Mapping[str, Array] | None, dtype: np.dtype[Any]) -> dict[str, Array] | None:
     with np.errstate(over="ignore"):
-        return state and {
-            name: a if a.dtype == np.int64 else a.astype(dtype) for name, a in state.items()
-        }
+        return (
+            None
+            if state is None
+            else {name: a if a.dtype == np.int64 else a.astype(dtype) for name, a in state.items()}
+        )
 
 
 def _known_at(model: Model, n: int, at: int, length: int, before: int, starts: Starts) -> Array:
@@ -182,4 +184,5 @@ def _known_at(model: Model, n: int, at: int, length: int, before: int, starts: S
     if model.pools_over_time:
         return np.full(n, at + length - 1)
     steps = outputs_known(model, before, before + n)
-    return np.minimum(steps + (at if starts == "anew" else 0), at + length - 1)
+    known: Array = np.minimum(steps + (at if starts == "anew" else 0), at + length - 1)
+    return known

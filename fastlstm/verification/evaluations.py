@@ -199,15 +199,15 @@ def waits_for_end(model: Model) -> bool:
     return bool(timing.ready != {timing.rows})
 
 
-def pieces_of_whole(model: Model, whole: Array) -> Run:
+def pieces_of_whole(model: Model, outputs: Array) -> Run:
     """A run whose output is known as a whole; its state is the number of steps read."""
     timing = _output_row(model).timing
 
-    def run(x: Array, read: int | None, ends: bool = True) -> tuple[Array, int]:
-        begin = read or 0
+    def run(x: Array, state: Any, whole: bool = True) -> tuple[Array, Any]:
+        begin = state or 0
         end = begin + len(x)
-        last = timing.rows(end) if ends else timing.after(end)
-        return whole[timing.after(begin) : last], end
+        last = timing.rows(end) if whole else timing.after(end)
+        return outputs[timing.after(begin) : last], end
 
     return run
 
