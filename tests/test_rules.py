@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "self_check": {"spec", "reference", "format"},
     "summary": {"spec"},
     "model": {
-        *("spec", "chain", "format", "packed", "sources", "_engine", "stream", "pool"),
+        *("spec", "chain", "errors", "format", "packed", "sources", "_engine", "stream", "pool"),
         *("sequences", "self_check", "summary"),
     },
     "nn": {"chain", "errors", "model", "sequences"},
@@ -337,6 +337,9 @@ MAY_CALL = {
     *(
         f"{name}{real}"
         for name in (
+            "sin",
+            "cos",
+            "pow",
             "exp",
             "expm1",
             "log",
