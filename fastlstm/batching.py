@@ -427,6 +427,8 @@ class _Queue:
                 found = {}
                 for port, y, last in zip(network.outputs, arrays, rows, strict=True):
                     first, end = last[b][at - 1] if at else 0, last[b][at]
+                    if port.held:  # its row is one of every call that makes a step
+                        first, end = 0, int(batch[i][2] != 0)
                     one: Array | None = None
                     if batch[i][2] is not None or port.step_rows != 1:
                         one = y[first:end, b].copy()

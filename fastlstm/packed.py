@@ -96,10 +96,12 @@ class PackedGraph:
         return self.facts.rows[value].timing == spec.Timing()
 
     def _step_rows(self, value: str) -> int:
-        """Rows that a step gives of a value at most; 0 if no number holds for every step."""
+        """Rows that a step gives of a value at most; 0 if it may give several, at no whole rate."""
         timing = self.facts.rows[value].timing
-        rows, steps = timing.rate if timing else (1, 1)
-        return max(rows // steps, 1) if rows <= steps or steps == 1 else 0
+        if timing is None or timing.burst <= 1:
+            return 1
+        rows, steps = timing.rate
+        return rows if rows > 1 and steps == 1 else 0
 
     @property
     def isa(self) -> str:
@@ -163,7 +165,7 @@ class PackedGraph:
 
     def holds(self, block: Array, held: list[Array]) -> bool:
         """Whether states (B, state_size) hold what a sequence that starts with `held` would."""
-        names = {name for name, row in self.facts.rows.items() if row.held}
+        names = {f"{name}.held" for name, row in self.facts.rows.items() if row.held}
         started = self.state_arrays(self.start_block(len(block), held), True)
         now = self.state_arrays(block, True)
         return all(np.array_equal(started[n], now[n]) for n in names & now.keys())

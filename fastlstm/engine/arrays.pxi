@@ -6,10 +6,11 @@ from libc.stdint cimport int64_t
 def check_tokens(cnp.ndarray tokens, Py_ssize_t known, cnp.ndarray lengths=None):
     """Raise ValueError if any of an int64 array of tokens lies outside [0, known).
 
-    Of tokens (T, B) with lengths (B,), what lies behind them is not looked at.
+    Of tokens (T, B, ...) with lengths (B,), what lies behind them is not looked at.
     """
     if lengths is not None:
-        tokens = np.where(np.arange(tokens.shape[0])[:, None] < lengths, tokens, 0)
+        there = np.arange(tokens.shape[0])[:, None] < lengths
+        tokens = np.where(there.reshape(*(<object>there).shape, *[1] * (tokens.ndim - 2)), tokens, 0)
     if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
         wrong = np.argwhere((tokens < 0) | (tokens >= known))[0]
         where = ", ".join(str(int(i)) for i in wrong)

@@ -136,7 +136,7 @@ cdef class Port:
     cdef readonly tuple shape
     cdef readonly Py_ssize_t step_rows
     cdef readonly size_t tokens   # of an input: how many it knows, or 0
-    cdef readonly bint held       # of an input: whether it has one row for a sequence
+    cdef readonly bint held       # whether it has one row for a sequence
     cdef readonly size_t count    # numbers of a row
     cdef int ndim
     cdef cnp.npy_intp axes[MOST_AXES]  # those of a row, behind two that are free
@@ -561,10 +561,8 @@ cdef class Network:
         TypeError, ValueError
             If one is missing, unknown, or of another dtype or shape.
         """
-        if not self.held and not held:
-            return []
         made = []
-        for port, value in zip(self.held, by_name(self.held, held or {}, "held")):
+        for port, value in zip(self.held, by_name(self.held, {} if held is None else held, "held")):
             array = self.as_rows(port, value, (B,) if batched else ())
             made.append(np.array(array, order="C").reshape(B, *port.shape))
         return made
@@ -812,8 +810,8 @@ cdef list by_name(tuple ports, given, str what):
     names = [port.name for port in ports]
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"{what} is a {type_text(given)}; this model takes several inputs: expected a mapping "
-            f"with {', '.join(map(repr, names))}")
+            f"{what} is a {type_text(given)}; expected a mapping to arrays of "
+            f"{', '.join(map(repr, names)) or 'nothing, which this model holds'}")
     if wrong := sorted(set(names) ^ set(given), key=str):
         raise ValueError(
             f"{what} has {', '.join(map(repr, given)) or 'nothing'}; expected exactly "

@@ -258,7 +258,7 @@ cdef class Stream:
         for i in range(network.n_outputs):
             port = network.outputs[i]
             rows = T if counts == NULL else counts[i * <size_t>self.rows]
-            if one and port.step_rows == 0:
+            if one and (port.step_rows == 0 or port.step_rows == 1 < rows):
                 raise ValueError(
                     f"output {port.name!r} does not have a whole number of rows for a step; "
                     f"expected run(x) of a block of steps")

@@ -104,6 +104,15 @@ class Count(NamedTuple):
         return max(first, lead)
 
     @property
+    def burst(self) -> int:
+        """A bound on the rows that one more step gives: 2, of every other row given twice."""
+        rows = 1
+        for term in self.terms:
+            some = -(-term.factor * rows // term.divisor)
+            rows = max(some, term(term.first + rows - 1))  # from none to those of the first
+        return rows
+
+    @property
     def rate(self) -> Rate:
         """Rows for each step, in the long run."""
         rows = math.prod(term.factor for term in self.terms)
@@ -135,6 +144,11 @@ class Timing(NamedTuple):
     def delay(self) -> int:
         """Steps that a stream reads before the one that gives its first row."""
         return max(count.least() for count in self.ready) - 1
+
+    @property
+    def burst(self) -> int:
+        """A bound on the rows that a stream gives in one step."""
+        return max(count.burst for count in self.ready)
 
     @property
     def rate(self) -> Rate:
