@@ -1,7 +1,8 @@
 """Promise 0: AVX2 and AVX-512 give the same bits, whatever the model and however it is run.
 
-``test_kernels_c.py`` compares NEON with both, by emulation, and ``test_functions_c.py`` every
-function of one number. The scalar kernel has no fused multiply-add, and rounds as it does.
+``test_random_graphs_c.py`` compares NEON with both, by emulation, ``test_functions_c.py`` every
+function of one number, and ``test_programs_c.py`` the products of tokens, which no kernel makes.
+The scalar kernel has no fused multiply-add, and rounds as it does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from test_random_models import SEED, VOCABULARY, Draw, tensors_of
 from ways import assert_same_bits, assert_same_state, row_of
 
 import fastlstm
-from fastlstm import Model, _engine, pack
+from fastlstm import Model, _engine
 from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
 
@@ -60,7 +61,7 @@ def every_way(model: Model, x: Array, state: dict[str, Array], lengths: Array) -
     yield model(x, state)
     fresh = state
     if model.pools_over_time:  # every row from its start, where rows may not differ
-        counts = [name for layer in model.layers for name in layer.counts()]
+        counts = [name for name, a in state.items() if a.dtype == np.int64]
         fresh = {n: np.zeros_like(a) if n in counts else a for n, a in state.items()}
     yield model(x, fresh, lengths=lengths)
     if spec.looks_ahead(model.layers):
@@ -197,47 +198,3 @@ def test_of_odd_numbers(odd: float, rng: np.random.Generator) -> None:
                 assert_same(results)
             except AssertionError as error:
                 raise AssertionError(f"{kind} of {size}: {error}") from error
-
-
-class TestTables:
-    """The products of tokens are made before any kernel runs."""
-
-    def test_the_same_whatever_the_order_of_a_blas(self, rng: np.random.Generator) -> None:
-        from fastlstm.pack.model import _product
-
-        for I in (1, 5, 64, 700):  # noqa: E741
-            w = (rng.standard_normal((48, I)) * 10 ** rng.uniform(-6, 6, (48, 1))).astype("f4")
-            e = (rng.standard_normal((30, I)) * 10 ** rng.uniform(-6, 6, (30, I))).astype("f4")
-            y, order = _product(w, e), rng.permutation(I)
-            assert_same_bits(_product(w[:, order], e[:, order]), y)
-            assert_same_bits(np.concatenate([_product(w[i : i + 1], e) for i in range(48)]), y)
-            exact = w.astype("f8") @ e.T.astype("f8")
-            size = np.abs(w).astype("f8") @ np.abs(e).T.astype("f8")
-            assert (np.abs(y - exact) <= 2**-24 * np.abs(exact) + 2**-40 * size).all()
-
-    def test_of_what_is_not_finite(self) -> None:
-        from fastlstm.pack.model import _product
-
-        w = np.array([[1, 2], [np.inf, 1], [np.nan, 0], [0, 0], [3e38, 3e38]], np.float32)
-        e = np.array([[1, 1], [0, 1], [-1, np.inf], [3e38, 3e38]], np.float32)
-        with np.errstate(all="ignore"):
-            expected = (w.astype("f8") @ e.T.astype("f8")).astype("f4")
-            made = _product(w, e)
-        np.testing.assert_array_equal(made, expected)
-
-    def test_whether_there_is_one_does_not_depend_on_the_lanes(
-        self, rng: np.random.Generator
-    ) -> None:
-        """Near the size from which there is none, hidden sizes that lanes pad differently."""
-        for words in (1000, 20_000, 30_000, 40_000, 60_000, 120_000, 250_000):
-            layers = (spec.Embedding("e", words, 1), spec.GRU("r", 1, 9))
-            tensors = {
-                name: rng.standard_normal(shape).astype(np.float32)
-                for layer in layers
-                for name, shape in layer.tensors().items()
-            }
-            kinds = {
-                lanes: [layer.kind for layer in pack.pack(layers, tensors, lanes, "f4").layers]
-                for lanes in (4, 8, 16)
-            }
-            assert len({tuple(found) for found in kinds.values()}) == 1, (words, kinds)
