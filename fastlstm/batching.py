@@ -375,8 +375,7 @@ class _Queue:
         # A call pads its blocks to the longest; where that takes much memory, those of one call
         # have none of twice its steps.
         steps = {
-            slot: sum(1 if batch[i][2] is None else batch[i][2] for i in members)
-            for slot, members in by_slot.items()
+            slot: sum(_steps_of(batch[i]) for i in members) for slot, members in by_slot.items()
         }
         widest = max(port.count for port in (*self._network.inputs, *self._network.outputs))
         much = len(steps) * max(steps.values()) * widest > MOST_PADDED
@@ -396,7 +395,7 @@ class _Queue:
         network = self._network
         ends = []
         for _, members in streams:
-            taken = [1 if batch[i][2] is None else batch[i][2] for i in members]
+            taken = [_steps_of(batch[i]) for i in members]
             ends.append(np.cumsum(taken).tolist())
         lengths = np.array([steps[-1] for steps in ends], np.intp)
         x = {}
@@ -447,3 +446,9 @@ def _refuse(batch: Iterable[Request], error: Exception) -> None:
     for request in batch:
         if not request[3].done():
             request[3].set_exception(error)
+
+
+def _steps_of(request: Request) -> int:
+    """How many steps a request asks for."""
+    steps = request[2]
+    return 1 if steps is None else steps

@@ -347,7 +347,7 @@ class TestRounding:
 
     @classmethod
     @functools.cache
-    def models(cls, name: str) -> list[tuple[np.ndarray, ModelFile, np.ndarray]]:
+    def models(cls, name: str) -> list[tuple[np.ndarray, ChainFile, np.ndarray]]:
         """The same, and the float64 output of each."""
         return [
             (x, file, reference.forward(file.layers, file.tensors, x)[0])

@@ -1,8 +1,8 @@
 """Resident memory, as the operating system counts it, of a process that does nothing else.
 
 A run over T steps needs scratch memory for a chunk of them, not for T, beyond its input and output.
-A model of W bytes of weights is resident in at most 2.15 W, once as it was given and once packed, or
-in 1.15 W if its tensors are not kept, and a stream of it in 64 KB.
+A model of W bytes of weights is resident in at most 2.15 W, once as it was given and once packed,
+or in 1.15 W if its tensors are not kept, and a stream of it in 64 KB.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def vocabulary():
 
 
 def packed_bytes(bytes program, dtype, str isa):
-    """Bytes that a program takes once it is packed for an instruction set, all of its tensors copied.
+    """Bytes that a program takes once it is packed for an instruction set, its tensors copied.
 
     Raises
     ------

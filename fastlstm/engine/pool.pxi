@@ -67,7 +67,7 @@ cdef class Pool(Slots):
             taken[i].used = now
 
     cdef const size_t *count_rows(self, void **states, size_t N, size_t T,
-                             const size_t *lengths) except NULL:
+                                  const size_t *lengths) except NULL:
         """Rows (outputs, N) that the next steps of streams in these states (N,) give."""
         cdef fl_call call
         memset(&call, 0, sizeof(call))
@@ -200,7 +200,8 @@ cdef class Pool(Slots):
         cdef size_t i, b, n = 1 if N < 0 else N
         cdef const size_t *counts = NULL
         if by_steps and not network.keeps_steps:
-            counts = self.count_rows(<void **>self.rows.data, n, T, <const size_t *>self.lengths.data)
+            counts = self.count_rows(<void **>self.rows.data, n, T,
+                                     <const size_t *>self.lengths.data)
         if out is not None and not single:
             if not isinstance(out, Mapping):
                 raise TypeError(f"out is a {type_text(out)}; this model has several outputs: "
@@ -348,7 +349,7 @@ cdef class Pool(Slots):
             (<size_t *>self.lengths.data)[i] = len(given[i])
         if not network.keeps_steps:
             counts = self.count_rows(<void **>self.rows.data, N, longest,
-                                <const size_t *>self.lengths.data)
+                                     <const size_t *>self.lengths.data)
         for i in range(<size_t>N):
             n = len(given[i]) if counts == NULL else counts[i]
             ndim = self.shape_of(network.y, n, -1, shape)
@@ -474,7 +475,7 @@ cdef class Pool(Slots):
             counts = np.array(np.broadcast_to(given, (N,)), np.int64)
             if not self.network.keeps_steps and N:
                 made = self.count_rows(<void **>self.rows.data, N, counts.max(),
-                                  <const size_t *>cnp.PyArray_DATA(counts))
+                                       <const size_t *>cnp.PyArray_DATA(counts))
                 for i in range(N):
                     (<int64_t *>cnp.PyArray_DATA(counts))[i] = made[number * <size_t>N + i]
             return counts if ndim else int(counts[0])

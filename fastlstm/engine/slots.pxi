@@ -202,7 +202,8 @@ cdef class Slots:
             index = self.touched
             slot = self.slot_at(index)
             self.touched += 1
-        slot.number = ((fl_next_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS | <int64_t>index
+        slot.number = (((fl_next_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS
+                       | <int64_t>index)
         slot.call = 0
         slot.steps = steps
         slot.used = monotonic()
