@@ -1,7 +1,7 @@
 """Models of several inputs and outputs, of rows with axes, and of more or fewer rows than steps.
 
-Calls, streams and pools of them are held against the reference of graphs: on graphs by hand, each of
-which has one thing that a chain of layers has not, and on random ones.
+Calls, streams and pools of them are held against the reference of graphs: on graphs by hand, each
+of which has one thing that a chain of layers has not, and on random ones.
 """
 
 from __future__ import annotations
@@ -445,7 +445,8 @@ class TestHeld:
                         "held has nothing; expected exactly 'knobs': 'knobs' is missing"),
             "unknown": (lambda: model.stream(3, held={**held, "z": knobs}), ValueError,
                         "'z' is unknown"),
-            "no mapping": (lambda: model.stream(3, held=knobs), TypeError, "held is a numpy.ndarray"),
+            "no mapping": (lambda: model.stream(3, held=knobs), TypeError,
+                           "held is a numpy.ndarray"),
             "shape": (lambda: model.stream(2, held=held), ValueError,
                       r"'knobs' has shape \(3, 6\); expected \(2, 6\)"),
             "dtype": (lambda: model.stream(3, held={"knobs": knobs.astype("f8")}), TypeError,
