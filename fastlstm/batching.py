@@ -344,7 +344,7 @@ class _Queue:
             port.name: np.concatenate([request[1][i] for request in batch]).reshape(n, *port.shape)
             for i, port in enumerate(network.moving)
         }
-        gives = {
+        gives: dict[str, Any] = {
             port.name: None
             if network.keeps_steps
             else self._pool.output_steps(slots, output=port.name)

@@ -10,7 +10,8 @@ def check_tokens(cnp.ndarray tokens, Py_ssize_t known, cnp.ndarray lengths=None)
     """
     if lengths is not None:
         there = np.arange(tokens.shape[0])[:, None] < lengths
-        tokens = np.where(there.reshape(*(<object>there).shape, *[1] * (tokens.ndim - 2)), tokens, 0)
+        axes = [1] * (tokens.ndim - 2)
+        tokens = np.where(there.reshape(*(<object>there).shape, *axes), tokens, 0)
     if tokens.size and (tokens.min() < 0 or tokens.max() >= known):
         wrong = np.argwhere((tokens < 0) | (tokens >= known))[0]
         where = ", ".join(str(int(i)) for i in wrong)

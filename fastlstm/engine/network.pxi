@@ -582,7 +582,7 @@ cdef class Network:
         return by_name(self.moving, x, "x")
 
     def arrays_of(self, x, tuple leading, bint check=True):
-        """Arrays (*leading, ...) of the inputs that have a row for each step, as a caller gives them.
+        """Arrays (*leading, ...) of the inputs with a row for each step, as a caller gives them.
 
         Where `leading` has None, the first input tells how many there are of all.
         """

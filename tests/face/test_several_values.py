@@ -490,7 +490,8 @@ class TestInputs:
             ({**x, "ids": x["ids"] + 7}, ValueError, "out of range; the model knows tokens 0 to 6"),
             ({**x, "ids": x["x"]}, TypeError, "'ids' has dtype float32; this model takes tokens"),
             ({**x, "x": x["x"].astype("f8")}, TypeError, "'x' has dtype float64; expected float32"),
-            ({**x, "ids": x["ids"][:5]}, ValueError, r"'ids' has shape \(5, 2\); expected \(6, 2\)"),
+            ({**x, "ids": x["ids"][:5]}, ValueError,
+             r"'ids' has shape \(5, 2\); expected \(6, 2\)"),
             ({**x, "ids": x["ids"][:, :1]}, ValueError, r"'ids' has shape \(6, 1\); expected"),
         ]  # fmt: skip
         for given, error, message in wrong:
@@ -528,7 +529,7 @@ class TestInputs:
 
 
 def test_all_kinds_are_tried() -> None:
-    """Random graphs with what makes several values hard: held ones, several, more and fewer rows."""
+    """Random graphs with what makes several values hard: held ones, several, more and less rows."""
     found = [random_file(seed).graph for seed in RANDOM]
     assert sum(len(graph.inputs) > 1 for graph in found) > 5
     assert sum(len(graph.outputs) > 1 for graph in found) > 5
