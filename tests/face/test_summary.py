@@ -64,9 +64,7 @@ def test_info_and_bench_of_several_inputs(
 
 
 def test_verify_says_that_it_compared_nothing(model: Model) -> None:
-    with pytest.raises(
-        ValueError, match="nothing was compared: this model reads 'audio', "
-    ):
+    with pytest.raises(ValueError, match="nothing was compared: this model reads 'audio', "):
         verify(model)
 
 
