@@ -218,12 +218,12 @@ cdef bint are_tokens(x, int ndim, cnp.npy_intp *shape, size_t known):
 
 
 cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_intp *shape,
-                           list given, bint by_row=False):
+                           bint by_row=False):
     """`out` as an array to write in place of a new one, or an error that helps.
 
     With `by_row`, an output (T, N, ...) may also lie by row (N, T, ...), with room between rows.
     """
-    cdef cnp.ndarray array, x
+    cdef cnp.ndarray array
     if cnp.PyArray_CheckExact(out):
         array = <cnp.ndarray>out
     else:
@@ -236,10 +236,14 @@ cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_int
     if not cnp.PyArray_ISCARRAY(array) and not (by_row and lies_by_row(array)):
         raise ValueError(
             f"{name} must be writeable, aligned and C-contiguous; make one with np.empty")
-    for x in given:
-        if overlap(array, x):
-            raise ValueError(f"{name} shares memory with x; give it memory of its own")
     return array
+
+
+cdef int check_apart(str name, cnp.ndarray array, x) except -1:
+    """Raise ValueError if an array to write shares memory with the input x."""
+    if overlap(array, <cnp.ndarray>x):
+        raise ValueError(f"{name} shares memory with x; give it memory of its own")
+    return 0
 
 
 cdef bint lies_by_row(cnp.ndarray y):

@@ -220,7 +220,9 @@ cdef class Pool(Slots):
                 result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
             else:
                 name = "out" if single else f"out[{network.outputs[i].name!r}]"
-                result = output_of(network, to, name, ndim, shape, given, by_steps and N >= 0)
+                result = output_of(network, to, name, ndim, shape, by_steps and N >= 0)
+                for x in given:
+                    check_apart(name, result, x)
                 if any([overlap(result, other) for other in made]):
                     raise ValueError(f"{name} shares memory with another of them")
             self.outputs[i].data = cnp.PyArray_DATA(result)

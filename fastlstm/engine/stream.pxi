@@ -174,10 +174,10 @@ cdef class Stream:
             ndim = self.shape_of(network.y, -1, shape)
             if out is None:
                 result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
-            elif x is None:
-                result = output_of(network, out, "out", ndim, shape, [])
             else:
-                result = output_of(network, out, "out", ndim, shape, [x])
+                result = output_of(network, out, "out", ndim, shape)
+                if x is not None:
+                    check_apart("out", result, x)
             self.outputs[0].data = cnp.PyArray_DATA(result)
             self.run_step()
             return result if out is None else out
@@ -269,7 +269,9 @@ cdef class Stream:
             to = out if single or out is None else out.get(port.name)
             if to is not None:
                 name = "out" if single else f"out[{port.name!r}]"
-                result = output_of(network, to, name, ndim, shape, given)
+                result = output_of(network, to, name, ndim, shape)
+                for x in given:
+                    check_apart(name, result, x)
                 if any([other is not None and overlap(result, other) for other in made]):
                     raise ValueError(f"{name} shares memory with another of them")
             elif one and port.step_rows == 1 and rows == 0:
