@@ -74,11 +74,11 @@ typedef struct fl_running {
     void *scratch;            /* as the plan says, 64-byte aligned */
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
     fl_watch *watch;          /* NULL: nothing stops this call; else `ask` and `who` are set */
-    size_t turn;              /* steps run before: which way panels are taken; counted on */
+    size_t turn;              /* steps run before: which way panels are taken */
     size_t *given;            /* written, (outputs, B): rows of each output; or NULL. The next */
     size_t given_stride;      /* output's lie so far behind */
     size_t done;              /* written: T, or the steps made before the call stopped */
-    const fl_threads *threads; /* who shares the work; NULL: nobody. The rest is set by fl_share: */
+    const fl_threads *threads; /* who shares the work; NULL: nobody. The rest is set as it starts: */
     const fl_cut *cut;
     size_t first_row;         /* of the batch rows of inputs and outputs, the one that is row 0, */
     size_t rank, ranks;       /* which part of the rows and panels this is, */
@@ -118,7 +118,7 @@ typedef struct {
     const fl_packed *packed; /* what packing gave this operation: in->packed->product */
     line_rows *lines;   /* (lines,), and lines[-1], of held values and constants, with one row */
     line_rows *given;   /* (outputs,) rows that the call gave before this chunk */
-    line_rows on;       /* of the line whose rows this operation runs over */
+    const line_rows *on; /* the line whose rows this operation runs over */
     range rows;         /* those t of them that it runs over now */
     division by, by_before; /* of this operation, and of the one that ran before it */
     range mine;         /* of the rows r = (t - rows.first) * B + b those that are this rank's */

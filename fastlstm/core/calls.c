@@ -48,13 +48,16 @@ fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threa
     return error;
 }
 
+/* Whether a pointer is there, and a multiple of `size`, a power of two. */
+static int is_at(const void *data, size_t size) { return data && !((uintptr_t)data & (size - 1)); }
+
 /* Whether all that a call reads and writes is there. */
 static int is_whole(const fl_model *model, const fl_call *call, int reads, int writes) {
     const fl_program *program = &model->program;
     const size_t size = model->kernel->real_size;
     if (call->B && !call->states) return 0;
     for (size_t b = 0; b < call->B; ++b) {
-        if (!call->states[b] || (uintptr_t)call->states[b] % size) return 0;
+        if (!is_at(call->states[b], size)) return 0;
         if (call->lengths && call->lengths[b] > call->T) return 0;
     }
     if ((reads && program->input_count && !call->inputs) ||
@@ -63,15 +66,15 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
     for (size_t i = 0; reads && i < program->input_count; ++i) {
         const fl_value *value = program->value + program->inputs[i];
         const size_t own = value->tokens ? sizeof(int64_t) : size;
-        const void *data = call->inputs[i].data;
-        if ((value->line < 0) == (reads < 0) && (!data || (uintptr_t)data % own)) return 0;
+        if ((value->line < 0) == (reads < 0) && !is_at(call->inputs[i].data, own)) return 0;
     }
     for (size_t i = 0; writes && i < program->output_count; ++i)
-        if (!call->outputs[i].data || (uintptr_t)call->outputs[i].data % size) return 0;
+        if (!is_at(call->outputs[i].data, size)) return 0;
     return 1;
 }
 
-/* A call as it runs. reads: 1 inputs with a row for each step, -1 held ones, 0 none. */
+/* A call as it runs, but for what fl_share sets, or its like. reads: 1 inputs with a row for each
+ * step, -1 held ones, 0 none. */
 static fl_error translate(const fl_model *model, const fl_call *call, int reads, int writes,
                           fl_running *made) {
     if (!model || !call || call->struct_size < sizeof *call || !call->scratch)
@@ -80,7 +83,6 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     if (scratch->model != model || call->T > scratch->T || call->B != scratch->B ||
         !is_whole(model, call, reads, writes))
         return FL_BAD_ARGUMENT;
-    memset(made, 0, sizeof *made);
     made->model = model;
     made->T = call->T;
     made->B = call->B;
@@ -88,9 +90,11 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     made->outputs = call->outputs;
     made->lengths = call->lengths;
     made->whole = call->whole;
+    made->ending = 0;
     made->states = call->states;
     made->scratch = scratch->memory;
     made->gemm = call->gemm;
+    made->watch = NULL;
     made->turn = call->turn;
     made->given = call->rows;
     made->given_stride = call->B;
@@ -112,7 +116,7 @@ static fl_error share(fl_call *call, fl_running *running) {
         running->watch = &watch;
     }
     fl_share(running, &call->scratch->plan);
-    call->turn = running->turn;
+    call->turn += call->T;
     call->steps_done = running->done;
     return call->stop && watch.stop ? FL_STOPPED : FL_OK;
 }

@@ -190,21 +190,22 @@ static slice *take_slice(ahead *a, const fl_cell *packed, slice *taken) {
 
 /* The panels of one step that this call computes, and in which order. */
 typedef struct {
-    range panels;
+    const range *panels;
     int back;
 } share;
 
 INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *rows, size_t n,
                        share mine, ahead *later) {
 #define BLOCK(M, N, p, r) gated_block(kind, M, N, G, a, p, rows + (r), NULL)
-    if (later->block < later->blocks) {
-        for (size_t i = mine.panels.first; i < mine.panels.end; ++i) {
-            const size_t p = mine.back ? mine.panels.end - 1 - (i - mine.panels.first) : i;
+    if (later && later->block < later->blocks) {
+        const size_t first = mine.panels->first, end = mine.panels->end;
+        for (size_t i = first; i < end; ++i) {
+            const size_t p = mine.back ? end - 1 - (i - first) : i;
             slice side;
             gated_block(kind, 1, 1, G, a, p, rows, take_slice(later, a.packed, &side));
         }
     } else {
-        FOR_ROWS_AND_PANELS(BLOCK, mine.panels, n, mine.back);
+        FOR_ROWS_AND_PANELS(BLOCK, *mine.panels, n, mine.back);
     }
 #undef BLOCK
 }
@@ -223,10 +224,10 @@ static void rnn_step(cell a, const row *rows, size_t n, share mine) {
 #define BLOCK_3(M, N, p, r) rnn_block(M, N, 3, a, p, rows + (r))
 #define BLOCK_4(M, N, p, r) rnn_block(M, N, 4, a, p, rows + (r))
     switch (a.packed->gates.groups) {
-    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, mine.panels, n, mine.back); break;
-    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, mine.panels, n, mine.back); break;
-    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, mine.panels, n, mine.back); break;
-    default: FOR_ROWS_AND_PANELS(BLOCK_4, mine.panels, n, mine.back); break;
+    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, *mine.panels, n, mine.back); break;
+    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, *mine.panels, n, mine.back); break;
+    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, *mine.panels, n, mine.back); break;
+    default: FOR_ROWS_AND_PANELS(BLOCK_4, *mine.panels, n, mine.back); break;
     }
 #undef BLOCK_1
 #undef BLOCK_2

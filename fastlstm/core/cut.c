@@ -24,9 +24,10 @@ static size_t reserve(size_t *total, size_t bytes) {
     return at;
 }
 
-static size_t line_of(const fl_model *model, size_t value) {
-    const ptrdiff_t on = model->program.value[value].line;
-    return on < 0 ? 0 : (size_t)on;
+/* The bound of the rows that operation i runs over; that of held values is the one of line 0. */
+static fl_bound bound_of(const fl_model *model, size_t i) {
+    const ptrdiff_t on = model->courses[i].on;
+    return model->bounds[on < 0 ? 0 : on];
 }
 
 /* Numbers of a step's input projection of the widest cell, and of the widest buffer. */
@@ -70,7 +71,7 @@ static fl_need need_of(const fl_model *model, size_t i, fl_extent extent, size_t
     case FL_ATTENTION:
         return fl_attention_need(model->program.value[op->attention.scores].count, &extent);
     case FL_RECURRENT:
-        extent.rows = fl_most_rows(model->bounds[line_of(model, op->recurrent.y)], chunk);
+        extent.rows = fl_most_rows(bound_of(model, i), chunk);
         return fl_recurrent_need(&op->recurrent, &packed->recurrent, &extent);
     default: return none;
     }
@@ -127,8 +128,8 @@ typedef struct {
     size_t panels, meetings;
 } effort;
 
-static double rate_of(const fl_model *model, size_t value) {
-    const fl_bound bound = model->bounds[line_of(model, value)];
+static double rate_of(const fl_model *model, size_t i) {
+    const fl_bound bound = bound_of(model, i);
     return (double)bound.factor / (double)bound.divisor;
 }
 
@@ -141,7 +142,7 @@ static effort effort_of(const fl_model *model, size_t i, size_t B) {
         made.panels = panels->panels;
         made.elements =
             (double)packed->product.groups * (double)panels->panels * (double)panels->stride;
-        made.times = (double)op->product.positions * rate_of(model, op->product.y);
+        made.times = (double)op->product.positions * rate_of(model, i);
     } else if (op->kind == FL_RECURRENT) {
         const fl_cell *cell = &packed->recurrent;
         made.panels = cell->gates.panels;
@@ -149,11 +150,11 @@ static effort effort_of(const fl_model *model, size_t i, size_t B) {
         if (cell->projection.weights)
             made.elements += (double)cell->projection.panels * (double)cell->projection.stride;
         made.times = (double)op->recurrent.positions * (double)op->recurrent.steps *
-                     rate_of(model, op->recurrent.y);
+                     rate_of(model, i);
         made.meetings = op->recurrent.along_positions ? op->recurrent.steps : 1;
     } else if (op->kind == FL_MATMUL) {
         made.elements = (double)op->matmul.n * (double)op->matmul.k * (double)op->matmul.p;
-        made.times = (double)op->matmul.places.count / 2 * rate_of(model, op->matmul.y);
+        made.times = (double)op->matmul.places.count / 2 * rate_of(model, i);
     }
     made.times *= (double)B;
     return made;
@@ -276,7 +277,6 @@ void fl_share(fl_running *call, const fl_plan *plan) {
     } else {
         call->model->kernel->run(call);
     }
-    call->turn += call->T;
     call->done = call->T;
     if (!watch || !watch->stop) return;
     call->done = watch->stop - 1;

@@ -26,39 +26,72 @@ static fl_bound of_window(fl_bound x, const fl_window *w) {
     return x;
 }
 
-/* The bound of the line that an operation makes from bounds of those before it; `line` is -1 where it
- * makes none. */
-static fl_bound bound_of(const fl_program *program, const fl_operation *op, const fl_bound *bounds,
-                         ptrdiff_t *line) {
-    const fl_value *values = program->value;
-    ptrdiff_t from = -1;
-    fl_bound made = {0, 1, 1};
+fl_course fl_course_of(const fl_program *program, const fl_operation *op) {
+    fl_course made = {-1, -1, -1};
+#define LINE(number) (program->value[number].line)
     switch (op->kind) {
-    case FL_WINDOW: from = values[op->window.x].line, *line = values[op->window.y].line; break;
-    case FL_SPREAD: from = values[op->spread.x].line, *line = values[op->spread.y].line; break;
-    case FL_FOLD: from = values[op->fold.x].line, *line = values[op->fold.y].line; break;
-    case FL_ATTENTION:
-        from = values[op->attention.scores].line;
-        if (from < 0) from = values[op->attention.values].line;
-        *line = values[op->attention.y].line;
+    case FL_MOVE: made.on = LINE(op->move.y); break;
+    case FL_MAP: made.on = LINE(op->map.y); break;
+    case FL_PRODUCT: made.on = LINE(op->product.y); break;
+    case FL_TAPS: made.on = LINE(op->taps.y); break;
+    case FL_MATMUL: made.on = LINE(op->matmul.y); break;
+    case FL_REDUCE: made.on = LINE(op->reduce.y); break;
+    case FL_SOFTMAX: made.on = LINE(op->softmax.y); break;
+    case FL_NORM: made.on = LINE(op->norm.y); break;
+    case FL_LOOKUP: made.on = LINE(op->lookup.y); break;
+    case FL_ONE_HOT: made.on = LINE(op->one_hot.y); break;
+    case FL_DELAY: made.on = LINE(op->delay.y); break;
+    case FL_RECALL: made.on = LINE(op->recall.y); break;
+    case FL_REMEMBER: made.on = LINE(op->remember.x); break;
+    case FL_RECURRENT: made.on = LINE(op->recurrent.y); break;
+    case FL_WINDOW:
+        made.from = LINE(op->window.x);
+        made.on = made.to = LINE(op->window.y);
         break;
-    case FL_MEET:
-        /* There are no more rows than of any of the reads: with those of its queue. */
-        for (size_t i = 0; i < op->meet.reads.count; ++i) {
-            const ptrdiff_t read = values[op->meet.reads.at[i]].line;
-            const size_t waiting = (size_t)op->meet.capacities.at[i];
-            if (read < 0) continue;
-            if (from < 0 || fl_checked(1, bounds[read].more, waiting) < made.more) {
-                made = bounds[read];
-                made.more = fl_checked(1, made.more, waiting);
-            }
-            from = read;
-        }
-        *line = values[op->meet.ys.at[0]].line;
-        return made;
-    default: return made;
+    case FL_SPREAD:
+        made.from = LINE(op->spread.x);
+        made.on = made.to = LINE(op->spread.y);
+        break;
+    case FL_FOLD:
+        made.on = made.from = LINE(op->fold.x);
+        made.to = LINE(op->fold.y);
+        break;
+    case FL_ATTENTION:
+        made.on = LINE(op->attention.scores);
+        if (made.on < 0) made.on = LINE(op->attention.values);
+        made.from = made.on;
+        made.to = LINE(op->attention.y);
+        break;
+    case FL_MEET: made.on = made.to = LINE(op->meet.ys.at[0]); break;
+    default: break;
     }
-    if (from == *line) *line = -1;
+#undef LINE
+    if (made.to == made.from) made.to = -1;
+    return made;
+}
+
+/* There are no more rows than of any of the reads: with those of its queue. */
+static fl_bound of_meet(const fl_program *program, const fl_meet *meet, const fl_bound *bounds) {
+    fl_bound made = {0, 1, 1};
+    int any = 0;
+    for (size_t i = 0; i < meet->reads.count; ++i) {
+        const ptrdiff_t read = program->value[meet->reads.at[i]].line;
+        const size_t waiting = (size_t)meet->capacities.at[i];
+        if (read < 0) continue;
+        if (!any || fl_checked(1, bounds[read].more, waiting) < made.more) {
+            made = bounds[read];
+            made.more = fl_checked(1, made.more, waiting);
+        }
+        any = 1;
+    }
+    return made;
+}
+
+/* The bound of the line that an operation makes, from bounds of those before it. */
+static fl_bound bound_of(const fl_program *program, const fl_operation *op, ptrdiff_t from,
+                         const fl_bound *bounds) {
+    fl_bound made = {0, 1, 1};
+    if (op->kind == FL_MEET) return of_meet(program, &op->meet, bounds);
     if (from >= 0) made = bounds[from];
     if (op->kind == FL_WINDOW) made = of_window(made, &op->window);
     if (op->kind == FL_SPREAD) {
@@ -69,13 +102,14 @@ static fl_bound bound_of(const fl_program *program, const fl_operation *op, cons
     return made;
 }
 
-int fl_bound_lines(const fl_program *program, fl_bound *bounds) {
+int fl_bound_lines(const fl_program *program, const fl_course *courses, fl_bound *bounds) {
     for (size_t l = 0; l < program->lines; ++l) bounds[l] = (fl_bound){l == 0, 1, 0};
     for (size_t i = 0; i < program->operation_count; ++i) {
-        ptrdiff_t line = -1;
-        const fl_bound made = bound_of(program, program->operations + i, bounds, &line);
+        const fl_course *course = courses + i;
+        if (course->to < 0) continue;
+        const fl_bound made = bound_of(program, program->operations + i, course->from, bounds);
         if (made.factor == SIZE_MAX || made.more == SIZE_MAX) return -1;
-        if (line > 0) bounds[line] = made;
+        if (course->to > 0) bounds[course->to] = made;
     }
     return 0;
 }

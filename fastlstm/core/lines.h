@@ -19,8 +19,17 @@ typedef struct {
     size_t each, more;
 } fl_room;
 
-/* bounds (lines,). Not 0 if a number is too large. */
-int fl_bound_lines(const fl_program *program, fl_bound *bounds);
+/* The lines of an operation; -1: none, or that of what has one row for a whole sequence. */
+typedef struct {
+    ptrdiff_t on;    /* whose rows it runs over */
+    ptrdiff_t from;  /* whose rows it makes others of, but of one that meets several, */
+    ptrdiff_t to;    /* and where those are; -1: it makes none */
+} fl_course;
+
+fl_course fl_course_of(const fl_program *program, const fl_operation *op);
+
+/* courses (operations,), bounds (lines,). Not 0 if a number is too large. */
+int fl_bound_lines(const fl_program *program, const fl_course *courses, fl_bound *bounds);
 
 /* rooms (buffers + 1,), where the last one is the end of all. Each buffer begins at a multiple of 64
  * bytes if the first does. Not 0 if a number is too large. */

@@ -69,6 +69,7 @@ static fl_model *pack(fl_packer *to) {
     fl_model *model = fl_take(&to->arena, 1, sizeof *model);
     fl_packed *packed = fl_take(&to->arena, n, sizeof *packed);
     const void **vectors = fl_take(&to->arena, program->vector_count, sizeof *vectors);
+    fl_course *courses = fl_take(&to->arena, n, sizeof *courses);
     fl_bound *bounds = fl_take(&to->arena, program->lines, sizeof *bounds);
     fl_room *rooms = fl_take(&to->arena, program->buffers + 1, sizeof *rooms);
     for (size_t v = 0; v < program->vector_count; ++v) {
@@ -84,11 +85,14 @@ static fl_model *pack(fl_packer *to) {
     const size_t bytes = to->arena.used;
     to->scratch = fl_take(&to->arena, to->scratch_count, sizeof *to->scratch);
     if (!rooms || to->arena.used == SIZE_MAX) return NULL;
-    if (fl_bound_lines(program, bounds) || fl_place_buffers(program, bounds, rooms)) return NULL;
+    for (size_t i = 0; i < n; ++i) courses[i] = fl_course_of(program, program->operations + i);
+    if (fl_bound_lines(program, courses, bounds) || fl_place_buffers(program, bounds, rooms))
+        return NULL;
     model->program = *program;
     model->kernel = to->kernel;
     model->packed = packed;
     model->vectors = vectors;
+    model->courses = courses;
     model->bounds = bounds;
     model->rooms = rooms;
     model->bytes = bytes;

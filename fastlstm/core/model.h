@@ -173,6 +173,7 @@ struct fl_model {
     const fl_kernel *kernel;
     const fl_packed *packed;     /* (operations,) */
     const void *const *vectors;  /* (vectors,) real (count,); NULL where only panels have it */
+    const fl_course *courses;    /* (operations,), fl_course_of */
     const fl_bound *bounds;      /* (lines,), fl_bound_lines */
     const fl_room *rooms;        /* (buffers + 1,), fl_place_buffers */
     size_t bytes;                /* of the block */

@@ -15,15 +15,6 @@ INLINE ptrdiff_t line_of_value(const run *in, size_t value) {
     return in->call->model->program.value[value].line;
 }
 
-/* Rows that batch row b has on a line. */
-INLINE size_t rows_on(line_rows a, size_t b) { return a.of ? a.of[b] : a.rows; }
-
-/* Where those rows of batch row b end that an operation runs over. */
-INLINE size_t rows_end(const run *in, size_t b) {
-    const size_t own = rows_on(in->on, b), end = own < in->rows.end ? own : in->rows.end;
-    return end > in->rows.first ? end : in->rows.first;
-}
-
 /* A ring of a state: its rows (rows, count), of which the oldest is number `oldest`. */
 typedef struct {
     real *data;
@@ -269,7 +260,7 @@ static void run_meet(const run *in, const fl_meet *m) {
     meet(in->call); /* all have counted the rows */
     for (size_t b = 0; b < in->call->B && in->call->rank == 0; ++b)
         for (size_t i = 0; i < m->reads.count; ++i)
-            meet_read(in, m, i, b, rows_on(in->on, b));
+            meet_read(in, m, i, b, rows_on(*in->on, b));
 }
 
 /* ---- Start ---- */

@@ -206,11 +206,11 @@ static void multiply_panels(const product *a, const row *rows, size_t n, int bac
 
 /* The product of a matrix and n rows: its full panels and the narrower one, or the other way. */
 static void multiply(const product *a, const row *rows, size_t n, int back) {
-    product full = *a, last = *a;
     if (!a->last_groups || a->panels.end <= a->full) {
         multiply_panels(a, rows, n, back);
         return;
     }
+    product full = *a, last = *a;
     full.panels.end = a->full;
     last.weights += a->full * a->stride;
     last.first += a->full * a->groups * L;
@@ -225,19 +225,19 @@ static void multiply(const product *a, const row *rows, size_t n, int back) {
 static const fl_activation identity = {FL_FUNCTION_identity, 0, 0};
 
 /* Panels of a matrix applied to rows that all have an x and start from its bias. */
-static product matrix_product(const fl_panels *a, range panels, size_t x_size, size_t y_size) {
+static void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
+                         size_t y_size) {
     const int narrow = a->last_groups < a->groups;
-    product made = {0};
-    made.weights = a->weights;
-    made.stride = a->stride;
-    made.panels = panels;
-    made.full = a->panels - (size_t)narrow;
-    made.groups = a->groups;
-    made.last_groups = narrow ? a->last_groups : 0;
-    made.x_size = x_size;
-    made.y_size = y_size;
-    made.scale = a->scale;
-    made.shift = a->shift;
-    made.activation = &identity;
-    return made;
+    made->weights = a->weights;
+    made->stride = a->stride;
+    made->panels = panels;
+    made->full = a->panels - (size_t)narrow;
+    made->groups = a->groups;
+    made->last_groups = narrow ? a->last_groups : 0;
+    made->first = 0;
+    made->x_size = x_size;
+    made->y_size = y_size;
+    made->scale = a->scale;
+    made->shift = a->shift;
+    made->activation = &identity;
 }

@@ -67,7 +67,7 @@ static void run_product(const run *in, const fl_product *operation) {
         const size_t skipped = mine.first > first ? mine.first - first : 0;
         if (end <= first + skipped) continue;
         const range panels = {skipped, end - first};
-        b.made = matrix_product(a->panels + g, panels, a->columns, a->outputs);
+        fill_product(&b.made, a->panels + g, panels, a->columns, a->outputs);
         b.made.activation = &operation->function;
         b.bias = a->panels[g].bias;
         if (!multiply_group(&b, operation, g, &x, &to)) return;

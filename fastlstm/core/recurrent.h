@@ -82,8 +82,9 @@ static int project_by_gemm(const tracks *a, size_t first, size_t from, size_t R,
 static void project(const tracks *a, size_t first, size_t from, size_t R, real *gates) {
     const fl_panels *matrix = &a->of.packed->gates;
     const size_t most = fl_tile_structs(a->n), width = a->tile.width;
-    const product made = matrix_product(matrix, a->panels, a->of.packed->input_rows, width);
+    product made;
     if (from == R || project_by_gemm(a, first, from, R, gates)) return;
+    fill_product(&made, matrix, a->panels, a->of.packed->input_rows, width);
     for (size_t r = from; r < R; r += most) {
         const size_t n = R - r < most ? R - r : most;
         for (size_t i = 0; i < n; ++i) {
@@ -101,7 +102,7 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
 static void step_of_kind(const tracks *a, const row *rows, row *spare, size_t n, share mine,
                          ahead *later) {
     if (a->of.packed->variant) {
-        const variant_step made = {a->in, a->of, rows, spare, n, mine.panels,
+        const variant_step made = {a->in, a->of, rows, spare, n, *mine.panels,
                                    a->of.packed->gates.groups, a->tile.width,
                                    a->shared + a->tile.variant};
         if (a->of.is->cell == FL_CELL_lstm) lstm_variant(&made);
@@ -125,8 +126,8 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
     }
     const size_t H = a->of.is->hidden_size;
     real *hidden = a->shared + a->tile.hidden;
-    const product made = matrix_product(projection, panels_of(a->in, projection->panels), H,
-                                        a->of.is->h_size);
+    product made;
+    fill_product(&made, projection, panels_of(a->in, projection->panels), H, a->of.is->h_size);
     for (size_t i = 0; i < n; ++i) {
         const row each = {projection->bias, NULL, hidden + i * H, NULL, NULL, rows[i].y};
         projected[i] = each;
@@ -137,19 +138,17 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
     multiply(&made, projected, n, mine.back);
 }
 
-/* The input product of a track's token at step t. */
-static const real *product_of_token(const tracks *a, const track *k, size_t t) {
+/* The input product of token i of row t of batch row b. */
+INLINE const real *product_of_token(const tracks *a, size_t t, size_t b, size_t i) {
     const fl_cell *packed = a->of.packed;
-    const int along = a->of.is->along_positions;
-    const size_t token = token_at(&a->x, k->t + (along ? 0 : t), k->b, k->place + (along ? t : 0),
-                                  packed->tokens);
-    return (const real *)packed->table + token * a->tile.width;
+    return (const real *)packed->table + token_at(&a->x, t, b, i, packed->tokens) * a->tile.width;
 }
 
 /* The rows of step t, whose tracks move on to it: those of tracks that have it and are not held.
  * gates (n, P, G, L) are its input projections, or NULL. */
 static size_t gather(const tracks *a, size_t t, const real *gates) {
     const fl_cell *packed = a->of.packed;
+    const int along = a->of.is->along_positions;
     size_t n = 0;
     for (size_t i = 0; i < a->n; ++i) {
         track *k = a->tracks + i;
@@ -161,7 +160,9 @@ static size_t gather(const tracks *a, size_t t, const real *gates) {
         }
         row *r = a->rows + n++;
         r->init = gates ? gates + i * a->tile.width : packed->gates.bias;
-        r->table = packed->table ? product_of_token(a, k, t) : NULL;
+        r->table = !packed->table ? NULL
+                   : along        ? product_of_token(a, k->t, k->b, k->place + t)
+                                  : product_of_token(a, k->t + t, k->b, k->place);
         r->x = gates || packed->table ? NULL : k->x + (ptrdiff_t)t * a->x_step;
         r->h = k->h;
         r->c = k->c;
@@ -184,28 +185,38 @@ static void give_c(const tracks *a, size_t t) {
     }
 }
 
-/* An input of fewer rows is multiplied within the step: its product would be longer than itself. */
-enum { LEAST_INPUT_ROWS = 8 };
+/* All tracks over the steps [first, first + steps), from their input projections gates (steps, n, P, G, L)
+ * or NULL; 0: the call stops. Panels are taken as `back` says in the first, then the other way. */
+INLINE int take_steps(const tracks *a, size_t first, size_t steps, int back, const real *gates,
+                      ahead *later) {
+    const fl_recurrent *is = a->of.is;
+    const fl_panels *matrix = &a->of.packed->gates;
+    for (size_t s = 0; s < steps; ++s) {
+        const size_t i = is->reverse ? steps - 1 - s : s;
+        const share mine = {&a->panels, back ^ (int)(s & 1)};
+        const size_t n = gather(a, first + i, gates ? gates + i * a->n * a->tile.width : NULL);
+        cell_step(a, a->rows, n, mine, later);
+        if (is->c_column >= 0) give_c(a, first + i);
+        meet_panels(a->in);
+        if (stopped(a->in->call,
+                    n * (matrix->panels * matrix->stride + ROW_WORK * is->hidden_size)))
+            return 0;
+    }
+    return 1;
+}
 
-/* All tracks over all steps, a part of them after the other; 0: the call stops. The input
- * projection of a part is made before it is scanned, or on the side of the part before it. */
-static int scan(const tracks *a) {
+/* All tracks over all steps, `part` of them after the other; 0: the call stops. The input projection
+ * of a part is made before it is scanned, or on the side of the part before it. */
+static int scan_parts(const tracks *a, size_t part) {
     const run *in = a->in;
     const fl_recurrent *is = a->of.is;
     const fl_cell *packed = a->of.packed;
-    const size_t I = packed->input_rows, n = a->n, S = a->S, width = a->tile.width;
-    const size_t work = packed->gates.panels * packed->gates.stride + ROW_WORK * is->hidden_size;
-    /* Tracks of various lengths take what projection they need step by step. */
-    size_t part = S > 1 && I >= LEAST_INPUT_ROWS && !a->ragged
-                      ? fl_gate_rows(width, sizeof(real)) / n
-                      : 1;
-    const int projects = part > 1;
-    const int on_the_side = AHEAD && projects && n == 1 && is->mask < 0 && !packed->variant &&
+    const size_t I = packed->input_rows, n = a->n, S = a->S;
+    const int on_the_side = AHEAD && n == 1 && is->mask < 0 && !packed->variant &&
                             is->cell != FL_CELL_rnn && I >= K_BLOCK && I <= K_LEVEL &&
                             a->panels.end > a->panels.first;
-    if (!projects || part > S) part = S;
-    real *gates = projects ? a->shared + a->tile.gates : NULL;
-    real *next = projects ? gates + part * n * width : NULL;
+    if (part > S) part = S;
+    real *gates = a->shared + a->tile.gates, *next = gates + part * n * a->tile.width;
     size_t ready = 0; /* rows of this part that were projected on the side of the one before */
     for (size_t done = 0; done < S; done += part) {
         const size_t left = S - done, steps = left < part ? left : part;
@@ -216,17 +227,9 @@ static int scan(const tracks *a) {
             later.x = input_of(a, is->reverse ? first - after : first + steps, 0);
             later.blocks = after / (AHEAD ? AHEAD : 1);
         }
-        if (projects) project(a, first, ready, steps * n, gates);
+        project(a, first, ready, steps * n, gates);
         ready = later.blocks * AHEAD;
-        for (size_t s = 0; s < steps; ++s) {
-            const size_t i = is->reverse ? steps - 1 - s : s;
-            const share mine = {a->panels, in->back ^ (int)((done + s) & 1)};
-            const size_t rows = gather(a, first + i, gates ? gates + i * n * width : NULL);
-            cell_step(a, a->rows, rows, mine, &later);
-            if (is->c_column >= 0) give_c(a, first + i);
-            meet_panels(in);
-            if (stopped(in->call, rows * work)) return 0;
-        }
+        if (!take_steps(a, first, steps, in->back ^ (int)(done & 1), gates, &later)) return 0;
         if (on_the_side) {
             real *scanned = gates;
             gates = next;
@@ -234,6 +237,19 @@ static int scan(const tracks *a) {
         }
     }
     return 1;
+}
+
+/* An input of fewer rows is multiplied within the step: its product would be longer than itself. */
+enum { LEAST_INPUT_ROWS = 8 };
+
+/* All tracks over all steps; 0: the call stops. Tracks of various lengths take what projection they
+ * need step by step. */
+static int scan(const tracks *a) {
+    if (a->S > 1 && a->of.packed->input_rows >= LEAST_INPUT_ROWS && !a->ragged) {
+        const size_t part = fl_gate_rows(a->tile.width, sizeof(real)) / a->n;
+        if (part > 1) return scan_parts(a, part);
+    }
+    return take_steps(a, 0, a->S, a->in->back, NULL, NULL);
 }
 
 /* A row of a value that few recurrences read. */
@@ -290,13 +306,14 @@ static void begin_anew(const tracks *a, track *k) {
 /* Put where the tracks have come to into their states. All ranks have met since it was written. */
 static void keep_states(const tracks *a) {
     const fl_recurrent *is = a->of.is;
-    const size_t bytes = is->h_size * sizeof(real);
-    for (size_t i = 0; i < a->n && writes(a->in); ++i) {
+    if (!writes(a->in)) return;
+    for (size_t i = 0; i < a->n; ++i) {
         const track *k = a->tracks + i;
         real *h = k->state + is->h + k->index * is->h_size;
         if (k->h == h) continue;
-        memcpy(h, k->h, bytes);
-        if (is->held >= 0) memcpy(k->state + is->held + k->index * is->h_size, k->h, bytes);
+        put_run(k->h, 1, h, is->h_size);
+        if (is->held >= 0)
+            put_run(k->h, 1, k->state + is->held + k->index * is->h_size, is->h_size);
     }
 }
 
@@ -307,8 +324,7 @@ static void scan_time(tracks *a, size_t room) {
     const size_t B = in->call->B, first = in->rows.first, all = in->rows.end - first;
     size_t least = all;
     for (size_t b = 0; b < B; ++b) {
-        const size_t end = in->on.of && in->on.of[b] < in->rows.end ? in->on.of[b] : in->rows.end;
-        const size_t steps = end > first ? end - first : 0;
+        const size_t steps = rows_end(in, b) - first;
         for (size_t p = 0; p < is->positions; ++p) {
             track *k = begin_track(a, first, b, p);
             begin_in_state(a, k);
@@ -321,6 +337,47 @@ static void scan_time(tracks *a, size_t room) {
             keep_states(a);
             a->n = a->S = 0;
             least = all;
+        }
+    }
+}
+
+/* Whether step_time may do what scan_time does: one step, which all have, of PyTorch's cells. */
+static int is_one_step(const run *in, const fl_recurrent *is, const fl_cell *packed) {
+    return in->rows.end - in->rows.first == 1 && !in->on->of && is->mask < 0 && is->c_column < 0 &&
+           !packed->projection.weights;
+}
+
+/* Along time, one step: its rows, without what a track takes on to the next step. */
+static void step_time(const tracks *a, size_t room) {
+    const run *in = a->in;
+    const fl_recurrent *is = a->of.is;
+    const fl_cell *packed = a->of.packed;
+    const fl_panels *matrix = &packed->gates;
+    const size_t B = in->call->B, t = in->rows.first, P = is->positions, h_size = is->h_size;
+    const size_t work = matrix->panels * matrix->stride + ROW_WORK * is->hidden_size;
+    const share mine = {&a->panels, in->back};
+    const int keeps = writes(in);
+    void *const *states = in->call->states;
+    row *rows = a->rows;
+    for (size_t b = 0, p = 0, first_b = 0, first_p = 0; b < B; first_b = b, first_p = p) {
+        size_t n = 0;
+        for (; n < room && b < B; ++n) {
+            real *state = states[b];
+            row *r = rows + n;
+            r->init = matrix->bias;
+            r->table = packed->table ? product_of_token(a, t, b, p) : NULL;
+            r->x = packed->table ? NULL : at(&a->x, t, b) + p * is->input_size;
+            r->h = state + is->h + p * h_size;
+            r->c = is->c < 0 ? NULL : state + is->c + p * is->hidden_size;
+            r->y = at(&a->y, t, b) + p * is->width + is->h_column;
+            if (++p == P) p = 0, ++b;
+        }
+        step_of_kind(a, rows, rows + n, n, mine, NULL);
+        meet_panels(in);
+        if (stopped(in->call, n * work)) return;
+        for (size_t i = 0, to = first_b, at_p = first_p; keeps && i < n; ++i) {
+            put_run(rows[i].y, 1, (real *)states[to] + is->h + at_p * h_size, h_size);
+            if (++at_p == P) at_p = 0, ++to;
         }
     }
 }
@@ -355,8 +412,8 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     a.in = in;
     a.of.is = is;
     a.of.packed = packed;
-    a.x = view_of(in, is->x);
-    a.y = view_of(in, is->y);
+    find_view(in, is->x, &a.x);
+    find_view(in, is->y, &a.y);
     a.ragged = 0;
     a.n = a.S = 0;
     a.x_step = along ? (ptrdiff_t)is->input_size : a.x.t;
@@ -369,7 +426,7 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     a.tracks = own_scratch(call);
     a.rows = (row *)(a.tracks + room);
     a.shared = shared_scratch(call);
-    a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 1);
+    a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
     a.panels = panels_of(in, packed->gates.panels);
     a.zeros = NULL;
     if (along) {
@@ -377,6 +434,8 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
         memset(zeros, 0, is->h_size * sizeof(real));
         a.zeros = zeros;
         scan_positions(&a, room);
+    } else if (is_one_step(in, is, packed)) {
+        step_time(&a, room);
     } else {
         scan_time(&a, room);
     }

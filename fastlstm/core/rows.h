@@ -18,7 +18,7 @@ static void find_values(values *s, const run *in, const fl_list *reads) {
     s->in = in;
     s->reads = reads;
     s->views = reads->count < VIEWS ? reads->count : VIEWS;
-    for (size_t i = 0; i < s->views; ++i) s->of[i] = view_of(in, (size_t)reads->at[i]);
+    for (size_t i = 0; i < s->views; ++i) find_view(in, (size_t)reads->at[i], s->of + i);
 }
 
 INLINE void go_to(values *s, cursor p) {

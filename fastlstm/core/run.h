@@ -4,35 +4,6 @@
 /* Rows, and elements of a matrix, from which an operation is shared by the ranks. */
 enum { LEAST_SHARED_ROWS = 16, LEAST_ELEMENTS = 32768 };
 
-/* The line whose rows an operation runs over, or -1. */
-static ptrdiff_t line_of(const run *in, const fl_operation *op) {
-    ptrdiff_t scores;
-    switch (op->kind) {
-    case FL_MOVE: return line_of_value(in, op->move.y);
-    case FL_MAP: return line_of_value(in, op->map.y);
-    case FL_PRODUCT: return line_of_value(in, op->product.y);
-    case FL_TAPS: return line_of_value(in, op->taps.y);
-    case FL_MATMUL: return line_of_value(in, op->matmul.y);
-    case FL_REDUCE: return line_of_value(in, op->reduce.y);
-    case FL_SOFTMAX: return line_of_value(in, op->softmax.y);
-    case FL_NORM: return line_of_value(in, op->norm.y);
-    case FL_LOOKUP: return line_of_value(in, op->lookup.y);
-    case FL_ONE_HOT: return line_of_value(in, op->one_hot.y);
-    case FL_WINDOW: return line_of_value(in, op->window.y);
-    case FL_DELAY: return line_of_value(in, op->delay.y);
-    case FL_RECALL: return line_of_value(in, op->recall.y);
-    case FL_REMEMBER: return line_of_value(in, op->remember.x);
-    case FL_SPREAD: return line_of_value(in, op->spread.y);
-    case FL_FOLD: return line_of_value(in, op->fold.x);
-    case FL_ATTENTION:
-        scores = line_of_value(in, op->attention.scores);
-        return scores < 0 ? line_of_value(in, op->attention.values) : scores;
-    case FL_MEET: return line_of_value(in, (size_t)op->meet.ys.at[0]);
-    case FL_RECURRENT: return line_of_value(in, op->recurrent.y);
-    default: return -1;
-    }
-}
-
 /* ---- Lines ---- */
 
 /* Of a line that an operation makes, where its counts are: (B,). */
@@ -50,45 +21,26 @@ static line_rows line_with(const run *in, const size_t *of) {
     return made;
 }
 
-/* Count the rows that an operation gives on a line of its own, before it runs. */
-static void count_rows(run *in, const fl_operation *op) {
+/* Count the rows that an operation makes on line `to`, before it runs. */
+static void make_rows(run *in, const fl_operation *op, ptrdiff_t from, ptrdiff_t to) {
     const fl_running *call = in->call;
-    const size_t B = call->B;
-    ptrdiff_t from = -1, to = -1, rows_at = -1;
+    const line_rows x = in->lines[from];
+    ptrdiff_t rows_at = -1;
     int once = 0;
-    switch (op->kind) {
-    case FL_WINDOW:
-        from = line_of_value(in, op->window.x);
-        to = line_of_value(in, op->window.y);
-        break;
-    case FL_SPREAD:
-        from = line_of_value(in, op->spread.x);
-        to = line_of_value(in, op->spread.y);
-        break;
-    case FL_FOLD:
-        from = line_of(in, op);
-        to = line_of_value(in, op->fold.y);
+    if (op->kind == FL_FOLD) {
         once = op->fold.folded && call->whole;
         rows_at = op->fold.rows;
-        break;
-    case FL_ATTENTION:
-        from = line_of(in, op);
-        to = line_of_value(in, op->attention.y);
+    } else if (op->kind == FL_ATTENTION) {
         once = op->attention.folded && call->whole;
         rows_at = op->attention.rows;
-        break;
-    case FL_MEET: to = line_of(in, op); break;
-    default: return;
     }
-    if (from == to) return;
-    const line_rows x = in->lines[from];
     if (op->kind != FL_MEET && op->kind != FL_WINDOW && !once && !x.of) {
         in->lines[to].of = NULL;
         in->lines[to].rows = op->kind == FL_SPREAD ? x.rows * op->spread.times : x.rows;
         return;
     }
     size_t *of = counts_of(in, to);
-    for (size_t b = 0; b < B; ++b) {
+    for (size_t b = 0; b < call->B; ++b) {
         const size_t rows = rows_on(x, b);
         const real *state = state_of(in, b);
         if (op->kind == FL_WINDOW) of[b] = more_windows(&op->window, state, rows, in->ends);
@@ -158,14 +110,14 @@ static void run_operation(run *in, size_t at) {
 
 /* All of the operations for one row, then all for the next. They are on one line. */
 static void run_loop(run *in, const fl_loop *loop) {
-    const fl_operation *operations = in->call->model->program.operations;
     const size_t first = in->at + 1, end = first + loop->operations;
+    const fl_course *courses = in->call->model->courses;
     ptrdiff_t on = -1;
     /* What is remembered may be a constant. */
-    for (size_t i = first; i < end && on < 0; ++i) on = line_of(in, operations + i);
-    in->on = in->lines[on];
+    for (size_t i = first; i < end && on < 0; ++i) on = courses[i].on;
+    in->on = in->lines + on;
     in->loops = 1;
-    for (size_t t = 0; t < in->on.rows; ++t) {
+    for (size_t t = 0; t < in->on->rows; ++t) {
         in->rows.first = t;
         in->rows.end = t + 1;
         for (size_t i = first; i < end; ++i) {
@@ -178,13 +130,14 @@ static void run_loop(run *in, const fl_loop *loop) {
 
 /* Run operations [first, end) over a chunk; 0 if the call stops within it. */
 static int run_operations(run *in, size_t first, size_t end) {
-    const fl_operation *operations = in->call->model->program.operations;
+    const fl_model *model = in->call->model;
     for (size_t i = first; i < end; ++i) {
-        const fl_operation *op = operations + i;
-        count_rows(in, op);
-        in->on = in->lines[line_of(in, op)];
+        const fl_operation *op = model->program.operations + i;
+        const fl_course *course = model->courses + i;
+        if (course->to >= 0) make_rows(in, op, course->from, course->to);
+        in->on = in->lines + course->on;
         in->rows.first = 0;
-        in->rows.end = in->on.rows;
+        in->rows.end = in->on->rows;
         run_operation(in, i);
         if (op->kind == FL_LOOP) i += op->loop.operations;
         if (stopped(in->call, 0)) return 0;
@@ -194,19 +147,18 @@ static int run_operations(run *in, size_t first, size_t end) {
 
 /* ---- Outputs ---- */
 
-/* Put the rows of output o where the caller has them, if no operation does. */
-static void give_rows(run *in, size_t o) {
+/* Put the rows of output o, which no operation did, where the caller has them. */
+static void give_rows(run *in, size_t o, size_t value) {
     const fl_running *call = in->call;
-    const size_t value = call->model->program.outputs[o];
     const fl_value *v = call->model->program.value + value;
-    if (v->place == FL_PLACE_output && v->number == o) return;
+    const line_rows on = in->lines[v->line];
     if (in->by_before != BY_RANK_0) meet(call);
     in->by_before = BY_RANK_0;
     if (call->rank) return;
     const fl_rows *rows = call->outputs + o;
     const view x = view_of(in, value);
     for (size_t b = 0; b < call->B; ++b) {
-        const size_t n = rows_on(in->on, b), given = v->line < 0 ? 0 : rows_on(in->given[o], b);
+        const size_t n = rows_on(on, b), given = v->line < 0 ? 0 : rows_on(in->given[o], b);
         real *y = (real *)rows->data + (ptrdiff_t)(call->first_row + b) * rows->b;
         for (size_t t = 0; t < n && !stopped(call, ROW_WORK * v->count); ++t)
             memcpy(y + (ptrdiff_t)(given + t) * (v->line < 0 ? 0 : rows->t), at(&x, t, b),
@@ -214,31 +166,31 @@ static void give_rows(run *in, size_t o) {
     }
 }
 
-/* Count the rows that a chunk gave of output o. */
-static void count_given(run *in, size_t o) {
-    const size_t B = in->call->B;
-    line_rows *given = in->given + o;
-    if (!in->on.of && !given->of) {
-        given->rows += in->on.rows;
-        return;
-    }
-    size_t *of = counts_of(in, (ptrdiff_t)(in->call->model->program.lines + o));
-    for (size_t b = 0; b < B; ++b) of[b] = rows_on(*given, b) + rows_on(in->on, b);
-    given->of = of;
-}
-
-/* Outputs are given before any is counted: what lies in one of them is read for others. */
 static void give_outputs(run *in) {
     const fl_program *program = &in->call->model->program;
     for (size_t o = 0; o < program->output_count; ++o) {
-        in->on = in->lines[program->value[program->outputs[o]].line];
-        give_rows(in, o);
+        const size_t value = program->outputs[o];
+        const fl_value *v = program->value + value;
+        if (v->place != FL_PLACE_output || v->number != o) give_rows(in, o, value);
     }
+}
+
+/* Count the rows that a chunk gave, once all are given: what lies in one output is read for others. */
+static void count_given(run *in) {
+    const fl_program *program = &in->call->model->program;
     for (size_t o = 0; o < program->output_count; ++o) {
         const ptrdiff_t l = program->value[program->outputs[o]].line;
-        in->on = in->lines[l];
-        if (l >= 0) count_given(in, o);
-        else in->given[o].rows = 1;
+        const line_rows on = in->lines[l];
+        line_rows *given = in->given + o;
+        if (l < 0) {
+            given->rows = 1;
+        } else if (!on.of && !given->of) {
+            given->rows += on.rows;
+        } else {
+            size_t *of = counts_of(in, (ptrdiff_t)(program->lines + o));
+            for (size_t b = 0; b < in->call->B; ++b) of[b] = rows_on(*given, b) + rows_on(on, b);
+            given->of = of;
+        }
     }
 }
 
@@ -246,7 +198,8 @@ static void give_outputs(run *in) {
 static void tell_given(const run *in) {
     const fl_running *call = in->call;
     const size_t outputs = call->model->program.output_count;
-    for (size_t o = 0; call->given && call->rank == 0 && o < outputs; ++o)
+    if (!call->given || call->rank) return;
+    for (size_t o = 0; o < outputs; ++o)
         for (size_t b = 0; b < call->B; ++b)
             call->given[o * call->given_stride + b] = rows_on(in->given[o], b);
 }
@@ -320,6 +273,7 @@ static void end_sequences(run *in, fl_running *call) {
     const fl_program *program = &call->model->program;
     if (begin_chunk(in) && run_operations(in, program->held, program->operation_count)) {
         give_outputs(in);
+        count_given(in);
         tell_given(in);
     }
     call->states = states;
@@ -333,10 +287,11 @@ static void run_chunks(run *in) {
     for (size_t first = 0; first < call->T; first += chunk) {
         in->first = first;
         in->back = (int)((call->turn + first) & 1);
-        if (!begin_chunk(in)) return;
+        if ((first || call->watch) && !begin_chunk(in)) return;
         in->lines[0] = steps_left(in, call->T - first < chunk ? call->T - first : chunk);
         if (!run_operations(in, program->held, program->operation_count)) return;
         give_outputs(in);
+        if (call->given || first + chunk < call->T) count_given(in);
     }
     /* The last chunk of all ranks is given up if one of them stops in it. */
     if (call->watch && call->members > 1)
@@ -377,8 +332,10 @@ static void count_call(fl_running *call) {
     run in = started(call);
     in.ends = call->ending || program->looks_ahead;
     in.lines[0] = steps_left(&in, call->T);
-    for (size_t i = program->held; i < program->operation_count; ++i)
-        count_rows(&in, program->operations + i);
+    for (size_t i = program->held; i < program->operation_count; ++i) {
+        const fl_course *course = call->model->courses + i;
+        if (course->to >= 0) make_rows(&in, program->operations + i, course->from, course->to);
+    }
     for (size_t o = 0; o < program->output_count; ++o)
         in.given[o] = in.lines[program->value[program->outputs[o]].line];
     tell_given(&in);

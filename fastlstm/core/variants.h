@@ -51,7 +51,8 @@ INLINE vec load_or_zero(const void *p, size_t at) {
  * every row of the batch. */
 static void multiply_variant(const variant_step *s, const fl_panels *matrix, size_t skip,
                              size_t size) {
-    product made = matrix_product(matrix, s->panels, size, SIZE_MAX);
+    product made;
+    fill_product(&made, matrix, s->panels, size, SIZE_MAX);
     made.weights += skip * matrix->groups * L;
     multiply(&made, s->product_rows, s->n, 0);
 }

@@ -27,52 +27,69 @@ INLINE size_t token_at(const view *a, size_t t, size_t b, size_t i, size_t n) {
 }
 
 /* Where the rows of this chunk of a value are. */
-static view view_of(const run *in, size_t value) {
+static void find_view(const run *in, size_t value, view *made) {
     const fl_running *call = in->call;
     const fl_value *v = call->model->program.value + value;
     const size_t n = v->number, B = call->B;
     const int held = v->line < 0;
-    view made = {NULL, 0, 0, NULL, NULL, 0};
+    made->base = NULL;
+    made->t = made->b = 0;
+    made->later = NULL;
+    made->states = NULL;
     switch (v->place) {
     case FL_PLACE_input: {
         if (!call->inputs) break; /* at the end of sequences, no input has a row */
         const fl_rows *rows = call->inputs + n;
-        made.t = held ? 0 : rows->t;
-        made.b = rows->b;
+        made->t = held ? 0 : rows->t;
+        made->b = rows->b;
         const ptrdiff_t from =
-            (ptrdiff_t)in->first * made.t + (ptrdiff_t)call->first_row * made.b;
-        made.base = v->tokens ? (real *)(void *)((int64_t *)rows->data + from)
+            (ptrdiff_t)in->first * made->t + (ptrdiff_t)call->first_row * made->b;
+        made->base = v->tokens ? (real *)(void *)((int64_t *)rows->data + from)
                               : (real *)rows->data + from;
         break;
     }
     case FL_PLACE_output: {
         const fl_rows *rows = call->outputs + n;
         const line_rows *given = in->given + n;
-        made.t = held ? 0 : rows->t;
-        made.b = rows->b;
-        made.later = held ? NULL : given->of;
-        made.base = (real *)rows->data + (ptrdiff_t)call->first_row * made.b +
-                    (given->of ? 0 : (ptrdiff_t)given->rows * made.t);
+        made->t = held ? 0 : rows->t;
+        made->b = rows->b;
+        made->later = held ? NULL : given->of;
+        made->base = (real *)rows->data + (ptrdiff_t)call->first_row * made->b +
+                    (given->of ? 0 : (ptrdiff_t)given->rows * made->t);
         break;
     }
     case FL_PLACE_buffer: {
         const fl_room *room = call->model->rooms + n;
-        made.base = (real *)call->scratch + B * (call->cut->chunk * room->each + room->more);
-        made.t = held ? 0 : (ptrdiff_t)(B * v->count);
-        made.b = (ptrdiff_t)v->count;
+        made->base = (real *)call->scratch + B * (call->cut->chunk * room->each + room->more);
+        made->t = held ? 0 : (ptrdiff_t)(B * v->count);
+        made->b = (ptrdiff_t)v->count;
         break;
     }
     case FL_PLACE_state:
-        made.states = call->states;
-        made.offset = n;
+        made->states = call->states;
+        made->offset = n;
         break;
-    default: made.base = (real *)(uintptr_t)call->model->vectors[n];
+    default: made->base = (real *)(uintptr_t)call->model->vectors[n];
     }
+}
+
+INLINE view view_of(const run *in, size_t value) {
+    view made;
+    find_view(in, value, &made);
     return made;
 }
 
+/* Rows that batch row b has on a line. */
+INLINE size_t rows_on(line_rows a, size_t b) { return a.of ? a.of[b] : a.rows; }
+
+/* Where those rows of batch row b end that an operation runs over. */
+INLINE size_t rows_end(const run *in, size_t b) {
+    const size_t own = rows_on(*in->on, b), end = own < in->rows.end ? own : in->rows.end;
+    return end > in->rows.first ? end : in->rows.first;
+}
+
 /* Whether batch row b has row t. */
-INLINE int has_row(const run *in, size_t t, size_t b) { return !in->on.of || t < in->on.of[b]; }
+INLINE int has_row(const run *in, size_t t, size_t b) { return !in->on->of || t < in->on->of[b]; }
 
 /* A row of this rank's: number r of those of the operation, row t of batch row b. */
 typedef struct {
@@ -98,7 +115,7 @@ INLINE cursor first_row(const run *in) {
 INLINE cursor next_row(const run *in, cursor p) {
     ++p.r;
     if (++p.b == in->call->B) p.b = 0, ++p.t;
-    return in->on.of ? skip_missing(in, p) : p;
+    return in->on->of ? skip_missing(in, p) : p;
 }
 
 /* Each of this rank's rows that there are, in order: p.t and p.b say which. */
