@@ -6,15 +6,15 @@ import functools
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine, processors, spec
-from fastlstm.plan import operations
-from fastlstm.plan.lowering import plan
-from fastlstm.plan.operations import Part
+
+if TYPE_CHECKING:
+    from fastlstm.plan.operations import Part
 
 __all__ = ["PackedGraph"]
 
@@ -62,6 +62,9 @@ class PackedGraph:
         reproducible: bool = False,
         constant: bool = False,
     ) -> None:
+        # The planner is imported with the first model, not with the package.
+        from fastlstm.plan.lowering import plan
+
         self.threads = _engine.as_count("threads", threads, 1)
         (self.dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
         self.graph, self.facts = graph, spec.check(graph)
@@ -234,6 +237,8 @@ class PackedGraph:
 @functools.cache
 def _check_vocabulary() -> None:
     """Refuse, as the first model is packed, an engine that reads programs of another vocabulary."""
+    from fastlstm.plan import operations
+
     written, read = operations.vocabulary(), _engine.vocabulary()
     if written != read:
         lines = set(written.splitlines()) ^ set(read.splitlines())
