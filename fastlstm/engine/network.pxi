@@ -636,14 +636,21 @@ cdef class Network:
         self.count_into(&call, <void **>rows.data, <size_t *>cnp.PyArray_DATA(made), ending)
         return made
 
-    cdef int count_into(self, fl_call *call, void **states, size_t *rows, bint ending) except -1:
-        """Count into rows (outputs, B) what a call whose T, B, lengths and whole are set gives."""
+    cdef int count_into(self, fl_call *call, void **states, size_t *rows, bint ending,
+                        Scratch own=None) except -1:
+        """Count into rows (outputs, B) what a call whose T, B, lengths and whole are set gives.
+
+        In a caller's own scratch for such a call, or one of this network's.
+        """
         cdef fl_error error
-        cdef Scratch scratch = self.take_scratch(max(call.T, 1), call.B)
+        cdef Scratch scratch = own
+        if own is None:
+            scratch = self.take_scratch(max(call.T, 1), call.B)
         call.struct_size, call.scratch = sizeof(fl_call), scratch.made
         call.states, call.rows = <void *const *>states, rows
         error = fl_count_rows(self.model, call, ending)
-        self.give_scratch(scratch)
+        if own is None:
+            self.give_scratch(scratch)
         if error != FL_OK:
             raise failed(error, NULL)
         return 0

@@ -107,7 +107,7 @@ cdef class Stream:
         memset(&call, 0, sizeof(call))
         call.T, call.B = T, self.rows
         self.network.count_into(&call, <void **>self.state_rows.data, <size_t *>self.counts.data,
-                                ending)
+                                ending, self.scratch if T <= 1 else None)
         return <const size_t *>self.counts.data
 
     cdef int run_step(self) except -1:
@@ -154,9 +154,10 @@ cdef class Stream:
         cdef cnp.npy_intp shape[MOST_AXES]
         cdef cnp.ndarray result = None
         cdef int ndim
+        cdef size_t rows = 1
         self.enter()
         try:
-            if not (network.is_single and network.keeps_steps) or isinstance(x, dict):
+            if not (network.is_single and network.y.step_rows == 1) or isinstance(x, dict):
                 return self.advance(x, out, True)
             ndim = self.shape_of(network.x, -1, shape)
             if network.x.tokens == 0:
@@ -171,6 +172,8 @@ cdef class Stream:
                 if not are_tokens(x, ndim, shape, network.x.tokens):
                     x = as_tokens(x, as_tuple(ndim, shape), network.x.tokens)
                 self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
+            if not network.keeps_steps:
+                rows = self.count_rows(1, False)[0]
             ndim = self.shape_of(network.y, -1, shape)
             if out is None:
                 result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
@@ -180,6 +183,8 @@ cdef class Stream:
                     check_apart("out", result, x)
             self.outputs[0].data = cnp.PyArray_DATA(result)
             self.run_step()
+            if rows == 0:
+                return None
             return result if out is None else out
         finally:
             fl_leave(&self.busy)
