@@ -44,11 +44,12 @@ COUNTER = """
 # What a subprocess measures: for every model, the change of each counter over many steps. The loop
 # itself makes nothing: no integers, no bound methods, no iterator but one that exists before.
 MEASURE = """
-    import ctypes, itertools, json, sys, tracemalloc
+    import ctypes, gc, itertools, json, sys, tracemalloc
     import numpy as np
     from models import CELLS, LANES, STREAMING, build, every_kind, input_for, recurrent, spec
 
     isa, how = sys.argv[1:]
+    gc.disable()
     STEPS = 500
     rng = np.random.default_rng(1)
     H = 19
@@ -73,6 +74,7 @@ MEASURE = """
             for _ in loop:
                 function(x, out=y)
             return count() - before
+        gc.collect()  # what was built before would be freed in between, and not be there to count
         measure(20)
         # The least of three: the interpreter's own caches may still be growing in the first.
         return min(measure(STEPS) for _ in range(3)) - min(measure(0) for _ in range(3))
