@@ -242,7 +242,7 @@ def test_the_bytes_of_a_file(tmp_path: Path) -> None:
         r"\"inputs\":[{\"held\":false,\"name\":\"input\",\"shape\":[],\"tokens\":2}],\"nodes\":["
         r"{\"kind\":\"one_hot\",\"name\":\"t\",\"num_classes\":2,\"reads\":[\"input\"]},"
         r"{\"bias\":false,\"in_features\":2,\"kind\":\"linear\",\"name\":\"n\",\"out_features\":1,"
-        r"\"reads\":[\"t\"]}],\"outputs\":{\"output\":\"n\"}},\"source\":{\"file\":\"x.pt\"},"
+        r"\"reads\":[\"t\"]}],\"outputs\":[[\"output\",\"n\"]]},\"source\":{\"file\":\"x.pt\"},"
         r"\"version\":2,\"vocabulary\":[\"a\",\"\\u00e9\"]}"
     )
     header = (
@@ -780,10 +780,10 @@ def test_the_digest_has_one_place(read: Callable[..., Any]) -> None:
         (document(graph=graph(TANH, nodes={})), "'nodes' of the graph is not a list"),
         (document(graph=graph(TANH, nodes=None)), "'nodes' of the graph is not a list"),
         (document(graph=graph(TANH, inputs={})), "'inputs' of the graph is not a list"),
-        (document(graph=graph(TANH, outputs=[])), "'outputs' of the graph is not a dict"),
+        (document(graph=graph(TANH, outputs={})), "'outputs' of the graph is not a list"),
         (document(graph=graph(TANH, nodes=[])), "the graph has 0 nodes"),
         (document(graph=graph(TANH, inputs=[])), "the graph has 0 inputs"),
-        (document(graph=graph(TANH, outputs={})), "the graph has 0 outputs"),
+        (document(graph=graph(TANH, outputs=[])), "the graph has 0 outputs"),
         (document(graph=graph(TANH, nodes=[1])), "a node is int; expected a mapping"),
         (document(graph=graph(TANH, inputs=[1])), "an input is int; expected a mapping"),
         (document(graph=graph(TANH | {"kind": "conv"})), "layer kind 'conv' is unknown"),
@@ -792,8 +792,8 @@ def test_the_digest_has_one_place(read: Callable[..., Any]) -> None:
         (document(graph=graph(TANH | {"reads": [1]})), r"a node reads \[1\]; expected a list"),
         (document(graph=graph(TANH | {"reads": ["b"]})), "'a' reads 'b', which nothing is called"),
         (document(graph=graph(TANH | {"reads": []})), "'a' .*reads 0 values"),
-        (document(graph=graph(TANH, outputs={"output": "b"})), "'output' is 'b', which nothing"),
-        (document(graph=graph(TANH, outputs={"output": 1})), "'outputs' of the graph does not map"),
+        (document(graph=graph(TANH, outputs=[["output", "b"]])), "'output' is 'b', which nothing"),
+        (document(graph=graph(TANH, outputs=[["output", 1]])), r"an output is \['output', 1\]"),
         (document(graph=graph(LINEAR | {"out_features": 2.0})), "out_features is 2.0"),
         (document(graph=graph(LINEAR | {"out_features": True})), "out_features is True"),
         (document(graph=graph(LINEAR | {"in_features": float("nan")})), "NaN is no finite number"),

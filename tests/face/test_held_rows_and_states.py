@@ -34,7 +34,5 @@ def test_the_same_rows_or_none_go_with_a_state(model, rng):
 def test_other_rows_are_refused(model, rng):
     x, gain = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 3), (3,)))
     _, state = model({"x": x, "gain": gain})
-    with pytest.raises(
-        ValueError, match="other rows of what is held for a sequence"
-    ):
+    with pytest.raises(ValueError, match="other rows of what is held for a sequence"):
         model({"x": x, "gain": gain + 1}, state)
