@@ -46,15 +46,15 @@ LOOK = """
     def pattern_state(model, seed):
         return state_for(model, np.random.default_rng([777, seed]), None)
 
-    def as_bytes(state):
-        return b"".join(array.tobytes() for array in state.values())
+    def start_of(model):
+        return model.start_block(1, []).tobytes()
 
     def state_address(pool, slot):
         '''Where its state lies: of all the copies that setting it leaves, the one that reset ends.
         '''
         state = pattern_state(pool.model, slot)
         pool.set_state(slot, state)
-        given, start = as_bytes(state), as_bytes(pool.model.initial_state(None))
+        given, start = pool.read_rows([slot]).tobytes(), start_of(pool.model)
         candidates = places(given)
         pool.reset(slot)
         found = [a for a in candidates if ctypes.string_at(a, len(start)) == start]
@@ -77,7 +77,7 @@ class TestMemory:
             for layers in (recurrent("lstm", 3, 32), every_kind(8)["learned_start"],
                            every_kind(8)["delayed"]):
                 model = build(layers, np.random.default_rng(1))
-                size = len(as_bytes(model.initial_state(None)))
+                size = len(start_of(model))
                 pool = model.pool(capacity=50)
                 slots = [pool.open() for _ in range(50)]
                 where = {slot: state_address(pool, slot) for slot in slots[20:25]}
@@ -98,7 +98,7 @@ class TestMemory:
                 assert wiped(d) and wiped(e) and len(pool) == 0
                 # What takes the places starts as every sequence does, not at what was there.
                 new = [pool.open() for _ in range(50)]
-                start = as_bytes(model.initial_state(None))
+                start = start_of(model)
                 assert all(ctypes.string_at(a, size) == start for a in where.values())
                 pool.close(new)
                 assert not any(any(ctypes.string_at(a, size)) for a in where.values())
@@ -116,7 +116,7 @@ class TestMemory:
             assert pool.capacity > 20_000
             y = pool.step(slots, input_for(model, np.random.default_rng(2), 5))
             for slot, address in where.items():
-                state = as_bytes(pool.get_state(slot))
+                state = pool.read_rows([slot]).tobytes()
                 assert ctypes.string_at(address, len(state)) == state
                 assert any(state)
             """
@@ -238,7 +238,7 @@ class TestMemory:
             one = pool.get_state(slots[0])
             x = input_for(model, np.random.default_rng(1), 20)
             pool.step(slots, x)
-            before = as_bytes(pool.get_state(slots))
+            before = pool.read_rows(slots).tobytes()
             resource.setrlimit(resource.RLIMIT_AS, (taken() + room, resource.RLIM_INFINITY))
             start = taken()
 
@@ -257,7 +257,7 @@ class TestMemory:
                 for _ in range(2):
                     fails(call)
                     assert (len(pool), pool.capacity) == (20, 20)
-                    assert as_bytes(pool.get_state(slots)) == before
+                    assert pool.read_rows(slots).tobytes() == before
             pool.step(slots, x)
             pool.close(slots[3])
             pool.fork(slots[4])

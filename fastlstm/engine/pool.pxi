@@ -35,6 +35,7 @@ cdef class Pool(Slots):
     cdef fl_rows *inputs            # (inputs,) of a call
     cdef fl_rows *outputs           # (outputs,)
     cdef size_t turn                # steps run before
+    cdef int64_t token              # that a step reads, given as an int
 
     def __cinit__(self, Network network, *args, **kwargs):
         self.lengths = self.parts = self.active = self.x = self.y = self.counts = Buffer(0)
@@ -136,20 +137,61 @@ cdef class Pool(Slots):
                 if port.step_rows != 1:
                     raise ValueError(f"a step may give several rows of output {port.name!r}; "
                                      f"expected run of a block of steps")
+            if network.is_single and not isinstance(x, dict):
+                return self.step_single(x, out, N, rows)
             memset(&call, 0, sizeof(call))
-            call.T, call.B = 1, N
             arrays = self.take_inputs(x, -1, rows, &call)
             results = self.take_outputs(out, -1, rows, arrays)
-            if N:
-                if not network.keeps_steps:
-                    for result in results:
-                        result.fill(0)
-                    call.lengths = self.fill_lengths(N, 1)
-                self.run_call(&call, <void **>self.rows.data)
-                self.count_steps(N, 1, NULL)
+            if not network.keeps_steps:
+                for result in results:
+                    result.fill(0)
+            self.run_step(N)
             return self.named(results, out)
         finally:
             fl_leave(&self.busy)
+
+    cdef object step_single(self, x, out, Py_ssize_t N, Py_ssize_t rows):
+        """A step of a model of one input and one output: the usual case, without a list."""
+        cdef Network network = self.network
+        cdef cnp.npy_intp shape[MOST_AXES]
+        cdef cnp.ndarray result
+        cdef Port port = network.x
+        cdef int ndim = self.shape_of(port, -1, rows, shape)
+        if port.tokens and ndim == 0 and type(x) is int and 0 <= x < <object>port.tokens:
+            self.token = x
+            self.inputs[0].data = &self.token
+            x = None
+        else:
+            if not (are_tokens(x, ndim, shape, port.tokens) if port.tokens else
+                    is_plain(x, network.type_num, ndim, shape)):
+                x = network.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
+            self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
+        self.inputs[0].b = port.count
+        ndim = self.shape_of(network.y, -1, rows, shape)
+        if out is None:
+            result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
+        else:
+            result = output_of(network, out, "out", ndim, shape)
+            if x is not None:
+                check_apart("out", result, x)
+        self.outputs[0].data, self.outputs[0].b = cnp.PyArray_DATA(result), network.y.count
+        if not network.keeps_steps:
+            memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
+        self.run_step(N)
+        return result if out is None else out
+
+    cdef int run_step(self, Py_ssize_t N) except -1:
+        """Run a step of the streams taken, of which `inputs` and `outputs` tell where they are."""
+        cdef fl_call call
+        if N == 0:
+            return 0
+        memset(&call, 0, sizeof(call))
+        call.T, call.B = 1, N
+        if not self.network.keeps_steps:
+            call.lengths = self.fill_lengths(N, 1)
+        self.run_call(&call, <void **>self.rows.data)
+        self.count_steps(N, 1, NULL)
+        return 0
 
     cdef list take_inputs(self, x, Py_ssize_t T, Py_ssize_t N, fl_call *call, bint check=True):
         """What a caller gives for the inputs, checked, and in `inputs` where it is.
