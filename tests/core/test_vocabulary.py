@@ -19,7 +19,7 @@ def test_an_engine_of_other_words_runs_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert words != operations.vocabulary()
     graph = spec.Graph.chain([spec.Linear("a", 2, 3)])
     tensors = {"a.weight": np.ones((3, 2), np.float32), "a.bias": np.ones(3, np.float32)}
-    monkeypatch.setattr(packed.operations, "vocabulary", lambda: words)
+    monkeypatch.setattr(operations, "vocabulary", lambda: words)
     packed._check_vocabulary.cache_clear()
     try:
         with pytest.raises(ImportError, match=r"built from other sources .*build it again"):

@@ -34,8 +34,9 @@ def tanh(name: str, *reads: str) -> Entry:
 def graph(nodes: Sequence[Entry], *, shape: Sequence[int] = ROW, **changes: Any) -> Entry:
     """Of the output of the last node."""
     given = {"name": "x", "shape": list(shape), "tokens": 0, "held": False}
-    start = {"inputs": [given], "nodes": nodes, "outputs": [["y", nodes[-1]["name"]]]}
-    return start | changes
+    start = {"inputs": [given], "nodes": nodes, "outputs": {"y": nodes[-1]["name"]}}
+    made = start | changes
+    return made | {"outputs": [[name, value] for name, value in made["outputs"].items()]}
 
 
 def in_a_row(nodes: Sequence[Entry], **options: Any) -> Entry:

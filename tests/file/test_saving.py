@@ -498,13 +498,13 @@ print(len(seen))
 REPLACES = """
 import sys
 import numpy as np
-from fastlstm import format
-from fastlstm import chain as spec
-layers = (spec.GRU("rnn", 3, 4),)
+from fastlstm import format, spec
+graph = spec.Graph.chain([spec.GRU("rnn", 3, 4)])
 print("ready", flush=True)
 for turn in range(int(sys.argv[2])):
-    tensors = {n: np.full(s, turn / 1000, "f4") for n, s in layers[0].tensors().items()}
-    format.write_model(sys.argv[1], ChainFile(layers, tensors))
+    shapes = spec.check(graph).tensors.items()
+    tensors = {n: np.full(s, turn / 1000, "f4") for n, s in shapes}
+    format.write_model(sys.argv[1], format.ModelFile(graph, tensors))
 """
 
 
