@@ -225,7 +225,9 @@ class TestDicts:
         assert copy.deepcopy(layer) == pickle.loads(pickle.dumps(layer)) == layer
         assert eval(repr(layer), vars(spec)) == layer
         for change in (lambda: setattr(layer, "name", "x"), lambda: delattr(layer, "name")):
-            with pytest.raises(dataclasses.FrozenInstanceError, match="'name' of a layer"):
+            with pytest.raises(
+                dataclasses.FrozenInstanceError, match=f"'name' of {type(layer).__name__}"
+            ):
                 change()
 
 

@@ -7,14 +7,15 @@ import math
 import operator
 import re
 import sys
-from dataclasses import MISSING, FrozenInstanceError, fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from fastlstm.spec.frozen import Frozen
+from fastlstm.spec.layer import MAX_SIZE
 
 __all__ = ["MAX_SIZE", "Layer", "SameSize", "extra", "layer_kind"]
 
 Kind = TypeVar("Kind")
-
-MAX_SIZE = 2**31 - 1  # as spec.MAX_SIZE, which would import all of that for a chain
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
@@ -27,15 +28,12 @@ def extra(*, default: Any, least: int = 1) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, extra))
 def layer_kind(cls: type[Kind]) -> type[Kind]:
-    """A frozen dataclass that takes its methods from :class:`Layer`.
-
-    To generate them for every kind would take a third of the time in which fastlstm is imported.
-    """
+    """A frozen dataclass that takes its methods from :class:`Layer`, with the fields of `extra`."""
     return dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
 
 
 @layer_kind
-class Layer:
+class Layer(Frozen):
     """One layer of a model: its options, the tensors it needs and the state it keeps.
 
     Parameters
@@ -49,43 +47,6 @@ class Layer:
     kind: ClassVar[str]
     takes_tokens: ClassVar[bool] = False
     pools: ClassVar[bool] = False
-
-    if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
-
-        def __init__(self, *values: Any, **options: Any) -> None:
-            known = fields(self)
-            by_position = [field.name for field in known if not field.kw_only]
-            given = dict(zip(by_position, values)) | options  # noqa: B905 - checked below
-            if len(values) > len(by_position) or len(given) < len(values) + len(options):
-                raise TypeError(f"{type(self).__name__} takes {', '.join(by_position)}, each once")
-            for field in known:
-                if field.name not in given and field.default is MISSING:
-                    raise TypeError(f"{type(self).__name__} needs {field.name}")
-                object.__setattr__(self, field.name, given.pop(field.name, field.default))
-            if given:
-                raise TypeError(f"{type(self).__name__} takes no {', '.join(given)}")
-            self.__post_init__()
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"cannot assign to {name!r} of a layer")
-
-    def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete {name!r} of a layer")
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
-        return f"{type(self).__name__}({inside})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
