@@ -61,6 +61,9 @@ class Sequences:
                 names = ", ".join(repr(port.name) for port in model._network.held)
                 raise ValueError(f"x lacks {names}, which the model needs as a sequence starts")
             return model.start_block(self.rows, self.held)
+        if self.resets is not None and self.held is None:
+            names = ", ".join(repr(port.name) for port in model._network.held)
+            raise ValueError(f"x lacks {names}, which a row needs where it starts anew")
         block = model.state_block(state, self.batch_size)
         if self.held and not model.holds(block, self.held):
             raise ValueError(

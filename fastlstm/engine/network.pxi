@@ -120,6 +120,17 @@ cdef object failed(fl_error error, const char *message):
     return kind(text or fl_error_text(error).decode())
 
 
+cdef object several_rows(Port port):
+    """The exception of a step that may give several rows of an output of no whole rate.
+
+    No step of a stream does that where `step_rows` is 1, but a state may have been given that no
+    stream leaves.
+    """
+    return ValueError(
+        f"output {port.name!r} does not have a whole number of rows for a step; expected run(x) of "
+        f"a block of steps")
+
+
 cdef class Port:
     """An input or an output: a name, and how its rows look.
 
@@ -277,7 +288,7 @@ cdef class Network:
     cdef readonly bint keeps_steps, folds, looks_ahead
     cdef bint is_single             # one array in, one out
     cdef Port x, y                  # the first that has a row for each step, and the first output
-    cdef size_t x_number
+    cdef bint one_row_a_step        # whether a step never gives several rows of an output
     cdef cnp.ndarray initial        # (state_size,) where a sequence starts, if nothing is held
 
     def __cinit__(self, bytes program, tensors, dtype, str isa, inputs, outputs, *,
@@ -308,7 +319,7 @@ cdef class Network:
             raise ValueError("all inputs are held; expected one that has a row for each step")
         self.is_single = self.n_inputs == self.n_outputs == 1 and not self.held
         self.x, self.y = self.moving[0], self.outputs[0]
-        self.x_number = self.inputs.index(self.x)
+        self.one_row_a_step = all([port.step_rows == 1 for port in self.outputs])
         self.state_size = fl_count(self.program, FL_COUNT_STATE)
         self.state_bytes = fl_state_size(self.model)
         if self.state_bytes != <size_t>(self.state_size * self.dtype.itemsize):
@@ -381,6 +392,7 @@ cdef class Network:
         cdef fl_part_shape part
         cdef cnp.ndarray rows
         cdef size_t number, size
+        cdef fl_error error
         made = []
         for number in range(fl_count(self.program, FL_COUNT_PARTS)):
             part = fl_state_part(self.program, number)
@@ -388,8 +400,10 @@ cdef class Network:
             rows = np.empty((B, part.rows, part.count), dtype)
             size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
             for b in range(B):
-                fl_state_read(self.model, state + b * self.state_bytes, number,
-                              cnp.PyArray_BYTES(rows) + b * size, size)
+                error = fl_state_read(self.model, state + b * self.state_bytes, number,
+                                      cnp.PyArray_BYTES(rows) + b * size, size)
+                if error != FL_OK:
+                    raise failed(error, NULL)
             made.append(np.ascontiguousarray(rows.swapaxes(0, 1)))
         return made
 
@@ -599,7 +613,6 @@ cdef class Network:
         cdef fl_rows *rows = <fl_rows *>made.data
         cdef cnp.ndarray array
         cdef cnp.npy_intp item
-        cdef int last
         for i, port in enumerate(ports):
             array = arrays.get(port.name)
             if array is None:
@@ -711,6 +724,8 @@ cdef class Network:
                 and is_of(resets, cnp.NPY_UINT8) and cnp.PyArray_ISCARRAY_RO(resets)
                 and self.keeps_steps and not self.folds and not self.looks_ahead):
             raise ValueError("resets do not fit x or the network")
+        for port, array in zip(self.held, held, strict=True):
+            self.check_held(port, array, B)
         self.run_between(&call, <const char *>cnp.PyArray_DATA(resets), list(held))
 
     def flush(self, outputs, cnp.ndarray block):

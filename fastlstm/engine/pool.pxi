@@ -133,10 +133,10 @@ cdef class Pool(Slots):
         try:
             N = self.take_slots(slots, &ndim)
             rows = N if ndim else -1
-            for port in network.outputs:
-                if port.step_rows != 1:
-                    raise ValueError(f"a step may give several rows of output {port.name!r}; "
-                                     f"expected run of a block of steps")
+            if not network.one_row_a_step:
+                name = [port.name for port in network.outputs if port.step_rows != 1][0]
+                raise ValueError(f"a step may give several rows of output {name!r}; expected run "
+                                 f"of a block of steps")
             if network.is_single and not isinstance(x, dict):
                 return self.step_single(x, out, N, rows)
             memset(&call, 0, sizeof(call))
@@ -183,12 +183,18 @@ cdef class Pool(Slots):
     cdef int run_step(self, Py_ssize_t N) except -1:
         """Run a step of the streams taken, of which `inputs` and `outputs` tell where they are."""
         cdef fl_call call
+        cdef const size_t *counts
+        cdef size_t i
         if N == 0:
             return 0
         memset(&call, 0, sizeof(call))
         call.T, call.B = 1, N
         if not self.network.keeps_steps:
             call.lengths = self.fill_lengths(N, 1)
+            counts = self.count_rows(<void **>self.rows.data, N, 1, NULL)
+            for i in range(self.network.n_outputs * <size_t>N):
+                if counts[i] > 1:
+                    raise several_rows(self.network.outputs[i // <size_t>N])
         self.run_call(&call, <void **>self.rows.data)
         self.count_steps(N, 1, NULL)
         return 0

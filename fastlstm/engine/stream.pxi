@@ -174,6 +174,8 @@ cdef class Stream:
                 self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
             if not network.keeps_steps:
                 rows = self.count_rows(1, False)[0]
+                if rows > 1:
+                    raise several_rows(network.y)
             ndim = self.shape_of(network.y, -1, shape)
             if out is None:
                 result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
@@ -264,9 +266,7 @@ cdef class Stream:
             port = network.outputs[i]
             rows = T if counts == NULL else counts[i * <size_t>self.rows]
             if one and (port.step_rows == 0 or port.step_rows == 1 < rows):
-                raise ValueError(
-                    f"output {port.name!r} does not have a whole number of rows for a step; "
-                    f"expected run(x) of a block of steps")
+                raise several_rows(port)
             if one and port.step_rows == 1:
                 ndim = self.shape_of(port, -1, shape)
             else:
