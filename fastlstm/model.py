@@ -235,7 +235,9 @@ class Model(PackedGraph):
         ----------
         x : array (T, I) or (T, B, I) of the model's dtype, or integer tokens (T,) or (T, B)
             The input; (B, T, I) or (B, T) with `batch_first`. Or a list or tuple of B such arrays
-            (T_b, I) or (T_b,), of any lengths and in any order, which is then the batch.
+            (T_b, I) or (T_b,), of any lengths and in any order, which is then the batch. Of a model
+            with several inputs, a mapping of their names to such arrays, with the axes of their
+            rows; what is held for a sequence has no T.
         state : mapping of str to array (depth, B, size), optional
             Where to start from, as a call returned it; the model's own start, which is zero but
             for models that learned another, if not given. It is not changed.
@@ -252,10 +254,10 @@ class Model(PackedGraph):
         Returns
         -------
         y : array (T', O) or (T', B, O), or (B, T', O) with `batch_first`
-            T' is T, but for models with convolutions over time, which may give fewer. What is
-            pooled over time, or computed of held inputs alone, is (O,) or (B, O). Of a list, a list
-            of arrays (T'_b, O) or (O,), each with memory of its own; zero where no row is there to
-            pool.
+            T' is T, but for models that give more or fewer rows than they read. Of a model with
+            several outputs, a mapping of their names to such arrays. What is pooled over time, or
+            computed of held inputs alone, is (O,) or (B, O). Of a list, a list of arrays (T'_b, O)
+            or (O,), each with memory of its own; zero where no row is there to pool.
         state : dict of str to array (depth, B, size)
             The state after the last step; without the B axis if `x` is unbatched.
 
