@@ -45,6 +45,7 @@ __all__ = [
     "Opened",
     "Path",
     "Tensor",
+    "is_ours",
     "opened",
     "write",
 ]
@@ -327,9 +328,14 @@ def opened(path: Path, *, ours: bool = True, expected: Identity | None = None) -
         raise OSError(error.errno, text, name) from error
 
 
+def is_ours(head: bytes) -> bool:
+    """Whether a file whose first bytes these are, 64 or more, has a document of ours."""
+    return head.startswith(_ENTRY, 8)
+
+
 def _entry(header: bytes) -> str | None:
     """The document's text, if the metadata holds one of ours, which must then come first."""
-    if not header.startswith(_ENTRY, 8):
+    if not is_ours(header):
         if _MENTION.search(header):
             raise ValueError(f"the 'fastlstm' entry is not at its place in the header; {REWRITTEN}")
         return None

@@ -75,7 +75,8 @@ cdef class Pool(Slots):
         call.T, call.B, call.lengths = T, N, lengths
         self.counts = at_least(self.counts, (self.network.n_outputs * N + 1) * sizeof(size_t))
         if N:
-            self.network.count_into(&call, states, <size_t *>self.counts.data, False)
+            self.scratch.fit(self.network, max(T, 1), N)
+            self.network.count_into(&call, states, <size_t *>self.counts.data, False, self.scratch)
         return <const size_t *>self.counts.data
 
     cdef size_t *fill_lengths(self, size_t N, size_t T) except NULL:

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fastlstm import chain as spec
+from fastlstm.container import is_ours
 from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
@@ -141,11 +142,11 @@ def _open_file(path: str) -> Mapping[Any, Any]:
         size = os.fstat(file.fileno()).st_size
     # A safetensors file starts with the length of its JSON header.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        tensors = read_tensors(path)
-        if any(name.startswith("self_check.input.") for name in tensors):
+        if is_ours(head):
             raise ConvertError(
-                f"{path!r:.500} is a fastlstm model already; open it with fastlstm.load"
+                f"{path!r:.500} is a file of fastlstm's own; a model is opened with fastlstm.load"
             )
+        tensors = read_tensors(path)
         return {name: StoredTensor(array, dtype) for name, (array, dtype) in tensors.items()}
     if is_npz(head):
         return read_npz(path)
