@@ -4,11 +4,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastlstm.errors import ConvertError, FormatError
-from fastlstm.model import Model, convert, from_torch, load
+from fastlstm.model import Model, load
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
 
 if TYPE_CHECKING:
+    from fastlstm.conversion import convert, from_torch
     from fastlstm.forecasting import forecast
     from fastlstm.generation import generate, generate_steps
     from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -42,6 +43,7 @@ __all__ = [
 # Names that are imported when they are first asked for: a program that steps a model in a
 # real-time thread wants none of them.
 _LATER = {
+    "conversion": ("convert", "from_torch"),
     "forecasting": ("forecast",),
     "generation": ("generate", "generate_steps"),
     "nn": ("GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"),

@@ -1,8 +1,7 @@
-"""Model: a file packed for one instruction set, and the ways to get one."""
+"""Model: a file packed for one instruction set."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -10,24 +9,24 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from fastlstm import chain, format, self_check, sequences, spec
+from fastlstm import chain, format, self_check, sequences
 from fastlstm._engine import as_count
-from fastlstm.errors import ConvertError
 from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
 from fastlstm.summary import Summary
 
-__all__ = ["Model", "convert", "from_torch", "load"]
+__all__ = ["Model", "load"]
 
 Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
 
 
 class Model(PackedGraph):
-    """A recurrent network packed for one instruction set: immutable, shareable, picklable.
+    """A recurrent network packed for one instruction set: shareable, picklable, never changed.
 
-    Made by :func:`load`, :func:`convert` and :func:`from_torch`.
+    Made by :func:`load`, :func:`convert` and :func:`from_torch`. Only ``load(path, into=model)``
+    changes what one computes, for all that hold it at once.
 
     Calling it runs whole sequences; :meth:`stream` gives an object that is fed step by step.
 
@@ -337,6 +336,16 @@ class Model(PackedGraph):
             source=self.source,
         )
 
+    def _take(self, other: Model) -> None:
+        """Be another model of the same graph, in all but how it is run."""
+        self.take_weights(other)
+        self.vocabulary, self.source = other.vocabulary, other.source
+        self._tensors, self._self_check = other._tensors, other._self_check
+        self._mapped_from = other._mapped_from
+        self.__dict__.pop("fingerprint", None)
+        if self._tensors is None:
+            self.__dict__["fingerprint"] = other.fingerprint
+
     def __reduce__(self) -> tuple[Any, ...]:
         asked = (self.threads, self._asked_isa, self.reproducible, self._tensors is not None)
         if self._mapped_from is not None and self._mapped_from.lasts():
@@ -367,33 +376,6 @@ def _restore_mapped(
     return _restore(file, threads, isa, reproducible, keep)
 
 
-def _giving(graph: spec.Graph, outputs: Sequence[str]) -> spec.Graph:
-    """The graph with the values of these names as its outputs; as it is, if there are none."""
-    if isinstance(outputs, str):
-        raise TypeError(f"outputs is the text {outputs!r:.80}; expected a list of names")
-    if not outputs:
-        return graph
-    known = [node.name for node in graph.nodes]
-    for name in outputs:
-        if name not in known:
-            raise ConvertError(
-                f"outputs names {name!r:.80}, which is no layer; expected some of "
-                f"{', '.join(map(repr, known[:16]))}{' ...' if len(known) > 16 else ''}"
-            )
-    if len(set(outputs)) < len(outputs):
-        raise ConvertError(f"outputs names a layer twice: {', '.join(map(repr, outputs)):.200}")
-    return dataclasses.replace(graph, outputs={name: name for name in outputs})
-
-
-def _report_text(report: Sequence[str]) -> str:
-    """The report as one note of a model file; what does not fit is counted."""
-    kept = list(report)
-    while len(text := "\n".join(kept)) > format.MAX_NOTE_CHARS - 40:
-        kept.pop()
-    left = len(report) - len(kept)
-    return text + (f"\n(and {left} more lines)" if left else "")
-
-
 def load(
     path: Path,
     *,
@@ -403,6 +385,7 @@ def load(
     check: bool = True,
     mmap: bool = False,
     keep: bool = True,
+    into: Model | None = None,
 ) -> Model:
     """Read a model file and pack it for this machine.
 
@@ -452,6 +435,12 @@ def load(
         bytes of the file; an Embedding's table is held once, and read where it lies. Without them
         the model computes the same, and ``tensors``, ``save`` and pickling raise RuntimeError, but
         for a reference to a mapped file.
+    into : Model, optional
+        A model of the same graph, which from now on computes with the weights of this file, and is
+        returned: its streams and pools go on in their states, each from its next call on, and a
+        call that runs meanwhile ends with the weights that it began with. What was computed of
+        held inputs as a sequence began stays until it is reset. `threads`, `isa` and
+        `reproducible` are the model's own. Nothing has changed whenever this raises.
 
     Raises
     ------
@@ -461,9 +450,24 @@ def load(
     OSError
         If it cannot be read or mapped.
     TypeError, ValueError
-        If `threads` or `isa` cannot be had here.
+        If `threads` or `isa` cannot be had here, or are given with `into`; if `into` is of another
+        graph or dtype.
     """
+    if into is not None:
+        if not isinstance(into, Model):
+            raise TypeError(f"into is a {type(into).__qualname__}; expected a Model")
+        if (threads, isa, reproducible) != (1, None, False):
+            raise TypeError(
+                "threads, isa and reproducible are those of the model that is given as into; "
+                "expected none of them with it"
+            )
+        threads, isa, reproducible = into.threads, into.isa, into.reproducible
     file = format.read_model(path, mapped=mmap, check=check)
+    if into is not None:
+        try:
+            into.check_weights(file.graph, file.tensors)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
     try:
         model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
     except MemoryError as error:
@@ -472,134 +476,7 @@ def load(
         ) from error
     if check and file.self_check is not None:  # to make one takes the reference, and longer
         model.check()
-    return model
-
-
-def convert(
-    source: Any,
-    destination: Path,
-    *,
-    layers: str | Sequence[str] | None = None,
-    prefix: str | None = None,
-    nonlinearity: str | None = None,
-    ignore: Sequence[str] = (),
-    dtype: str = "float32",
-    vocabulary: Sequence[str] | None = None,
-    recipe: Path | None = None,
-    input_size: int | None = None,
-    outputs: Sequence[str] = (),
-) -> Model:
-    """Convert a trained checkpoint to a model file.
-
-    Parameters
-    ----------
-    source : path, torch.nn.Module, or mapping of str to array
-        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``,
-        ``.npz``, ``.onnx``, ``.keras`` or ``.h5`` file, a live module, or a state dict.
-    destination : path
-        The file to write; replaced whole or left as it was.
-    layers : str or sequence of str, optional
-        The order of the layers, which a file does not tell:
-        ``"embedding, lstm, linear"``, or with the prefix of each one's tensors,
-        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone, nor
-        for a live module, whose forward tells.
-    prefix : str, optional
-        Take only the tensors whose names start with it.
-    nonlinearity : {"tanh", "relu"}, optional
-        Of an RNN, which a file does not tell.
-    ignore : sequence of str, optional
-        Patterns (``fnmatch``) of tensor names that may stay unused.
-    dtype : {"float32", "float64"}, default "float32"
-        What the model is stored and computed in.
-    vocabulary : sequence of str, optional
-        The text of each token of a token model, if the checkpoint holds none.
-    recipe : str or path, optional
-        Of cells written by hand, which tensor is which gate: a built-in recipe, one of
-        ``"d2l"``, ``"gluon"`` and ``"two-linear"`` (LSTMs; with ``-gru`` or ``-rnn`` behind it,
-        those) and ``"assignment6"``, or a TOML file (:mod:`fastlstm.sources.recipe` says what is
-        in it). Layers that it does not name are added with `layers`.
-    input_size : int, optional
-        Features of a step, where the forward of a live module does not tell: the samples of a frame
-        that convolutions see.
-    outputs : sequence of str, optional
-        Names of the values that the model gives instead of what the source gives: layers of
-        ``model.graph``, as a layer whose rows an application wants beside the last one's.
-
-    Returns
-    -------
-    Model
-        The model that was written, ready to run. ``model.source["report"]`` tells what became of
-        every tensor.
-
-    Raises
-    ------
-    ConvertError
-        If the source cannot be mapped; the message lists what was seen and what to pass.
-    OSError
-        If a file cannot be read or written.
-    """
-    model = from_torch(
-        source,
-        layers=layers,
-        prefix=prefix,
-        nonlinearity=nonlinearity,
-        ignore=ignore,
-        dtype=dtype,
-        vocabulary=vocabulary,
-        recipe=recipe,
-        input_size=input_size,
-        outputs=outputs,
-    )
-    model.check()
-    model.save(destination)
-    return model
-
-
-def from_torch(
-    source: Any,
-    *,
-    layers: str | Sequence[str] | None = None,
-    prefix: str | None = None,
-    nonlinearity: str | None = None,
-    ignore: Sequence[str] = (),
-    dtype: str = "float32",
-    vocabulary: Sequence[str] | None = None,
-    recipe: Path | None = None,
-    input_size: int | None = None,
-    outputs: Sequence[str] = (),
-    threads: int = 1,
-    isa: str | None = None,
-    reproducible: bool = False,
-) -> Model:
-    """A model of a live ``torch.nn.Module``, or of any other source; nothing is written.
-
-    Parameters and errors are those of :func:`convert`, without its destination, and `threads`,
-    `isa` and `reproducible` those of :func:`load`.
-    """
-    from fastlstm import sources  # a third of the package, which running a model does not need
-    from fastlstm.chain.lower import lowered
-
-    made = sources.read(
-        source,
-        layers=layers,
-        prefix=prefix,
-        nonlinearity=nonlinearity,
-        ignore=ignore,
-        dtype=dtype,
-        vocabulary=vocabulary,
-        recipe=recipe,
-        input_size=input_size,
-    )
-    is_path = isinstance(source, str | os.PathLike)
-    name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
-    return Model(
-        format.ModelFile(
-            graph=_giving(lowered(made.layers), outputs),
-            tensors=made.tensors,
-            vocabulary=made.vocabulary,
-            source={"from": name, "report": _report_text(made.report)},
-        ),
-        threads=threads,
-        isa=isa,
-        reproducible=reproducible,
-    )
+    if into is None:
+        return model
+    into._take(model)
+    return into

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from fastlstm import chain as spec
 from fastlstm import sequences
+from fastlstm.conversion import from_torch
 from fastlstm.errors import ConvertError
-from fastlstm.model import Model, from_torch
+from fastlstm.model import Model
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 

@@ -66,22 +66,23 @@ class PackedGraph:
         from fastlstm.plan.lowering import plan
 
         self.threads = _engine.as_count("threads", threads, 1)
-        (self.dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
+        self.dtype = _dtype_of(tensors)
         self.graph, self.facts = graph, spec.check(graph)
         self.reproducible = reproducible
         _check_vocabulary()
         with np.errstate(all="ignore"):  # weights that are not finite stay what they are
             program = plan(graph, tensors, self.facts)
-        words = program.to_bytes()
+        decoded = _engine.Program(program.to_bytes())
         self._parts = {
             name: self.facts.state.get(name, _shape_of(part))
             for name, part in zip(program.part_names, program.parts, strict=True)
         }
+        self._layout = program.state_size, *program.parts
         self._network = _engine.Network(
-            words,
+            decoded,
             [tensors[name] for name in program.tensor_names],
             self.dtype,
-            _choose_isa(words, self.dtype, isa),
+            _choose_isa(decoded, self.dtype, isa),
             [_engine.Port(given.name, given.shape) for given in graph.inputs],
             [
                 _engine.Port(name, self.facts.rows[value].shape, self._step_rows(value))
@@ -149,6 +150,22 @@ class PackedGraph:
     def fingerprint(self) -> str:
         """What tells this model, with these very weights, from every other one."""
         raise NotImplementedError
+
+    def check_weights(self, graph: spec.Graph, tensors: Mapping[str, Array]) -> None:
+        """Raise ValueError unless tensors are those of a model that could take this one's place."""
+        if self.graph != graph:
+            raise ValueError(
+                f"the weights are those of another graph, which differs in "
+                f"{_difference(self.graph, graph)}; expected the same, as after further training: "
+                f"load it as a model of its own"
+            )
+        if self.dtype != _dtype_of(tensors):
+            raise ValueError(f"the weights are {_dtype_of(tensors)}; expected {self.dtype}")
+
+    def take_weights(self, other: PackedGraph) -> None:
+        """Compute from now on with the weights of another, of the same graph, dtype and kernel."""
+        assert self._layout == other._layout, "a plan depends on the graph alone"
+        self._network.take(other._network)
 
     def check_streams(self) -> None:
         """Raise ValueError unless the model can be streamed."""
@@ -254,11 +271,28 @@ def _shape_of(part: Part) -> tuple[int, ...]:
     return (1,) if part.part == "count" else (part.rows, part.count)
 
 
+def _dtype_of(tensors: Mapping[str, Array]) -> np.dtype[Any]:
+    (dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
+    return dtype
+
+
+def _difference(one: spec.Graph, other: spec.Graph) -> str:
+    """Where two graphs first differ, in words."""
+    for what in ("inputs", "outputs"):
+        if getattr(one, what) != getattr(other, what):
+            return f"its {what}"
+    nodes = {node.name: node for node in one.nodes}
+    for node in other.nodes:
+        if nodes.pop(node.name, None) != node:
+            return f"node {node.name!r:.80}"
+    return f"node {next(iter(nodes))!r:.80}" if nodes else "the order of its nodes"
+
+
 def _listed(names: Any) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
-def _choose_isa(program: bytes, dtype: np.dtype[Any], isa: str | None) -> str:
+def _choose_isa(program: _engine.Program, dtype: np.dtype[Any], isa: str | None) -> str:
     """The instruction set asked for by argument or FASTLSTM_ISA, else the best one."""
     if isa is not None and not isinstance(isa, str):
         raise TypeError(f"isa is {isa!r}; expected the name of an instruction set or None")
@@ -275,9 +309,9 @@ def _choose_isa(program: bytes, dtype: np.dtype[Any], isa: str | None) -> str:
                 why = "float64 models have the plain kernel only"
             raise ValueError(f"{by}{asked!r}: {why}; expected one of {', '.join(here)}")
         return asked
-    plain = _engine.packed_bytes(program, dtype, here[-1])
+    plain = program.packed_bytes(dtype, here[-1])
     for name in here[:-1]:
-        packed = _engine.packed_bytes(program, dtype, name)
+        packed = program.packed_bytes(dtype, name)
         if packed <= MOST_PADDING * plain + FREE_PADDING_BYTES:
             return name
     return here[-1]

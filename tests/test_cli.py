@@ -164,7 +164,7 @@ def test_errors_are_one_message_and_exit_code_2(run: Any, features: Path, tmp_pa
         (("info", damaged), "damaged"),
         (("info", features, "--isa", "sse9"), "there is no such instruction set"),
         (("convert", damaged, tmp_path / "new"), "damaged"),
-        (("convert", features, tmp_path / "new"), "a fastlstm model already"),
+        (("convert", features, tmp_path / "new"), "a file of fastlstm's own"),
         (("convert", missing, tmp_path / "new"), "No such file or directory"),
     ):
         code, out, err = run(*argv)

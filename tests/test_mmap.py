@@ -548,9 +548,8 @@ class TestEngine:
         program = plan(graph, tensors, vocabulary.check(graph))
         ports = [_engine.Port("input", ())], [_engine.Port("output", (7,))]
         given = [tensors[name] for name in program.tensor_names]
-        return _engine.Network(
-            program.to_bytes(), given, np.dtype(dtype), "scalar", *ports, constant=constant
-        )
+        decoded = _engine.Program(program.to_bytes())
+        return _engine.Network(decoded, given, np.dtype(dtype), "scalar", *ports, constant=constant)
 
     def test_a_table_is_read_where_it_lies(self, rng):
         tensors = model_file(LOOKUP, rng).tensors

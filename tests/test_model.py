@@ -459,8 +459,8 @@ def planned() -> tuple[bytes, list[np.ndarray]]:
 def network(**changed) -> _engine.Network:
     """A network of that program, but for what is changed."""
     program, tensors = planned()
-    given = {"program": program, "tensors": tensors, "dtype": np.dtype(np.float32)}
-    given |= {"isa": "scalar"}
+    given = {"program": _engine.Program(program), "tensors": tensors}
+    given |= {"dtype": np.dtype(np.float32), "isa": "scalar"}
     given |= {"inputs": [_engine.Port("x", (3,))], "outputs": [_engine.Port("y", (4,))]}
     return _engine.Network(*(given | changed).values())
 
@@ -527,7 +527,7 @@ class TestNetwork:
         program, _ = planned()
         for changed in (*(program[:n] for n in range(len(program))), program + bytes(8)):
             with pytest.raises(ValueError, match=r"program|bytes|words|operation"):
-                network(program=changed)
+                _engine.Program(changed)
 
     def test_hostile_programs(self, isa):
         """A changed word either makes no program, or one that runs within its memory."""
@@ -540,14 +540,14 @@ class TestNetwork:
             for at in rng.integers(len(words), size=rng.integers(1, 3)):
                 changed[at] = rng.choice([0, 1, -1, 2**31, 2**62, -(2**63), changed[at] + 1])
             try:
-                one = network(program=changed.tobytes(), isa=isa)
+                one = network(program=_engine.Program(changed.tobytes()), isa=isa)
                 _engine.Stream(one).run(np.zeros((5, 3), np.float32))
             except (ValueError, MemoryError):
                 refused += 1
         assert refused > 1000
 
     def test_arguments_of_another_type(self):
-        for changed in ({"program": "text"}, {"tensors": None}, {"isa": b"scalar"}):
+        for changed in ({"program": b"bytes"}, {"tensors": None}, {"isa": b"scalar"}):
             with pytest.raises(TypeError):
                 network(**changed)
 

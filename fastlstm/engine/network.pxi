@@ -1,20 +1,13 @@
-# Network: a program packed for an instruction set, with the names and shapes of what it reads and
-# gives.
+# Network: a packed program behind the names and shapes of what it reads and gives, and its calls.
 
-from collections.abc import Mapping
-
-from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcpy, memset
 
 from fastlstm.core cimport (
-    FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE,
-    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_STOPPED, FL_TOO_LARGE, fl_begin, fl_call, fl_count,
-    fl_count_rows, fl_error, fl_error_text, fl_find, fl_flush, fl_gemm, fl_input_shape,
-    fl_kernels, fl_model, fl_model_config, fl_model_init, fl_model_isa, fl_model_size,
-    fl_output_shape, fl_part_shape, fl_program, fl_program_init, fl_program_size, fl_row_shape,
-    fl_rows, fl_run, fl_scratch, fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read,
-    fl_state_size, fl_state_write, fl_team, fl_team_free, fl_team_new, fl_tensor_data,
-    fl_threads, fl_type, fl_vocabulary,
+    FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE, FL_OK,
+    FL_STOPPED, fl_begin, fl_call, fl_count, fl_count_rows, fl_error, fl_flush, fl_gemm,
+    fl_input_shape, fl_model_isa, fl_output_shape, fl_part_shape, fl_rows, fl_run, fl_scratch,
+    fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read, fl_state_size,
+    fl_state_write, fl_team, fl_team_free, fl_team_new, fl_threads,
 )
 
 
@@ -51,184 +44,33 @@ cdef size_t GIL_BYTES = 192 * 1024
 # Bytes of scratch that a network keeps for its next run.
 cdef size_t KEEP_BYTES = 4 * 1024 * 1024
 
-cdef enum:
-    MESSAGE_BYTES = 512
-    MOST_AXES = 8  # of a row and, in front, of time and batch
-
-
-cdef fl_type type_of(dtype) except? FL_FLOAT64:
-    return FL_FLOAT32 if np.dtype(dtype).itemsize == 4 else FL_FLOAT64
-
-
-def kernels(size_t real_size=4):
-    """Kernels this machine can run, best first.
-
-    Parameters
-    ----------
-    real_size : {4, 8}
-        Bytes of one number.
-
-    Returns
-    -------
-    list of (str, int)
-        Name and lanes.
-    """
-    found = []
-    cdef size_t i = 0
-    while fl_kernels[i] != NULL:
-        if fl_kernels[i].real_size == real_size and fl_find(fl_kernels[i].name, real_size) != NULL:
-            found.append((fl_kernels[i].name.decode(), fl_kernels[i].lanes))
-        i += 1
-    return found
-
-
-def known_isas():
-    """Names of all instruction sets built in, whether or not this CPU has them."""
-    names = []
-    cdef size_t i = 0
-    while fl_kernels[i] != NULL:
-        if fl_kernels[i].real_size == 4:
-            names.append(fl_kernels[i].name.decode())
-        i += 1
-    return names
-
-
-def vocabulary():
-    """What a program can say, as the core has it: ``plan.operations`` has the same."""
-    cdef size_t size = fl_vocabulary(NULL, 0)
-    cdef Buffer text = Buffer(size + 1)
-    fl_vocabulary(text.data, size + 1)
-    return text.data[:size].decode()
-
-
-def packed_bytes(bytes program, dtype, str isa):
-    """Bytes that a program takes once it is packed for an instruction set, its tensors copied.
-
-    Raises
-    ------
-    ValueError
-        If the program is none, or there is no such instruction set here.
-    """
-    cdef Program decoded = Program(program)
-    return decoded.packed_bytes(type_of(dtype), isa, False)
-
-
-cdef object failed(fl_error error, const char *message):
-    """The exception of an error of the core's, which says what was wrong if it could."""
-    text = message.decode(errors="replace") if message != NULL and message[0] else ""
-    kind = MemoryError if error == FL_TOO_LARGE else ValueError
-    return kind(text or fl_error_text(error).decode())
-
-
-cdef object several_rows(Port port):
-    """The exception of a step that may give several rows of an output of no whole rate.
-
-    No step of a stream does that where `step_rows` is 1, but a state may have been given that no
-    stream leaves.
-    """
-    return ValueError(
-        f"output {port.name!r} does not have a whole number of rows for a step; expected run(x) of "
-        f"a block of steps")
-
-
-cdef class Port:
-    """An input or an output: a name, and how its rows look.
-
-    Parameters
-    ----------
-    name : str
-    shape : tuple of int
-        The axes of a row.
-    step_rows : int
-        Of an output: rows that a step gives at most, if that is the same for every step; 0: if not.
-    """
-
-    cdef readonly str name
-    cdef readonly tuple shape
-    cdef readonly Py_ssize_t step_rows
-    cdef readonly size_t tokens   # of an input: how many it knows, or 0
-    cdef readonly bint held       # whether it has one row for a sequence
-    cdef readonly size_t count    # numbers of a row
-    cdef int ndim
-    cdef cnp.npy_intp axes[MOST_AXES]  # those of a row, behind two that are free
-
-    def __cinit__(self, str name, shape, Py_ssize_t step_rows=1):
-        cdef int i
-        self.name, self.shape, self.step_rows = name, tuple(shape), step_rows
-        self.ndim = len(self.shape)
-        if self.ndim > MOST_AXES - 2:
-            raise ValueError(f"{name!r} has rows of {self.ndim} axes")
-        self.count = 1
-        for i in range(self.ndim):
-            self.axes[i + 2] = self.shape[i]
-            self.count *= <size_t>self.axes[i + 2]
-
-    cdef int match(self, fl_row_shape found) except -1:
-        if found.count != self.count:
-            raise ValueError(
-                f"{self.name!r} has rows of {self.count} numbers, the program of {found.count}")
-        self.tokens, self.held = found.tokens, found.held
-        return 0
-
-
-cdef class Program:
-    """A program, checked and decoded."""
-
-    cdef Buffer block
-    cdef const fl_program *decoded
-
-    def __cinit__(self, bytes program):
-        cdef char message[MESSAGE_BYTES]
-        cdef size_t size = 0
-        cdef const char *words = program
-        message[0] = 0
-        cdef fl_error error = fl_program_size(words, len(program), &size)
-        if error == FL_OK:
-            self.block = Buffer(size)
-            error = fl_program_init(words, len(program), self.block.data, self.block.size,
-                                    &self.decoded, message, MESSAGE_BYTES)
-        if error != FL_OK:
-            raise failed(error, message)
-
-    cdef size_t packed_bytes(self, fl_type type, str isa, bint keeps_tensors) except? 0:
-        cdef char message[MESSAGE_BYTES]
-        cdef fl_model_config config
-        cdef size_t size = 0
-        name = isa.encode()
-        config.struct_size, config.type, config.isa = sizeof(config), type, name
-        config.keeps_tensors = keeps_tensors
-        message[0] = 0
-        cdef fl_error error = fl_model_size(self.decoded, &config, &size, message, MESSAGE_BYTES)
-        if error != FL_OK:
-            raise failed(error, message)
-        return size
-
 
 cdef class Scratch:
     """Memory that calls of a network work in, one at a time."""
 
     cdef Buffer memory
     cdef fl_scratch *made
+    cdef Packed packed              # whose calls it is for
     cdef size_t T, B
 
     def __cinit__(self):
         self.memory = Buffer(0)
 
-    cdef int fit(self, Network network, size_t T, size_t B) except -1:
-        """Be for calls of up to T steps of B rows."""
+    cdef int fit(self, Network network, Packed packed, size_t T, size_t B) except -1:
+        """Be for calls of up to T steps of B rows, of what the network is packed as."""
         cdef size_t size = 0, threads = network.threads.size if network.team != NULL else 1
         cdef fl_error error
-        if self.made != NULL and self.T == T and self.B == B:
+        if self.packed is packed and self.T == T and self.B == B:
             return 0
-        self.made = NULL
-        if fl_scratch_size(network.model, T, B, threads, &size) != FL_OK:
+        self.packed = None
+        if fl_scratch_size(packed.model, T, B, threads, &size) != FL_OK:
             raise MemoryError(f"{T} steps of {B} rows are more than there can be")
         self.memory = at_least(self.memory, size)
-        error = fl_scratch_init(network.model, T, B, threads, self.memory.data, self.memory.size,
+        error = fl_scratch_init(packed.model, T, B, threads, self.memory.data, self.memory.size,
                                 &self.made)
         if error != FL_OK:
             raise failed(error, NULL)
-        self.T, self.B = T, B
+        self.packed, self.T, self.B = packed, T, B
         return 0
 
 
@@ -237,8 +79,7 @@ cdef class Network:
 
     Parameters
     ----------
-    program : bytes
-        As ``plan.Program.to_bytes`` gives them.
+    program : Program
     tensors : sequence of array
         Those of the program, in its order, float32 or float64 each.
     dtype : dtype
@@ -264,14 +105,10 @@ cdef class Network:
     Raises
     ------
     ValueError
-        If the program is none, or the tensors, inputs or outputs are not its.
+        If the tensors, inputs or outputs are not the program's.
     """
 
-    cdef Program decoded            # what `program` is a part of
-    cdef const fl_program *program
-    cdef Buffer block               # what `model` is a part of
-    cdef const fl_model *model
-    cdef list kept                  # arrays that `model` reads, if any
+    cdef Packed packed              # never changed, but replaced by :meth:`take`
     cdef int type_num               # NumPy's number of the real type
     cdef size_t step_bytes          # that a step computes with
     cdef bint wants_gemm            # whether to look for a BLAS before the first long run
@@ -282,6 +119,7 @@ cdef class Network:
     cdef readonly object dtype
     cdef readonly tuple inputs, outputs   # of Port
     cdef readonly tuple moving, held      # inputs with a row for each step, and for each sequence
+    cdef tuple moving_numbers, held_numbers
     cdef size_t n_inputs, n_outputs
     cdef readonly Py_ssize_t state_size
     cdef size_t state_bytes
@@ -291,7 +129,7 @@ cdef class Network:
     cdef bint one_row_a_step        # whether a step never gives several rows of an output
     cdef cnp.ndarray initial        # (state_size,) where a sequence starts, if nothing is held
 
-    def __cinit__(self, bytes program, tensors, dtype, str isa, inputs, outputs, *,
+    def __cinit__(self, Program program, tensors, dtype, str isa, inputs, outputs, *,
                   bint constant=False, size_t work=0, bint keeps_steps=False, bint folds=False,
                   bint reproducible=False, size_t threads=1):
         cdef size_t i
@@ -301,30 +139,30 @@ cdef class Network:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.keeps_steps, self.folds = keeps_steps, folds
         self.step_bytes = work * <size_t>self.dtype.itemsize
-        self.decoded = Program(program)
-        self.program = self.decoded.decoded
-        self.pack(tensors, isa, constant)
-        self.n_inputs = fl_count(self.program, FL_COUNT_INPUTS)
-        self.n_outputs = fl_count(self.program, FL_COUNT_OUTPUTS)
-        self.looks_ahead = fl_count(self.program, FL_COUNT_AHEAD)
+        self.packed = Packed(program, tensors, self.dtype, isa, constant)
+        self.n_inputs = fl_count(program.decoded, FL_COUNT_INPUTS)
+        self.n_outputs = fl_count(program.decoded, FL_COUNT_OUTPUTS)
+        self.looks_ahead = fl_count(program.decoded, FL_COUNT_AHEAD)
         if (len(self.inputs), len(self.outputs)) != (self.n_inputs, self.n_outputs):
             raise ValueError("there are not as many inputs and outputs as the program has")
         for i in range(self.n_inputs):
-            (<Port>self.inputs[i]).match(fl_input_shape(self.program, i))
+            (<Port>self.inputs[i]).match(fl_input_shape(program.decoded, i))
         for i in range(self.n_outputs):
-            (<Port>self.outputs[i]).match(fl_output_shape(self.program, i))
-        self.moving = tuple([port for port in self.inputs if not port.held])
-        self.held = tuple([port for port in self.inputs if port.held])
+            (<Port>self.outputs[i]).match(fl_output_shape(program.decoded, i))
+        self.moving_numbers = tuple([i for i, port in enumerate(self.inputs) if not port.held])
+        self.held_numbers = tuple([i for i, port in enumerate(self.inputs) if port.held])
+        self.moving = tuple([self.inputs[i] for i in self.moving_numbers])
+        self.held = tuple([self.inputs[i] for i in self.held_numbers])
         if not self.moving:
             raise ValueError("all inputs are held; expected one that has a row for each step")
         self.is_single = self.n_inputs == self.n_outputs == 1 and not self.held
         self.x, self.y = self.moving[0], self.outputs[0]
         self.one_row_a_step = all([port.step_rows == 1 for port in self.outputs])
-        self.state_size = fl_count(self.program, FL_COUNT_STATE)
-        self.state_bytes = fl_state_size(self.model)
+        self.state_size = fl_count(program.decoded, FL_COUNT_STATE)
+        self.state_bytes = fl_state_size(self.packed.model)
         if self.state_bytes != <size_t>(self.state_size * self.dtype.itemsize):
             raise ValueError("the state has another size than the program says")
-        self.wants_gemm = not reproducible and self.isa == "scalar"
+        self.wants_gemm = not reproducible and isa == "scalar"
         if threads > 1:
             self.team = fl_team_new(threads)
             if self.team == NULL:
@@ -338,69 +176,50 @@ cdef class Network:
     def __dealloc__(self):
         fl_team_free(self.team)
 
-    cdef int pack(self, tensors, str isa, bint constant) except -1:
-        cdef char message[MESSAGE_BYTES]
-        cdef Buffer table = Buffer(len(tensors) * sizeof(fl_tensor_data))
-        cdef fl_tensor_data *entry = <fl_tensor_data *>table.data
-        cdef fl_model_config config
-        cdef size_t n = len(tensors)
-        cdef fl_error error
-        cdef cnp.ndarray array
-        cdef list kept = []
-        name = isa.encode()
-        config.struct_size = sizeof(config)
-        config.type, config.isa, config.keeps_tensors = type_of(self.dtype), name, constant
-        message[0] = 0
-        for tensor in tensors:
-            array = np.require(tensor, requirements=["C", "A"])
-            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-                raise ValueError(f"a tensor is of {array.dtype}; expected float32 or float64")
-            kept.append(array)
-            entry.data, entry.count = cnp.PyArray_DATA(array), array.size
-            entry.type, entry.scales = type_of(array.dtype), NULL
-            entry += 1
-        self.kept = kept if constant else []
-        self.block = Buffer(self.decoded.packed_bytes(config.type, isa, constant))
-        with nogil:
-            error = fl_model_init(self.program, &config, <fl_tensor_data *>table.data, n,
-                                  self.block.data, self.block.size, &self.model, message,
-                                  MESSAGE_BYTES)
-        if error != FL_OK:
-            raise failed(error, message)
-        return 0
-
     @property
     def isa(self):
-        return fl_model_isa(self.model).decode()
+        return fl_model_isa(self.packed.model).decode()
 
     @property
     def nbytes(self):
         """Bytes of the packed weights, with all that goes with them; not of tensors it reads."""
-        return self.block.size
+        return self.packed.block.size
+
+    def take(self, Network other):
+        """Compute from now on with what another network of the same program's layout does.
+
+        States live on; a call that runs meanwhile ends with what it began with.
+        """
+        self.packed, self.initial = other.packed, other.initial
+        self.spare = []
 
     # ---- What a state holds, by the numbers of its parts.
 
+    cdef size_t part_count(self) noexcept:
+        return fl_count(self.packed.program.decoded, FL_COUNT_PARTS)
+
     def part_counts(self):
         """Of each part whether it is a count, an integer."""
-        return [bool(fl_state_part(self.program, number).is_count)
-                for number in range(fl_count(self.program, FL_COUNT_PARTS))]
+        return [bool(fl_state_part(self.packed.program.decoded, number).is_count)
+                for number in range(self.part_count())]
 
     def read_parts(self, cnp.ndarray block):
         """The parts of states (B, state_size): arrays (rows, B, count), or int64 (1, B, 1)."""
         cdef const char *state = <const char *>cnp.PyArray_DATA(self.checked_block(block))
         cdef Py_ssize_t B = block.shape[0], b
+        cdef Packed packed = self.packed
         cdef fl_part_shape part
         cdef cnp.ndarray rows
         cdef size_t number, size
         cdef fl_error error
         made = []
-        for number in range(fl_count(self.program, FL_COUNT_PARTS)):
-            part = fl_state_part(self.program, number)
+        for number in range(self.part_count()):
+            part = fl_state_part(packed.program.decoded, number)
             dtype = np.int64 if part.is_count else self.dtype
             rows = np.empty((B, part.rows, part.count), dtype)
             size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
             for b in range(B):
-                error = fl_state_read(self.model, state + b * self.state_bytes, number,
+                error = fl_state_read(packed.model, state + b * self.state_bytes, number,
                                       cnp.PyArray_BYTES(rows) + b * size, size)
                 if error != FL_OK:
                     raise failed(error, NULL)
@@ -425,13 +244,14 @@ cdef class Network:
         cdef Py_ssize_t B = block.shape[0], b
         cdef fl_part_shape part
         cdef cnp.ndarray rows
-        cdef size_t number, size, n = fl_count(self.program, FL_COUNT_PARTS)
+        cdef size_t number, size, n = self.part_count()
+        cdef Packed packed = self.packed
         cdef bint counts
         if len(parts) != <Py_ssize_t>n:
             raise ValueError(f"a state has {n} parts, not {len(parts)}")
         for counts in (True, False):  # a ring is written where its count says
             for number, (name, given) in enumerate(parts.items()):
-                part = fl_state_part(self.program, number)
+                part = fl_state_part(packed.program.decoded, number)
                 if part.is_count != counts:
                     continue
                 rows = np.ascontiguousarray(
@@ -440,7 +260,7 @@ cdef class Network:
                     raise ValueError(f"state {name!r} does not fit the network")
                 size = part.rows * part.count * cnp.PyArray_ITEMSIZE(rows)
                 for b in range(B):
-                    if fl_state_write(self.model, state + b * self.state_bytes, number,
+                    if fl_state_write(packed.model, state + b * self.state_bytes, number,
                                       cnp.PyArray_BYTES(rows) + b * size, size) != FL_OK:
                         raise ValueError(
                             f"state {name!r} holds {rows[b].ravel()[0]}; expected a count of steps "
@@ -462,7 +282,7 @@ cdef class Network:
             scratch = self.spare.pop()
         except IndexError:
             scratch = Scratch()
-        scratch.fit(self, T, B)
+        scratch.fit(self, self.packed, T, B)
         return scratch
 
     cdef void give_scratch(self, Scratch scratch) noexcept:
@@ -474,23 +294,24 @@ cdef class Network:
         """Whether a call is worth releasing the GIL; 6 rows share one reading of the weights."""
         return <double>self.step_bytes * T * ((B + 5) // 6) > GIL_BYTES
 
-    cdef int run_ready(self, fl_call *call) except -1:
-        """Run a call whose every field is set, or raise what a signal's handler raised.
+    cdef int run_ready(self, fl_call *call, Scratch scratch) except -1:
+        """Run a call whose every field is set but its scratch, or raise what a handler raised.
 
         `call.steps_done` tells how many steps were made either way. A single step is atomic.
         """
         cdef fl_asker asker
         cdef fl_error error
-        call.struct_size = sizeof(fl_call)
+        cdef Packed packed = scratch.packed
+        call.struct_size, call.scratch = sizeof(fl_call), scratch.made
         call.threads = NULL if self.team == NULL else &self.threads
         if not self.releases_gil(call.T, call.B):
-            error = fl_run(self.model, call)
+            error = fl_run(packed.model, call)
         else:
             if (call.whole or call.T > 1) and is_main_thread():
                 call.stop, call.who = ask_signals, &asker
                 asker.due = monotonic() + LOOK_SECONDS
             asker.thread = PyEval_SaveThread()
-            error = fl_run(self.model, call)
+            error = fl_run(packed.model, call)
             PyEval_RestoreThread(asker.thread)
             call.stop = NULL
         if error == FL_STOPPED:
@@ -502,21 +323,20 @@ cdef class Network:
     cdef int execute(self, fl_call *call) except -1:
         """Run a call of a sequence, with scratch of this network's."""
         cdef Scratch scratch = self.take_scratch(call.T, call.B)
-        call.scratch = scratch.made
         if self.wants_gemm and call.T * call.B > 1:
             self.wants_gemm = False
             if find_blas() in ("LP64", "ILP64"):
                 self.gemm = gemm_of_floats if self.type_num == cnp.NPY_FLOAT32 else gemm_of_doubles
         call.gemm = self.gemm
         try:
-            self.run_ready(call)
+            self.run_ready(call, scratch)
         finally:
             self.give_scratch(scratch)
         return 0
 
     cdef int begin_rows(self, void **states, size_t B, list held) except -1:
         """Put states where a sequence starts, with rows of the held inputs, arrays (B, ...)."""
-        cdef Buffer given
+        cdef Places places
         cdef Scratch scratch
         cdef fl_call call
         cdef fl_error error
@@ -525,12 +345,13 @@ cdef class Network:
             for b in range(B):
                 memcpy(states[b], cnp.PyArray_DATA(self.initial), self.state_bytes)
             return 0
+        places = Places(self)
+        places.put_held(held)
         memset(&call, 0, sizeof(call))
-        given = self.rows_of(self.inputs, dict(zip([port.name for port in self.held], held)), False)
         scratch = self.take_scratch(1, B)
         call.struct_size, call.B, call.scratch = sizeof(fl_call), B, scratch.made
-        call.inputs, call.states = <const fl_rows *>given.data, <void *const *>states
-        error = fl_begin(self.model, &call)
+        call.inputs, call.states = places.inputs, <void *const *>states
+        error = fl_begin(scratch.packed.model, &call)
         self.give_scratch(scratch)
         if error != FL_OK:
             raise failed(error, NULL)
@@ -595,33 +416,16 @@ cdef class Network:
             return [x]
         return by_name(self.moving, x, "x")
 
-    def arrays_of(self, x, tuple leading, bint check=True):
+    def arrays_of(self, x, tuple leading, bint check=True, bint contiguous=True):
         """Arrays (*leading, ...) of the inputs with a row for each step, as a caller gives them.
 
         Where `leading` has None, the first input tells how many there are of all.
         """
         made = []
         for port, value in zip(self.moving, self.given(x)):
-            array = self.as_rows(port, value, leading, check)
+            array = self.as_rows(port, value, leading, check, contiguous)
             leading = array.shape[:len(leading)]
             made.append(array)
-        return made
-
-    cdef Buffer rows_of(self, tuple ports, dict arrays, bint by_steps):
-        """fl_rows (ports,) of arrays (T, B, ...), or without `by_steps` (B, ...), by name."""
-        cdef Buffer made = Buffer(len(ports) * sizeof(fl_rows))
-        cdef fl_rows *rows = <fl_rows *>made.data
-        cdef cnp.ndarray array
-        cdef cnp.npy_intp item
-        for i, port in enumerate(ports):
-            array = arrays.get(port.name)
-            if array is None:
-                continue
-            item = cnp.PyArray_ITEMSIZE(array)
-            rows[<int>i].data = cnp.PyArray_DATA(array)
-            if by_steps:
-                rows[<int>i].t = array.strides[0] // item
-            rows[<int>i].b = array.strides[by_steps] // item
         return made
 
     def count_rows(self, cnp.ndarray block, size_t T, cnp.ndarray lengths=None, *,
@@ -659,9 +463,11 @@ cdef class Network:
         cdef Scratch scratch = own
         if own is None:
             scratch = self.take_scratch(max(call.T, 1), call.B)
+        else:
+            own.fit(self, self.packed, max(call.T, 1), call.B)
         call.struct_size, call.scratch = sizeof(fl_call), scratch.made
         call.states, call.rows = <void *const *>states, rows
-        error = fl_count_rows(self.model, call, ending)
+        error = fl_count_rows(scratch.packed.model, call, ending)
         if own is None:
             self.give_scratch(scratch)
         if error != FL_OK:
@@ -702,8 +508,8 @@ cdef class Network:
         """
         cdef fl_call call
         cdef Py_ssize_t T = inputs[0].shape[0], B = block.shape[0]
-        cdef Buffer x, y, rows
-        self.checked_block(block)
+        cdef Places places = Places(self)
+        cdef Buffer rows = self.pointers(self.checked_block(block))
         for port, array in zip(self.moving, inputs, strict=True):
             self.check_rows(port, array, T, B, np.dtype(np.int64) if port.tokens else self.dtype)
         memset(&call, 0, sizeof(call))
@@ -712,10 +518,8 @@ cdef class Network:
         self.check_outputs(outputs, block, T, lengths, False)
         if B == 0 or T == 0:
             return
-        x = self.rows_of(self.inputs, dict(zip([p.name for p in self.moving], inputs)), True)
-        y = self.rows_of(self.outputs, dict(zip([p.name for p in self.outputs], outputs)), True)
-        rows = self.pointers(block)
-        call.inputs, call.outputs = <const fl_rows *>x.data, <const fl_rows *>y.data
+        places.put_all(inputs, outputs)
+        call.inputs, call.outputs = places.inputs, places.outputs
         call.states = <void *const *>rows.data
         if resets is None:
             self.execute(&call)
@@ -738,11 +542,12 @@ cdef class Network:
         block : array (B, state_size), contiguous
         """
         cdef fl_call call
-        cdef Buffer y, rows = self.pointers(self.checked_block(block))
+        cdef Places places = Places(self)
+        cdef Buffer rows = self.pointers(self.checked_block(block))
         self.check_outputs(outputs, block, 0, None, True)
-        y = self.rows_of(self.outputs, dict(zip([p.name for p in self.outputs], outputs)), True)
+        places.put_all((), outputs)
         memset(&call, 0, sizeof(call))
-        call.B, call.whole, call.outputs = block.shape[0], True, <const fl_rows *>y.data
+        call.B, call.whole, call.outputs = block.shape[0], True, places.outputs
         self.flush_rows(&call, <void **>rows.data)
 
     cdef int flush_rows(self, fl_call *call, void **states) except -1:
@@ -754,7 +559,7 @@ cdef class Network:
         scratch = self.take_scratch(1, call.B)
         call.struct_size, call.scratch, call.states = (
             sizeof(fl_call), scratch.made, <void *const *>states)
-        error = fl_flush(self.model, call)
+        error = fl_flush(scratch.packed.model, call)
         self.give_scratch(scratch)
         if error != FL_OK:
             raise failed(error, NULL)
@@ -783,12 +588,9 @@ cdef class Network:
 
     cdef int run_between(self, const fl_call *whole, const char *resets, list held) except -1:
         """Run a call in parts, each of the steps (B,) from one with a reset to the next."""
-        cdef size_t T = whole.T, B = whole.B, item = self.dtype.itemsize, t = 0, b, end, i
+        cdef size_t T = whole.T, B = whole.B, item = self.dtype.itemsize, size, t = 0, b, end, i
         cdef Buffer left = Buffer(B * sizeof(size_t))
-        cdef Buffer x = Buffer(self.n_inputs * sizeof(fl_rows))
-        cdef Buffer y = Buffer(self.n_outputs * sizeof(fl_rows))
-        cdef fl_rows *inputs = <fl_rows *>x.data
-        cdef fl_rows *outputs = <fl_rows *>y.data
+        cdef Places places = Places(self)
         cdef size_t *lengths = <size_t *>left.data
         cdef const void *found
         cdef fl_call part
@@ -809,15 +611,16 @@ cdef class Network:
             part = whole[0]
             part.T = end - t
             for i in range(self.n_inputs):
-                inputs[i] = whole.inputs[i]
-                if inputs[i].data != NULL:
-                    inputs[i].data = <char *>inputs[i].data + <Py_ssize_t>(
-                        t * (8 if (<Port>self.inputs[i]).tokens else item)) * inputs[i].t
+                places.inputs[i] = whole.inputs[i]
+                if whole.inputs[i].data != NULL:
+                    size = 8 if (<Port>self.inputs[i]).tokens else item
+                    places.inputs[i].data = (
+                        <char *>whole.inputs[i].data + <Py_ssize_t>(t * size) * whole.inputs[i].t)
             for i in range(self.n_outputs):
-                outputs[i] = whole.outputs[i]
-                outputs[i].data = (<char *>outputs[i].data
-                                   + <Py_ssize_t>(t * item) * outputs[i].t)
-            part.inputs, part.outputs = inputs, outputs
+                places.outputs[i] = whole.outputs[i]
+                places.outputs[i].data = (
+                    <char *>whole.outputs[i].data + <Py_ssize_t>(t * item) * whole.outputs[i].t)
+            part.inputs, part.outputs = places.inputs, places.outputs
             if whole.lengths != NULL:
                 for b in range(B):
                     lengths[b] = min(max(whole.lengths[b], t) - t, end - t)
@@ -825,18 +628,3 @@ cdef class Network:
             self.execute(&part)
             t = end
         return 0
-
-
-cdef list by_name(tuple ports, given, str what):
-    """The values of a mapping, in the order of the ports, each of which it must have."""
-    names = [port.name for port in ports]
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{what} is a {type_text(given)}; expected a mapping to arrays of "
-            f"{', '.join(map(repr, names)) or 'nothing, which this model holds'}")
-    if wrong := sorted(set(names) ^ set(given), key=str):
-        raise ValueError(
-            f"{what} has {', '.join(map(repr, given)) or 'nothing'}; expected exactly "
-            f"{', '.join(map(repr, names)) or 'nothing'}: {wrong[0]!r:.80} is "
-            f"{'missing' if wrong[0] in names else 'unknown'}")
-    return [given[name] for name in names]

@@ -30,19 +30,13 @@ cdef class Pool(Slots):
     cdef Buffer active              # (N,) pointers to the states of those that go on
     cdef Buffer x, y                # (N, block, I or O) of them
     cdef Buffer counts              # (outputs, N) rows that a call gives
+    cdef Places places
     cdef Scratch scratch
-    cdef Buffer port_rows
-    cdef fl_rows *inputs            # (inputs,) of a call
-    cdef fl_rows *outputs           # (outputs,)
     cdef size_t turn                # steps run before
-    cdef int64_t token              # that a step reads, given as an int
 
     def __cinit__(self, Network network, *args, **kwargs):
         self.lengths = self.parts = self.active = self.x = self.y = self.counts = Buffer(0)
-        self.scratch = Scratch()
-        self.port_rows = Buffer((network.n_inputs + network.n_outputs) * sizeof(fl_rows))
-        self.inputs = <fl_rows *>self.port_rows.data
-        self.outputs = self.inputs + network.n_inputs
+        self.places, self.scratch = Places(network), Scratch()
 
     cdef int run_call(self, fl_call *call, void **states) except -1:
         """Run a call whose T, B and lengths are set, of streams in these states (B,).
@@ -50,12 +44,11 @@ cdef class Pool(Slots):
         Never by a BLAS, whose sums depend on the number of rows.
         """
         cdef Network network = self.network
-        self.scratch.fit(network, call.T, call.B)
-        call.scratch = self.scratch.made
-        call.inputs, call.outputs = self.inputs, self.outputs
+        self.scratch.fit(network, network.packed, call.T, call.B)
+        call.inputs, call.outputs = self.places.inputs, self.places.outputs
         call.states = <void *const *>states
         call.turn = self.turn
-        network.run_ready(call)
+        network.run_ready(call, self.scratch)
         self.turn = call.turn
         return 0
 
@@ -75,7 +68,6 @@ cdef class Pool(Slots):
         call.T, call.B, call.lengths = T, N, lengths
         self.counts = at_least(self.counts, (self.network.n_outputs * N + 1) * sizeof(size_t))
         if N:
-            self.scratch.fit(self.network, max(T, 1), N)
             self.network.count_into(&call, states, <size_t *>self.counts.data, False, self.scratch)
         return <const size_t *>self.counts.data
 
@@ -85,20 +77,6 @@ cdef class Pool(Slots):
         for i in range(N):
             (<size_t *>self.lengths.data)[i] = T
         return <size_t *>self.lengths.data
-
-    cdef inline int shape_of(self, Port port, Py_ssize_t T, Py_ssize_t N,
-                             cnp.npy_intp *shape) noexcept:
-        """The shape of T rows of N streams, either left out where it is -1; how many axes."""
-        cdef int n = 0, i
-        if T >= 0:
-            shape[n] = T
-            n += 1
-        if N >= 0:
-            shape[n] = N
-            n += 1
-        for i in range(port.ndim):
-            shape[n + i] = port.axes[i + 2]
-        return n + port.ndim
 
     def step(self, slots, x, *, out=None):
         """Advance some streams by one step each, in one call.
@@ -127,62 +105,31 @@ cdef class Pool(Slots):
             If another thread uses this pool.
         """
         cdef Network network = self.network
-        cdef fl_call call
         cdef int ndim = 0
-        cdef Py_ssize_t N, rows
+        cdef Py_ssize_t N, streams
+        cdef Port port
         self.enter()
         try:
             N = self.take_slots(slots, &ndim)
-            rows = N if ndim else -1
+            streams = N if ndim else NO_AXIS
             if not network.one_row_a_step:
                 name = [port.name for port in network.outputs if port.step_rows != 1][0]
                 raise ValueError(f"a step may give several rows of output {name!r}; expected run "
                                  f"of a block of steps")
             if network.is_single and not isinstance(x, dict):
-                return self.step_single(x, out, N, rows)
-            memset(&call, 0, sizeof(call))
-            arrays = self.take_inputs(x, -1, rows, &call)
-            results = self.take_outputs(out, -1, rows, arrays)
-            if not network.keeps_steps:
-                for result in results:
-                    result.fill(0)
+                result = self.places.step(x, out, streams, not network.keeps_steps)
+                self.run_step(N)
+                return result
+            arrays = self.places.read(x, NO_AXIS, streams)
+            results = self.places.write(out, [NO_AXIS] * network.n_outputs, streams, arrays,
+                                        not network.keeps_steps)
             self.run_step(N)
-            return self.named(results, out)
+            return self.places.named(results)
         finally:
             fl_leave(&self.busy)
 
-    cdef object step_single(self, x, out, Py_ssize_t N, Py_ssize_t rows):
-        """A step of a model of one input and one output: the usual case, without a list."""
-        cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.ndarray result
-        cdef Port port = network.x
-        cdef int ndim = self.shape_of(port, -1, rows, shape)
-        if port.tokens and ndim == 0 and type(x) is int and 0 <= x < <object>port.tokens:
-            self.token = x
-            self.inputs[0].data = &self.token
-            x = None
-        else:
-            if not (are_tokens(x, ndim, shape, port.tokens) if port.tokens else
-                    is_plain(x, network.type_num, ndim, shape)):
-                x = network.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
-            self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
-        self.inputs[0].b = port.count
-        ndim = self.shape_of(network.y, -1, rows, shape)
-        if out is None:
-            result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
-        else:
-            result = output_of(network, out, "out", ndim, shape)
-            if x is not None:
-                check_apart("out", result, x)
-        self.outputs[0].data, self.outputs[0].b = cnp.PyArray_DATA(result), network.y.count
-        if not network.keeps_steps:
-            memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
-        self.run_step(N)
-        return result if out is None else out
-
     cdef int run_step(self, Py_ssize_t N) except -1:
-        """Run a step of the streams taken, of which `inputs` and `outputs` tell where they are."""
+        """Run a step of the streams taken, whose rows are in their places."""
         cdef fl_call call
         cdef const size_t *counts
         cdef size_t i
@@ -199,94 +146,6 @@ cdef class Pool(Slots):
         self.run_call(&call, <void **>self.rows.data)
         self.count_steps(N, 1, NULL)
         return 0
-
-    cdef list take_inputs(self, x, Py_ssize_t T, Py_ssize_t N, fl_call *call, bint check=True):
-        """What a caller gives for the inputs, checked, and in `inputs` where it is.
-
-        T is -1 for a step, -2 for steps whose number it tells, then in the call; N is -1 for one
-        slot.
-        """
-        cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.npy_intp item
-        cdef cnp.ndarray array
-        cdef list made = []
-        cdef Port port
-        cdef int ndim, by_steps = T != -1
-        cdef size_t i = 0
-        cdef tuple leading
-        for port, value in zip(network.moving, network.given(x)):
-            while network.inputs[i] is not port:
-                i += 1
-            ndim = self.shape_of(port, T, N, shape) if T == -1 else 0
-            if T == -1 and (are_tokens(value, ndim, shape, port.tokens) if port.tokens else
-                            is_plain(value, network.type_num, ndim, shape)):
-                array = <cnp.ndarray>value
-            else:
-                leading = () if N < 0 else (N,)
-                if by_steps:
-                    leading = (None if not made else call.T, *leading)
-                array = network.as_rows(port, value, leading, check, False)
-            item = cnp.PyArray_ITEMSIZE(array)
-            if by_steps and not made:
-                call.T = array.shape[0]
-            self.inputs[i].data = cnp.PyArray_DATA(array)
-            self.inputs[i].t = array.strides[0] // item if by_steps else 0
-            self.inputs[i].b = array.strides[by_steps] // item if N >= 0 else 0
-            made.append(array)
-        return made
-
-    cdef list take_outputs(self, out, Py_ssize_t T, Py_ssize_t N, list given):
-        """Arrays for the outputs, and in `outputs` where they are; T and N as of `shape_of`."""
-        cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.npy_intp item = network.dtype.itemsize
-        cdef cnp.ndarray result
-        cdef list made = []
-        cdef bint single = network.n_outputs == 1
-        cdef int ndim, by_steps = T != -1
-        cdef Py_ssize_t most
-        cdef size_t i, b, n = 1 if N < 0 else N
-        cdef const size_t *counts = NULL
-        if by_steps and not network.keeps_steps:
-            counts = self.count_rows(<void **>self.rows.data, n, T,
-                                     <const size_t *>self.lengths.data)
-        if out is not None and not single:
-            if not isinstance(out, Mapping):
-                raise TypeError(f"out is a {type_text(out)}; this model has several outputs: "
-                                f"expected a mapping of their names to arrays")
-            if unknown := set(out) - {port.name for port in network.outputs}:
-                raise ValueError(f"out has {min(unknown, key=str)!r}, which is no output")
-        for i in range(network.n_outputs):
-            most = T
-            if counts != NULL:
-                most = 0
-                for b in range(n):
-                    most = max(most, <Py_ssize_t>counts[i * n + b])
-            ndim = self.shape_of(network.outputs[i], most, N, shape)
-            to = out if single or out is None else out.get((<Port>network.outputs[i]).name)
-            if to is None:
-                result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
-            else:
-                name = "out" if single else f"out[{network.outputs[i].name!r}]"
-                result = output_of(network, to, name, ndim, shape, by_steps and N >= 0)
-                for x in given:
-                    check_apart(name, result, x)
-                if any([overlap(result, other) for other in made]):
-                    raise ValueError(f"{name} shares memory with another of them")
-            self.outputs[i].data = cnp.PyArray_DATA(result)
-            self.outputs[i].t = result.strides[0] // item if by_steps else 0
-            self.outputs[i].b = result.strides[by_steps] // item if N >= 0 else 0
-            made.append(result)
-        return made
-
-    cdef object named(self, list results, out):
-        cdef Network network = self.network
-        if network.n_outputs == 1:
-            return results[0] if out is None else out
-        names = [port.name for port in network.outputs]
-        return {name: result if out is None else out.get(name, result)
-                for name, result in zip(names, results)}
 
     def run(self, slots, x, lengths=None, *, out=None):
         """Advance some streams by a block of steps each, in one call.
@@ -339,14 +198,16 @@ cdef class Pool(Slots):
         finally:
             fl_leave(&self.busy)
 
-    cdef run_block(self, x, int ndim, Py_ssize_t N, lengths, out):
+    cdef object run_block(self, x, int ndim, Py_ssize_t N, lengths, out):
         cdef Network network = self.network
+        cdef Py_ssize_t streams = N if ndim else NO_AXIS
         cdef cnp.ndarray steps
+        cdef Port port
         cdef fl_call call
         cdef list arrays, results
+        arrays = self.places.read(x, ANY, streams, lengths is None)
         memset(&call, 0, sizeof(call))
-        call.B = N
-        arrays = self.take_inputs(x, -2, N if ndim else -1, &call, lengths is None)
+        call.T, call.B = (<cnp.ndarray>arrays[0]).shape[0], N
         if lengths is not None:
             if ndim == 0:
                 raise TypeError("lengths are those of several slots; slots is a single number")
@@ -359,16 +220,24 @@ cdef class Pool(Slots):
                     check_tokens(array, port.tokens, steps)
         elif not network.keeps_steps and N:
             call.lengths = self.fill_lengths(N, call.T)
-        results = self.take_outputs(out, call.T, N if ndim else -1, arrays)
-        if call.lengths != NULL:
-            for result in results:
-                result.fill(0)
+        results = self.places.write(out, self.most_rows(N, call.T), streams, arrays,
+                                    call.lengths != NULL, ndim != 0)
         if N and call.T:
             try:
                 self.run_call(&call, <void **>self.rows.data)
             finally:
                 self.count_steps(N, call.steps_done, call.lengths)
-        return self.named(results, out)
+        return self.places.named(results)
+
+    cdef list most_rows(self, size_t N, size_t T):
+        """Of each output the most rows that the next `lengths` steps of any stream taken give."""
+        cdef const size_t *counts
+        cdef size_t i, n
+        if self.network.keeps_steps:
+            return [T] * self.network.n_outputs
+        counts = self.count_rows(<void **>self.rows.data, N, T, <const size_t *>self.lengths.data)
+        return [max([counts[i * N + n] for n in range(N)], default=0)
+                for i in range(self.network.n_outputs)]
 
     cdef list run_list(self, tuple x, Py_ssize_t N):
         cdef Network network = self.network
@@ -403,7 +272,7 @@ cdef class Pool(Slots):
                                      <const size_t *>self.lengths.data)
         for i in range(<size_t>N):
             n = len(given[i]) if counts == NULL else counts[i]
-            ndim = self.shape_of(network.y, n, -1, shape)
+            ndim = shape_of(network.y, n, NO_AXIS, shape)
             made.append(cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0))
         if longest == 0:
             return made
@@ -431,6 +300,8 @@ cdef class Pool(Slots):
         cdef fl_part *parts = <fl_part *>self.parts.data
         cdef void **active = <void **>self.active.data
         cdef size_t *lengths = <size_t *>self.lengths.data
+        cdef fl_rows *x
+        cdef fl_rows *y
         cdef fl_call call
         cdef size_t i, n = 0, most = 0
         cdef double now
@@ -455,10 +326,9 @@ cdef class Pool(Slots):
                 n += 1
         self.y = at_least(self.y, n * most * y_bytes)
         call.T, call.B = block, n
-        self.inputs[0].data, self.inputs[0].t = self.x.data, network.x.count
-        self.inputs[0].b = network.x.count * block
-        self.outputs[0].data, self.outputs[0].t = self.y.data, network.y.count
-        self.outputs[0].b = network.y.count * most
+        x, y = self.places.inputs, self.places.outputs
+        x.data, x.t, x.b = self.x.data, network.x.count, network.x.count * block
+        y.data, y.t, y.b = self.y.data, network.y.count, network.y.count * most
         if not even:
             call.lengths = lengths
         try:

@@ -1,9 +1,9 @@
 # Stream: a network and the state of rows that step together.
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from fastlstm.core cimport fl_call, fl_rows, fl_run
+from fastlstm.core cimport fl_call, fl_run
 
 # Rows of a stream: a pointer for each fits in half of what can be addressed.
 MOST_ROWS = 2**58
@@ -28,16 +28,14 @@ cdef class Stream:
     cdef list held                      # arrays (B, ...) of what is held
     cdef Buffer state_block             # real (B, state_size)
     cdef Buffer state_rows              # (B,) pointers into it
+    cdef Places places
     cdef Scratch scratch
-    cdef Buffer port_rows, counts
-    cdef fl_call call                   # of a step: all set but where x and y are
-    cdef fl_rows *inputs                # (inputs,)
-    cdef fl_rows *outputs               # (outputs,)
+    cdef Buffer counts                  # (outputs, B) rows that a call gives
+    cdef fl_call call                   # of a step: all set but the scratch
     cdef uint64_t busy
     cdef object __weakref__
     cdef readonly int64_t steps         # made since it was made, or all rows were reset
     cdef bint release                   # whether a step releases the GIL
-    cdef int64_t token
     cdef bint ran
 
     def __cinit__(self, Network network, batch_size=None, held=None, *args, **kwargs):
@@ -60,22 +58,14 @@ cdef class Stream:
             (<void **>self.state_rows.data)[b] = self.state_block.data + b * row
         self.held = network.held_of(held, B, self.batched)
         network.begin_rows(<void **>self.state_rows.data, B, self.held)
+        self.places = Places(network)
         self.scratch = network.take_scratch(1, B)
         self.release = network.releases_gil(1, B)
-        self.port_rows = Buffer((network.n_inputs + network.n_outputs) * sizeof(fl_rows))
         self.counts = Buffer(network.n_outputs * B * sizeof(size_t))
-        self.inputs = <fl_rows *>self.port_rows.data
-        self.outputs = self.inputs + network.n_inputs
-        for i in range(network.n_inputs):
-            self.inputs[<int>i].b = (<Port>network.inputs[i]).count
-        for i in range(network.n_outputs):
-            self.outputs[<int>i].b = (<Port>network.outputs[i]).count
-            self.outputs[<int>i].t = B * self.outputs[<int>i].b
         self.call.struct_size = sizeof(fl_call)
         self.call.T, self.call.B = 1, B
-        self.call.inputs, self.call.outputs = self.inputs, self.outputs
+        self.call.inputs, self.call.outputs = self.places.inputs, self.places.outputs
         self.call.states = <void *const *>self.state_rows.data
-        self.call.scratch = self.scratch.made
         self.call.threads = NULL if network.team == NULL else &network.threads
 
     cdef int enter(self) except -1:
@@ -88,18 +78,9 @@ cdef class Stream:
                 "make another with model.stream(), and load what was saved")
         return 0
 
-    cdef inline int shape_of(self, Port port, Py_ssize_t T, cnp.npy_intp *shape) noexcept:
-        """The shape of T rows of this stream, or, where T is -1, of one; how many axes it has."""
-        cdef int n = 0, i
-        if T >= 0:
-            shape[n] = T
-            n += 1
-        if self.batched:
-            shape[n] = self.rows
-            n += 1
-        for i in range(port.ndim):
-            shape[n + i] = port.axes[i + 2]
-        return n + port.ndim
+    cdef inline Py_ssize_t batch(self) noexcept:
+        """B, or NO_AXIS of a stream without it."""
+        return self.rows if self.batched else NO_AXIS
 
     cdef const size_t *count_rows(self, size_t T, bint ending) except NULL:
         """Rows (outputs, B) that the next T steps give, or the end; of each batch row as many."""
@@ -112,11 +93,14 @@ cdef class Stream:
 
     cdef int run_step(self) except -1:
         cdef fl_error error
+        cdef Packed packed = self.network.packed
+        self.scratch.fit(self.network, packed, 1, self.rows)
+        self.call.scratch = self.scratch.made
         if self.release:
             with nogil:
-                error = fl_run(self.network.model, &self.call)
+                error = fl_run(packed.model, &self.call)
         else:
-            error = fl_run(self.network.model, &self.call)
+            error = fl_run(packed.model, &self.call)
         if error != FL_OK:
             raise failed(error, NULL)
         self.steps += 1
@@ -151,43 +135,18 @@ cdef class Stream:
             If another thread uses this stream.
         """
         cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.ndarray result = None
-        cdef int ndim
         cdef size_t rows = 1
         self.enter()
         try:
             if not (network.is_single and network.y.step_rows == 1) or isinstance(x, dict):
                 return self.advance(x, out, True)
-            ndim = self.shape_of(network.x, -1, shape)
-            if network.x.tokens == 0:
-                if not is_plain(x, network.type_num, ndim, shape):
-                    x = as_features(x, network.dtype, as_tuple(ndim, shape))
-                self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
-            elif ndim == 0 and type(x) is int and 0 <= x < <object>network.x.tokens:
-                self.token = x
-                self.inputs[0].data = &self.token
-                x = None
-            else:
-                if not are_tokens(x, ndim, shape, network.x.tokens):
-                    x = as_tokens(x, as_tuple(ndim, shape), network.x.tokens)
-                self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
             if not network.keeps_steps:
                 rows = self.count_rows(1, False)[0]
                 if rows > 1:
                     raise several_rows(network.y)
-            ndim = self.shape_of(network.y, -1, shape)
-            if out is None:
-                result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
-            else:
-                result = output_of(network, out, "out", ndim, shape)
-                if x is not None:
-                    check_apart("out", result, x)
-            self.outputs[0].data = cnp.PyArray_DATA(result)
+            result = self.places.step(x, out, self.batch(), False)
             self.run_step()
-            if rows == 0:
-                return None
-            return result if out is None else out
+            return result if rows else None
         finally:
             fl_leave(&self.busy)
 
@@ -234,86 +193,39 @@ cdef class Stream:
         cdef fl_call call
         self.enter()
         try:
-            results = self.results_of(0, None, [], False, True)
+            results = self.places.write(None, self.rows_of(0, True), self.batch(), [])
             memset(&call, 0, sizeof(call))
-            call.B, call.outputs = self.rows, self.outputs
+            call.B, call.outputs = self.rows, self.places.outputs
             self.network.flush_rows(&call, <void **>self.state_rows.data)
-            return self.named(results)
+            return self.places.named(results)
         finally:
             fl_leave(&self.busy)
 
-    cdef list results_of(self, Py_ssize_t T, out, list given, bint one, bint ending):
-        """Arrays for the outputs of the next T steps, or None of those without a row of `one`."""
-        cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.ndarray result
-        cdef list made = []
-        cdef Py_ssize_t rows
-        cdef size_t i
-        cdef int ndim
-        cdef Port port
-        cdef bint single = network.n_outputs == 1
+    cdef list rows_of(self, Py_ssize_t T, bint ending):
+        """Of each output the rows that the next T steps give, or the end."""
         cdef const size_t *counts = NULL
-        if ending or not network.keeps_steps:
-            counts = self.count_rows(T, ending)
-        if out is not None and not single:
-            if not isinstance(out, Mapping):
-                raise TypeError(f"out is a {type_text(out)}; this model has several outputs: "
-                                f"expected a mapping of their names to arrays")
-            if unknown := set(out) - {port.name for port in network.outputs}:
-                raise ValueError(f"out has {min(unknown, key=str)!r}, which is no output")
-        for i in range(network.n_outputs):
-            port = network.outputs[i]
-            rows = T if counts == NULL else counts[i * <size_t>self.rows]
-            if one and (port.step_rows == 0 or port.step_rows == 1 < rows):
-                raise several_rows(port)
-            if one and port.step_rows == 1:
-                ndim = self.shape_of(port, -1, shape)
-            else:
-                ndim = self.shape_of(port, rows, shape)
-            to = out if single or out is None else out.get(port.name)
-            if to is not None:
-                name = "out" if single else f"out[{port.name!r}]"
-                result = output_of(network, to, name, ndim, shape)
-                for x in given:
-                    check_apart(name, result, x)
-                if any([other is not None and overlap(result, other) for other in made]):
-                    raise ValueError(f"{name} shares memory with another of them")
-            elif one and port.step_rows == 1 and rows == 0:
-                result = None
-            else:
-                result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
-            # Without a row nothing is written there.
-            self.outputs[i].data = (self.counts.data if result is None
-                                    else <char *>cnp.PyArray_DATA(result))
-            made.append(None if rows == 0 and one and port.step_rows == 1 else
-                        result if to is None else to)
-        return made
-
-    cdef object named(self, list results):
-        if self.network.n_outputs == 1:
-            return results[0]
-        return {port.name: result for port, result in zip(self.network.outputs, results)}
+        cdef size_t i
+        if not ending and self.network.keeps_steps:
+            return [T] * self.network.n_outputs
+        counts = self.count_rows(T, ending)
+        return [counts[i * <size_t>self.rows] for i in range(self.network.n_outputs)]
 
     cdef object advance(self, x, out, bint one):
         """Make a step, or a block of steps, of any model."""
         cdef Network network = self.network
-        cdef list arrays, results
-        cdef cnp.ndarray array
+        cdef list arrays, results, rows, axes
         cdef fl_call call
-        cdef Py_ssize_t T, i
-        cdef tuple leading = () if one else (None,)
-        if self.batched:
-            leading = (*leading, self.rows)
-        arrays = network.arrays_of(x, leading)
+        cdef Port port
+        cdef Py_ssize_t T
+        arrays = self.places.read(x, NO_AXIS if one else ANY, self.batch())
         T = 1 if one else (<cnp.ndarray>arrays[0]).shape[0]
-        results = self.results_of(T, out, arrays, one, False)
-        i = 0
-        for port, array in zip(network.moving, arrays):
-            while network.inputs[i] is not port:
-                i += 1
-            self.inputs[i].data = cnp.PyArray_DATA(array)
-            self.inputs[i].t = self.rows * self.inputs[i].b
+        rows = axes = self.rows_of(T, False)
+        if one:
+            for port, n in zip(network.outputs, rows):
+                if port.step_rows == 0 or port.step_rows == 1 < n:
+                    raise several_rows(port)
+            axes = [NO_AXIS if port.step_rows == 1 else n for port, n in zip(network.outputs, rows)]
+        results = self.places.write(out, axes, self.batch(), arrays)
         if one:
             self.run_step()
         elif T:
@@ -324,7 +236,8 @@ cdef class Stream:
             finally:
                 self.steps += call.steps_done
                 self.ran = True
-        return self.named(results)
+        return self.places.named([None if axis == NO_AXIS and n == 0 else result
+                                  for axis, n, result in zip(axes, rows, results)])
 
     def reset(self, rows=None, *, held=None):
         """Put the state of every row, or of some, where each sequence starts.

@@ -1,0 +1,173 @@
+"""Models from checkpoints: what a source gives, written to a file or run as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fastlstm import format, spec
+from fastlstm.errors import ConvertError
+from fastlstm.model import Model
+
+__all__ = ["convert", "from_torch"]
+
+Path = str | os.PathLike[str]
+
+
+def convert(
+    source: Any,
+    destination: Path,
+    *,
+    layers: str | Sequence[str] | None = None,
+    prefix: str | None = None,
+    nonlinearity: str | None = None,
+    ignore: Sequence[str] = (),
+    dtype: str = "float32",
+    vocabulary: Sequence[str] | None = None,
+    recipe: Path | None = None,
+    input_size: int | None = None,
+    outputs: Sequence[str] = (),
+) -> Model:
+    """Convert a trained checkpoint to a model file.
+
+    Parameters
+    ----------
+    source : path, torch.nn.Module, or mapping of str to array
+        A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``,
+        ``.npz``, ``.onnx``, ``.keras`` or ``.h5`` file, a live module, or a state dict.
+    destination : path
+        The file to write; replaced whole or left as it was.
+    layers : str or sequence of str, optional
+        The order of the layers, which a file does not tell:
+        ``"embedding, lstm, linear"``, or with the prefix of each one's tensors,
+        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone, nor
+        for a live module, whose forward tells.
+    prefix : str, optional
+        Take only the tensors whose names start with it.
+    nonlinearity : {"tanh", "relu"}, optional
+        Of an RNN, which a file does not tell.
+    ignore : sequence of str, optional
+        Patterns (``fnmatch``) of tensor names that may stay unused.
+    dtype : {"float32", "float64"}, default "float32"
+        What the model is stored and computed in.
+    vocabulary : sequence of str, optional
+        The text of each token of a token model, if the checkpoint holds none.
+    recipe : str or path, optional
+        Of cells written by hand, which tensor is which gate: a built-in recipe, one of
+        ``"d2l"``, ``"gluon"`` and ``"two-linear"`` (LSTMs; with ``-gru`` or ``-rnn`` behind it,
+        those) and ``"assignment6"``, or a TOML file (:mod:`fastlstm.sources.recipe` says what is
+        in it). Layers that it does not name are added with `layers`.
+    input_size : int, optional
+        Features of a step, where the forward of a live module does not tell: the samples of a frame
+        that convolutions see.
+    outputs : sequence of str, optional
+        Names of the values that the model gives instead of what the source gives: layers of
+        ``model.graph``, as a layer whose rows an application wants beside the last one's.
+
+    Returns
+    -------
+    Model
+        The model that was written, ready to run. ``model.source["report"]`` tells what became of
+        every tensor.
+
+    Raises
+    ------
+    ConvertError
+        If the source cannot be mapped; the message lists what was seen and what to pass.
+    OSError
+        If a file cannot be read or written.
+    """
+    model = from_torch(
+        source,
+        layers=layers,
+        prefix=prefix,
+        nonlinearity=nonlinearity,
+        ignore=ignore,
+        dtype=dtype,
+        vocabulary=vocabulary,
+        recipe=recipe,
+        input_size=input_size,
+        outputs=outputs,
+    )
+    model.check()
+    model.save(destination)
+    return model
+
+
+def from_torch(
+    source: Any,
+    *,
+    layers: str | Sequence[str] | None = None,
+    prefix: str | None = None,
+    nonlinearity: str | None = None,
+    ignore: Sequence[str] = (),
+    dtype: str = "float32",
+    vocabulary: Sequence[str] | None = None,
+    recipe: Path | None = None,
+    input_size: int | None = None,
+    outputs: Sequence[str] = (),
+    threads: int = 1,
+    isa: str | None = None,
+    reproducible: bool = False,
+) -> Model:
+    """A model of a live ``torch.nn.Module``, or of any other source; nothing is written.
+
+    Parameters and errors are those of :func:`convert`, without its destination, and `threads`,
+    `isa` and `reproducible` those of :func:`load`.
+    """
+    from fastlstm import sources  # a third of the package, which running a model does not need
+    from fastlstm.chain.lower import lowered
+
+    made = sources.read(
+        source,
+        layers=layers,
+        prefix=prefix,
+        nonlinearity=nonlinearity,
+        ignore=ignore,
+        dtype=dtype,
+        vocabulary=vocabulary,
+        recipe=recipe,
+        input_size=input_size,
+    )
+    is_path = isinstance(source, str | os.PathLike)
+    name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
+    return Model(
+        format.ModelFile(
+            graph=_giving(lowered(made.layers), outputs),
+            tensors=made.tensors,
+            vocabulary=made.vocabulary,
+            source={"from": name, "report": _report_text(made.report)},
+        ),
+        threads=threads,
+        isa=isa,
+        reproducible=reproducible,
+    )
+
+
+def _giving(graph: spec.Graph, outputs: Sequence[str]) -> spec.Graph:
+    """The graph with the values of these names as its outputs; as it is, if there are none."""
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs is the text {outputs!r:.80}; expected a list of names")
+    if not outputs:
+        return graph
+    known = [node.name for node in graph.nodes]
+    for name in outputs:
+        if name not in known:
+            raise ConvertError(
+                f"outputs names {name!r:.80}, which is no layer; expected some of "
+                f"{', '.join(map(repr, known[:16]))}{' ...' if len(known) > 16 else ''}"
+            )
+    if len(set(outputs)) < len(outputs):
+        raise ConvertError(f"outputs names a layer twice: {', '.join(map(repr, outputs)):.200}")
+    return dataclasses.replace(graph, outputs={name: name for name in outputs})
+
+
+def _report_text(report: Sequence[str]) -> str:
+    """The report as one note of a model file; what does not fit is counted."""
+    kept = list(report)
+    while len(text := "\n".join(kept)) > format.MAX_NOTE_CHARS - 40:
+        kept.pop()
+    left = len(report) - len(kept)
+    return text + (f"\n(and {left} more lines)" if left else "")

@@ -1,0 +1,156 @@
+# Programs: checked and decoded, packed with their tensors for an instruction set.
+
+from fastlstm.core cimport (
+    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_error, fl_error_text, fl_find, fl_kernels,
+    fl_model, fl_model_config, fl_model_init, fl_model_size, fl_program, fl_program_init,
+    fl_program_size, fl_tensor_data, fl_type, fl_vocabulary,
+)
+
+cdef enum:
+    MESSAGE_BYTES = 512
+
+
+cdef fl_type type_of(dtype) except? FL_FLOAT64:
+    return FL_FLOAT32 if np.dtype(dtype).itemsize == 4 else FL_FLOAT64
+
+
+def kernels(size_t real_size=4):
+    """Kernels this machine can run, best first.
+
+    Parameters
+    ----------
+    real_size : {4, 8}
+        Bytes of one number.
+
+    Returns
+    -------
+    list of (str, int)
+        Name and lanes.
+    """
+    found = []
+    cdef size_t i = 0
+    while fl_kernels[i] != NULL:
+        if fl_kernels[i].real_size == real_size and fl_find(fl_kernels[i].name, real_size) != NULL:
+            found.append((fl_kernels[i].name.decode(), fl_kernels[i].lanes))
+        i += 1
+    return found
+
+
+def known_isas():
+    """Names of all instruction sets built in, whether or not this CPU has them."""
+    names = []
+    cdef size_t i = 0
+    while fl_kernels[i] != NULL:
+        if fl_kernels[i].real_size == 4:
+            names.append(fl_kernels[i].name.decode())
+        i += 1
+    return names
+
+
+def vocabulary():
+    """What a program can say, as the core has it: ``plan.operations`` has the same."""
+    cdef size_t size = fl_vocabulary(NULL, 0)
+    cdef Buffer text = Buffer(size + 1)
+    fl_vocabulary(text.data, size + 1)
+    return text.data[:size].decode()
+
+
+cdef object failed(fl_error error, const char *message):
+    """The exception of an error of the core's, which says what was wrong if it could."""
+    text = message.decode(errors="replace") if message != NULL and message[0] else ""
+    kind = MemoryError if error == FL_TOO_LARGE else ValueError
+    return kind(text or fl_error_text(error).decode())
+
+
+cdef class Program:
+    """A program, checked and decoded.
+
+    Parameters
+    ----------
+    program : bytes
+        As ``plan.Program.to_bytes`` gives them.
+
+    Raises
+    ------
+    ValueError
+        If they are no program, or one that computes what cannot be.
+    """
+
+    cdef Buffer block               # what `decoded` is a part of
+    cdef const fl_program *decoded
+
+    def __cinit__(self, bytes program):
+        cdef char message[MESSAGE_BYTES]
+        cdef size_t size = 0
+        cdef const char *words = program
+        message[0] = 0
+        cdef fl_error error = fl_program_size(words, len(program), &size)
+        if error == FL_OK:
+            self.block = Buffer(size)
+            error = fl_program_init(words, len(program), self.block.data, self.block.size,
+                                    &self.decoded, message, MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
+
+    def packed_bytes(self, dtype, str isa, bint constant=False):
+        """Bytes that it takes packed for an instruction set; `constant` as of :class:`Network`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such instruction set here.
+        """
+        cdef char message[MESSAGE_BYTES]
+        cdef fl_model_config config
+        cdef size_t size = 0
+        name = isa.encode()
+        config.struct_size, config.type, config.isa = sizeof(config), type_of(dtype), name
+        config.keeps_tensors = constant
+        message[0] = 0
+        cdef fl_error error = fl_model_size(self.decoded, &config, &size, message, MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
+        return size
+
+
+cdef class Packed:
+    """A program packed with its tensors: what calls compute with.
+
+    Parameters are those of Network.
+    """
+
+    cdef Program program
+    cdef Buffer block               # what `model` is a part of
+    cdef const fl_model *model
+    cdef list kept                  # arrays that `model` reads, if any
+
+    def __cinit__(self, Program program, tensors, dtype, str isa, bint constant):
+        cdef char message[MESSAGE_BYTES]
+        cdef Buffer table = Buffer(len(tensors) * sizeof(fl_tensor_data))
+        cdef fl_tensor_data *entry = <fl_tensor_data *>table.data
+        cdef fl_model_config config
+        cdef size_t n = len(tensors)
+        cdef fl_error error
+        cdef cnp.ndarray array
+        cdef list kept = []
+        name = isa.encode()
+        config.struct_size = sizeof(config)
+        config.type, config.isa, config.keeps_tensors = type_of(dtype), name, constant
+        message[0] = 0
+        for tensor in tensors:
+            array = np.require(tensor, requirements=["C", "A"])
+            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+                raise ValueError(f"a tensor is of {array.dtype}; expected float32 or float64")
+            kept.append(array)
+            entry.data, entry.count = cnp.PyArray_DATA(array), array.size
+            entry.type, entry.scales = type_of(array.dtype), NULL
+            entry += 1
+        self.program = program
+        self.kept = kept if constant else []
+        self.block = Buffer(program.packed_bytes(dtype, isa, constant))
+        with nogil:
+            error = fl_model_init(program.decoded, &config, <fl_tensor_data *>table.data, n,
+                                  self.block.data, self.block.size, &self.model, message,
+                                  MESSAGE_BYTES)
+        if error != FL_OK:
+            raise failed(error, message)
