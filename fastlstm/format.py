@@ -82,6 +82,8 @@ class ModelFile:
         Notes on where the model came from: at most 64, of at most 4096 characters.
     mapped_from : Identity, optional
         The file whose memory the tensors are; without it they have their own.
+    facts : spec.Facts, optional
+        What ``spec.check`` found of the graph, if it was asked.
     """
 
     graph: spec.Graph
@@ -90,6 +92,7 @@ class ModelFile:
     vocabulary: tuple[str, ...] | None = None
     source: dict[str, str] = field(default_factory=dict)
     mapped_from: Identity | None = None
+    facts: spec.Facts | None = None
 
 
 def write_model(path: Path, model: ModelFile) -> None:
@@ -171,6 +174,7 @@ def read_model(
         vocabulary=None if words is None else tuple(words),
         source=document["source"],
         mapped_from=given.identity if mapped else None,
+        facts=facts,
     )
 
 

@@ -72,6 +72,7 @@ class Model(PackedGraph):
         super().__init__(
             file.graph,
             tensors,
+            file.facts,
             threads=threads,
             isa=isa,
             reproducible=reproducible,

@@ -35,6 +35,8 @@ class PackedGraph:
     graph : spec.Graph
     tensors : mapping of str to array
         Exactly those of the graph, checked, all of one float dtype.
+    facts : spec.Facts, optional
+        What ``spec.check`` finds of the graph, if it was asked already.
     threads, isa, reproducible
         As of :func:`fastlstm.load`.
     constant : bool, default False
@@ -56,6 +58,7 @@ class PackedGraph:
         self,
         graph: spec.Graph,
         tensors: Mapping[str, Array],
+        facts: spec.Facts | None = None,
         *,
         threads: int = 1,
         isa: str | None = None,
@@ -67,7 +70,7 @@ class PackedGraph:
 
         self.threads = _engine.as_count("threads", threads, 1)
         self.dtype = _dtype_of(tensors)
-        self.graph, self.facts = graph, spec.check(graph)
+        self.graph, self.facts = graph, facts or spec.check(graph)
         self.reproducible = reproducible
         _check_vocabulary()
         with np.errstate(all="ignore"):  # weights that are not finite stay what they are
