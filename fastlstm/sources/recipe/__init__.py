@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,22 @@ __all__ = ["Entry", "Recipe", "Stacked", "built_in_recipes", "read_recipe"]
 
 MAX_BYTES = 2**16
 MAX_NAME = 500
+MAX_PARTS = 32
+"""Of a dotted key: what a reader of TOML keeps of one grows with their square."""
+
+# Strings and comments, whose dots are no keys'; a key in quotation marks is a string, too. What is
+# not closed goes on to the end, and nothing is looked at twice.
+_TEXTS = re.compile(
+    r"""
+    "{3} (?: [^"\\] | \\. | "(?!"") )*+ (?: "{3} )?
+    | '{3} (?: [^'] | '(?!'') )*+ (?: '{3} )?
+    | " (?: [^"\\\n] | \\. )*+ "?
+    | ' [^'\n]*+ '?
+    | \# [^\n]*+
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_LONG_KEY = re.compile(rf"(?<![\w-]) (?: [\w-]++ [ \t]*+ \. [ \t]*+ ){{{MAX_PARTS}}}", re.VERBOSE)
 
 _CELLS: dict[str, type[spec.Recurrent]] = {"lstm": spec.LSTM, "gru": spec.GRU, "rnn": spec.RNN}
 _GATES = {
@@ -192,9 +209,13 @@ def parse(data: bytes, name: str) -> Recipe:
     """Read the text of a recipe; errors are those of :func:`read_recipe`."""
     try:
         try:
-            document = tomllib.loads(data.decode())
+            text = data.decode()
+            has_long_key = _LONG_KEY.search(_TEXTS.sub("t", text)) is not None
+            document = {} if has_long_key else tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConvertError(f"it is not TOML: {error}") from None
+        if has_long_key:
+            raise ConvertError(f"a key has more than {MAX_PARTS} parts; expected few")
         description = document.get("description", "")
         tables = document.get("layer")
         if unknown := sorted(document.keys() - {"description", "layer"}):
