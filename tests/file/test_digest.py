@@ -62,11 +62,12 @@ def saved(model: Model, folder: Path) -> dict[str, tuple[bytes, list[Loads]]]:
 def test_every_bit_of_a_small_file(
     kind: str, model: Model, tmp_path: Path, write: Callable[[bytes], Path]
 ) -> None:
-    data, readers = saved(model, tmp_path)[kind]
+    """Of a model that is mapped, one bit of each byte: the digest is made by the same lines."""
+    data, (first, *others) = saved(model, tmp_path)[kind]
     assert len(data) < 2000
-    for load in readers:
+    for load, step in ((first, 1), *((other, 9) for other in others)):
         load(write(data))
-        for flip in range(8 * len(data)):
+        for flip in range(0, 8 * len(data), step):
             changed = bytearray(data)
             changed[flip // 8] ^= 1 << flip % 8
             with pytest.raises(FormatError):

@@ -1,4 +1,4 @@
-"""Under ``python -W error`` whatever loads without it loads too, and nothing is left to warn."""
+"""Nothing that is written or loaded warns, so that under ``python -W error`` the same loads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ import fastlstm
 from fastlstm import FormatError, format
 
 
-def outcome(path: Path, file: ChainFile) -> str:
-    """Of a model's whole way: written, loaded in both ways, written again, and its states."""
+def go(path: Path, file: ChainFile) -> None:
+    """A model's whole way, as far as it loads: written, loaded in both ways, and its states."""
     format.write_model(path, file)
     try:
         model = fastlstm.load(path)
         model.save(path)
         fastlstm.load(path)
-    except FormatError as error:
-        return str(error)
+    except FormatError:
+        return
     fastlstm.load(path, mmap=True)
     if not model.looks_ahead:
         stream = model.stream()
         stream.save(path)
         stream.load(path)
-    return "loads"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -53,12 +52,11 @@ def test_any_bits_for_weights(
         {n: np.full(s, -np.inf, dtype) for n, s in shapes.items()},
     ):
         file = ChainFile(layers, tensors)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            expected = outcome(tmp_path / "m", file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert outcome(tmp_path / "m", file) == expected
+        # Where nothing is to be told, telling it cannot be an error.
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            go(tmp_path / "m", file)
+        assert [str(one.message) for one in told] == []
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:
