@@ -31,10 +31,10 @@ def lengths(planned):
 
 def test_a_whole_sequence(seed):
     planned = random_planned(seed)
-    for T in lengths(planned):
-        for B in (1, 3):
-            rng = np.random.default_rng([seed, T, B])
-            planned.check_whole(random_inputs(rng, planned.graph, T, B), B, rng)
+    for number, T in enumerate(lengths(planned), seed):  # one row and three, in turn
+        B = (1, 3)[number % 2]
+        rng = np.random.default_rng([seed, T, B])
+        planned.check_whole(random_inputs(rng, planned.graph, T, B), B, rng)
 
 
 def test_a_stream_in_pieces(seed):

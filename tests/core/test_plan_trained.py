@@ -57,7 +57,6 @@ def test_trained(name, rng):
             made[f"numbers of {type(one).__name__}"] += program.values[one.y].count
     print(f"\n{name}: {len(program.operations)} operations, {dict(made)}")
     assert len(program.operations) <= most
-    for B in (1, 2):
-        inputs = random_inputs(rng, planned.graph, T, B)
-        planned.check_whole(inputs, B, rng)
-        planned.check_streamed(inputs, B, rng)
+    inputs = random_inputs(rng, planned.graph, T, 2)
+    planned.check_whole(inputs, 2, rng)
+    planned.check_streamed(inputs, 2, rng)
