@@ -295,7 +295,7 @@ def test_is_read_or_refused_in_words_within_a_second(given: tuple[Path, int, str
             format.read_model(path, mapped=mapped)
         else:
             with pytest.raises(FormatError, match=phrase) as caught:
-                format.read_model(path, mapped=mapped)
+                fastlstm.load(path, mmap=mapped)
             assert len(str(caught.value)) < 5000
         assert time.thread_time() - begin < 1 + size / (500 * MEGABYTE)
 
@@ -303,9 +303,7 @@ def test_is_read_or_refused_in_words_within_a_second(given: tuple[Path, int, str
 def test_what_is_read_runs(given: tuple[Path, int, str], rng: np.random.Generator) -> None:
     path, _, phrase = given
     if phrase != LOADS:
-        with pytest.raises(FormatError, match=phrase):
-            fastlstm.load(path)
-        return
+        return  # that load() refuses it is tested above
     model = fastlstm.load(path)
     ((name, shape),) = model.inputs.items()
     x = rng.standard_normal((2, *shape)).astype(np.float32)
