@@ -64,7 +64,7 @@ class TestKilled:
         rng = random.Random(seed)
         path = tmp_path / "s"
         format.write_state(path, {"a": np.zeros(200_000, np.int64)}, {"turn": "0"})
-        for _ in range(12):
+        for _ in range(8):
             with start(SAVES, path, 10**6, 200_000) as process:
                 assert process.stdout
                 assert process.stdout.readline() == b"ready\n"
@@ -450,7 +450,7 @@ def test_short_memory_is_an_error_and_never_an_abort(
         from fastlstm import FormatError, format
         import hashlib  # what the first save imports
 
-        arrays = {"a": np.ones(2**25, np.float32), "b": np.ones((2**11, 2**11))}
+        arrays = {"a": np.ones(2**24, np.float32), "b": np.ones((2**11, 2**11))}
         format.write_state("small", {"a": np.zeros(1)}, {})
 
         def used():

@@ -88,8 +88,8 @@ def assert_every_way_is_the_same(
             assert_same([r if isinstance(r, tuple) else (r,) for r in results])
 
 
-# Around 4, 8 and 16 lanes, and where the sum over a row has a tail.
-@pytest.mark.parametrize("size", [1, 4, 7, 8, 9, 15, 16, 17, 33])
+# Around 8 and 16 lanes, and where the sum over a row has a tail.
+@pytest.mark.parametrize("size", [1, 7, 8, 16, 17, 33])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_layer(kind: str, size: int, rng: np.random.Generator) -> None:
     model = build(every_kind(size)[kind], rng)
@@ -103,7 +103,7 @@ def model_file_of(model: Model) -> ChainFile:
 @pytest.mark.parametrize("kind", every_model(1))
 def test_every_model_in_batches_of_all_sizes(kind: str, rng: np.random.Generator) -> None:
     model = build(every_model(9)[kind], rng)
-    assert_every_way_is_the_same(model_file_of(model), rng, 11, tuple(range(1, 18)))
+    assert_every_way_is_the_same(model_file_of(model), rng, 11, (*range(1, 10), 15, 16, 17))
 
 
 @pytest.mark.parametrize("kind", STREAMING)
