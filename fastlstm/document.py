@@ -22,7 +22,8 @@ SCALAR_BYTES, STRING_BYTES, LIST_BYTES, MAPPING_BYTES = 48, 96, 96, 300
 KEY_BYTES, NEW_KEY_BYTES = 60, 350
 
 # The closing quote is optional: else each quote in an open string would search to the end anew.
-_ITEM = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}:]|[^\s"\[\]{}:,]++')
+# Long white space is passed as one: to look for an item at each of its characters takes seconds.
+_ITEM = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}:]|[^\s"\[\]{}:,]++|[\s,]{64}[\s,]*+')
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -83,7 +84,7 @@ def judge(text: str, most_bytes: int) -> None:
             needed += LIST_BYTES if first == "[" else MAPPING_BYTES
         elif first in "]}":
             nesting -= 1
-        else:
+        elif first != "," and not first.isspace():
             needed += SCALAR_BYTES
             if end - start > MAX_SCALAR:
                 raise ValueError(f"{text[start : start + 40]!r} is no value; the file is damaged")
