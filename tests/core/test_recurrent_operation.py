@@ -197,7 +197,7 @@ class TestEach:
 
     def test_bits(self, driver, rng, name):
         """Pieces, the company of a batch and threads change no bit, nor do lanes."""
-        numbers = Numbers(RECURRENCES[name], rng, T=61, B=7)
+        numbers = Numbers(RECURRENCES[name], rng, T=31, B=7)
         bits = []
         for kernel in driver.kernels():
             at_once = numbers.case(kernel, [numbers.T])
