@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,9 +74,17 @@ def sizes(engine: str) -> list[int]:
     return sorted({1, max(L - 1, 1), L, L + 1, 2 * L + 3})
 
 
+def pairs(values: Sequence[int]) -> list[tuple[int, int]]:
+    """Each of the values with itself, and with one that is not next to it."""
+    far = (len(values) + 1) // 2
+    rolled = (*values[far:], *values[:far])
+    return sorted({*zip(values, values, strict=True), *zip(values, rolled, strict=True)})
+
+
 # Every kernel's sizes, as one list of parameters: (engine, I, H).
-EDGES = [(e, *pair) for e in ENGINES for pair in itertools.product(sizes(e), repeat=2)]
+EDGES = [(e, *pair) for e in ENGINES for pair in pairs(sizes(e))]
 TS, BS = (0, 1, 2, 17), (1, 2, 5, 17)
+SHAPES = ((0, 2), (1, 17), (2, 1), (17, 5))
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "two_layers": {"num_layers": 2},
@@ -103,13 +112,13 @@ class TestAgainstReference:
         file = model_file(recurrent(cell, I, H), rng, dtype_of(engine))
         model = engine_model(file, engine)
         x, start = input_for(model, rng, TS[-1], BS[-1]), state_for(model, rng, BS[-1])
+        # One direction only, so that every shorter sequence is the beginning of the longest.
+        y, _ = reference.forward(file.layers, file.tensors, x, start)
         for B in BS:
             state = {n: a[:, :B].copy() for n, a in start.items()}
-            # One direction only, so that every shorter sequence is the beginning of the longest.
-            y, _ = reference.forward(file.layers, file.tensors, x[:, :B], state)
             for T in TS:
                 got, after = model(x[:T, :B], state)
-                assert_close(got, y[:T])
+                assert_close(got, y[:T, :B])
                 h = after["rnn.h"][0]
                 assert np.array_equal(h, got[-1] if T else state["rnn.h"][0])
 
@@ -120,7 +129,7 @@ class TestAgainstReference:
             layer = recurrent(cell, I, H, **OPTIONS[option])
             file = model_file(layer, rng, dtype_of(engine))
             model = engine_model(file, engine)
-            for T, B in itertools.product(TS, BS):
+            for T, B in SHAPES:
                 x, state = input_for(model, rng, T, B), state_for(model, rng, B)
                 expected = reference.forward(file.layers, file.tensors, x, state)
                 assert_all_close(model(x, state), expected)
@@ -129,7 +138,7 @@ class TestAgainstReference:
     def test_layers_around_a_cell(self, rng, engine):
         L = LANES.get(engine, 1)
         widths = (1, L, 3 * L + 1, 4 * L, 5 * L + 2, 9 * L + 1)
-        for before, after in itertools.product(widths, repeat=2):
+        for before, after in pairs(widths):
             layers = (
                 spec.Embedding("e", 7, before),
                 spec.Linear("in", before, after, bias=bool(after % 2)),
@@ -160,7 +169,7 @@ class TestAgainstReference:
         for cell in CELLS:
             file = model_file(recurrent(cell, 5, 70), rng, dtype_of(engine))
             model = engine_model(file, engine)
-            for T, B in ((600, 3), (40, 200)):
+            for T, B in ((320, 3), (8, 100)):
                 x, state = input_for(model, rng, T, B), state_for(model, rng, B)
                 assert_all_close(
                     model(x, state), reference.forward(file.layers, file.tensors, x, state)
@@ -177,7 +186,10 @@ class TestParts:
 
     @pytest.mark.parametrize("I", WIDE_INPUTS)
     def test_same_bits_as_step_by_step(self, rng, cell, isa, I):  # noqa: E741
-        for H, T in ((1, 600), (17, 300), (40, 130), (130, 60)):
+        """Every step by itself is the same computation: the reference sees the first of them."""
+        sizes = ((1, 600), (17, 300), (40, 130), (130, 60))
+        first = WIDE_INPUTS.index(I) % 2
+        for H, T in sizes[first::2]:
             model = build(recurrent(cell, I, H), rng, isa=isa, reproducible=True)
             x, state = input_for(model, rng, T), state_for(model, rng, None)
             whole, stepped = model.stream(), model.stream()
@@ -185,17 +197,18 @@ class TestParts:
             y = whole.run(x)
             assert np.array_equal(y, [stepped.step(x_t) for x_t in x]), (H, T)
             rows = {name: array[:, None] for name, array in state.items()}
-            assert_close(y[:, None], reference_of(model, x[:, None], rows))
+            assert_close(y[:40, None], reference_of(model, x[:40, None], rows))
 
-    @pytest.mark.parametrize("I", [33, 64, 100])
-    def test_both_directions_of_a_stack(self, rng, cell, isa, I):  # noqa: E741
+    @pytest.mark.parametrize(
+        ("I", "H", "T", "B"), [(33, 17, 310, 1), (64, 40, 129, 1), (100, 40, 50, 3)]
+    )
+    def test_both_directions_of_a_stack(self, rng, cell, isa, I, H, T, B):  # noqa: E741
         options = {"num_layers": 2, "bidirectional": True}
         if cell == "lstm":
             options["proj_size"] = 9
-        for H, T, B in ((17, 310, 1), (40, 129, 1), (40, 50, 3)):
-            model = build(recurrent(cell, I, H, **options), rng, isa=isa)
-            x = input_for(model, rng, T, B)
-            assert_close(model(x)[0], reference_of(model, x))
+        model = build(recurrent(cell, I, H, **options), rng, isa=isa)
+        x = input_for(model, rng, T, B)
+        assert_close(model(x)[0], reference_of(model, x))
 
 
 def reference_of(
@@ -215,7 +228,7 @@ class TestAgainstTorch:
     @pytest.mark.parametrize("cell", CELLS)
     @pytest.mark.parametrize("engine", ENGINES[-2:])
     def test_sizes_around_lane_edges(self, rng, cell, engine):
-        for I, H in itertools.product(sizes(engine), repeat=2):  # noqa: E741
+        for I, H in pairs(sizes(engine)):  # noqa: E741
             file = model_file(recurrent(cell, I, H), rng, dtype_of(engine))
             model = engine_model(file, engine)
             for T, B in ((1, 1), (2, 17), (17, 5)):
@@ -228,7 +241,7 @@ class TestAgainstTorch:
     def test_options(self, rng, cell, option, engine):
         file = model_file(recurrent(cell, 5, 19, **OPTIONS[option]), rng, dtype_of(engine))
         model = engine_model(file, engine)
-        for T, B in itertools.product((1, 2, 17), BS):
+        for T, B in SHAPES[1:]:
             x, state = input_for(model, rng, T, B), state_for(model, rng, B)
             assert_all_close(model(x, state), torch_forward(file.layers, file.tensors, x, state))
             assert_all_close(model(x), torch_forward(file.layers, file.tensors, x))
@@ -330,6 +343,8 @@ class TestRounding:
     The error of a model is its largest difference from the float64 reference over 32 steps of 8
     rows, 16000 numbers at H = 64. In one model the largest is chance, for torch as for the engine:
     their ratio varies by a half. So it is the median of seven models' ratios that is held to 1.5.
+
+    Kernels for vectors give the same bits (``test_same_bits.py``): the best stands for them all.
     """
 
     FACTOR = 1.5
@@ -354,6 +369,16 @@ class TestRounding:
             for x, file in cls.draws(name)
         ]
 
+    @classmethod
+    @functools.cache
+    def errors_of_torch(cls, name: str) -> list[float]:
+        """Of each draw, by the torch that is installed."""
+        return [
+            np.abs(torch_forward(f.layers, f.tensors, x)[0] - y).max()
+            for x, f, y in cls.models(name)
+        ]
+
+    @pytest.mark.parametrize("isa", dict.fromkeys([ISAS[0], "scalar"]))
     @pytest.mark.parametrize("name", LONG)
     def test_against_recorded_errors(self, isa, name):
         """Of every draw; but scalar, which rounds products and sums apart, has 1.58 in one draw."""
@@ -362,13 +387,12 @@ class TestRounding:
         ratio = np.median(ratios) if isa == "scalar" else ratios.max()
         assert ratio <= self.FACTOR, f"{np.median(errors):.3g} is {ratio:.2f} times torch's error"
 
+    @pytest.mark.parametrize("isa", dict.fromkeys([ISAS[0], "scalar"]))
     @pytest.mark.parametrize("name", LONG)
     def test_against_torch_here(self, isa, name):
         pytest.importorskip("torch", reason="measures the error of torch itself")
-        ratios = []
-        for x, file, y in self.models(name):
-            own = np.abs(Model(file, isa=isa)(x)[0] - y).max()
-            ratios.append(own / np.abs(torch_forward(file.layers, file.tensors, x)[0] - y).max())
+        errors = [np.abs(Model(f, isa=isa)(x)[0] - y).max() for x, f, y in self.models(name)]
+        ratios = np.divide(errors, self.errors_of_torch(name))
         assert np.median(ratios) <= self.FACTOR, f"{np.median(ratios):.2f} times torch's error"
 
 
