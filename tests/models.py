@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ LANES = dict(_engine.kernels(4))
 """Lanes of every float32 kernel that this machine can run, best first."""
 
 ISAS = list(LANES)
+
+
+def by_turns(values: Iterable[Any]) -> list[tuple[Any, str]]:
+    """Each of the values with a kernel of this machine: for what no kernel does by itself."""
+    return [(value, ISAS[number % len(ISAS)]) for number, value in enumerate(values)]
 
 
 class ChainFile(ModelFile):

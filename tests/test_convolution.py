@@ -15,6 +15,7 @@ from models import (
     LANES,
     build,
     by_torch,
+    by_turns,
     input_for,
     model_file,
     reached_state,
@@ -47,6 +48,11 @@ OPTIONS = [
 CHANNELS = [(1, 1, 1), (3, 5, 1), (4, 6, 2), (6, 3, 3), (5, 5, 5), (4, 8, 4)]
 
 
+def in_turn(options: list[tuple[int, ...]]) -> pytest.MarkDecorator:
+    """Each of the options, by one kernel after the other."""
+    return pytest.mark.parametrize(("options", "isa"), by_turns(options), ids=str)
+
+
 def over_time(
     name: str,
     inputs: int,
@@ -70,14 +76,14 @@ class TestSteps:
             self.check((over_time("a", 1, 1, *options),))
 
     def test_of_several(self, rng):
-        for _ in range(60):
+        for _ in range(25):
             chosen = [OPTIONS[i] for i in rng.integers(len(OPTIONS), size=3)]
             self.check(tuple(over_time(f"c{n}", 1, 1, *o) for n, o in enumerate(chosen)))
 
     @staticmethod
     def check(layers: tuple[spec.Layer, ...]) -> None:
         ones = {n: np.ones(s) for layer in layers for n, s in layer.tensors().items()}
-        for T in (*range(13), 40):
+        for T in (0, 1, 2, 3, 5, 8, 12, 40):
             y, _ = reference.forward(layers, ones, np.ones((T, 1, 1)))
             assert len(y) == spec.output_steps(layers, T), (layers, T)
         if spec.looks_ahead(layers):
@@ -127,6 +133,8 @@ class TestReference:
     @pytest.mark.parametrize("channels", CHANNELS)
     def test_within_a_frame(self, channels, mode, rng):
         for layer in frames(*channels, mode):
+            if rng.random() < 0.6:  # the others are other channels'
+                continue
             file = model_file(layer, rng, np.float64)
             x = rng.standard_normal((1, 2, layer.input_size))
             y, _ = reference.forward([layer], file.tensors, x)
@@ -216,7 +224,7 @@ class TestEngine:
         L = LANES.get(engine, 1)
         for I, O, groups in ((1, L + 1, 1), (2, L, 1), (4, 6, 2), (L + 2, L + 2, L + 2)):  # noqa: E741
             for layer in frames(I, O, groups, mode):
-                if rng.random() < 0.4:  # the others are another kernel's
+                if rng.random() < 0.15:  # the others are another kernel's
                     self.check(layer, engine, rng, 1, 2)
 
     def test_wide_frames(self, engine, rng):
@@ -318,12 +326,16 @@ ROUNDED = {
 
 
 class TestRounding:
-    """Promise 2: at most 1.5 times torch's own error, in the median of seven models."""
+    """Promise 2: at most 1.5 times torch's own error, in the median of seven models.
+
+    Kernels for vectors give the same bits (``test_same_bits.py``): the best stands for them all.
+    """
 
     @pytest.fixture(autouse=True)
     def torch(self):
         return pytest.importorskip("torch", reason="measures the error of torch itself")
 
+    @pytest.mark.parametrize("isa", dict.fromkeys([ISAS[0], "scalar"]))
     @pytest.mark.parametrize("name", ROUNDED)
     def test_against_torch_here(self, isa, name):
         ratio = rounding(ROUNDED[name], isa, by_torch)
@@ -337,7 +349,7 @@ STRIDED = over_time("c", 3, 5, 3, 2, 2, 1)  # its first output after step 3, the
 
 
 class TestStream:
-    @pytest.mark.parametrize("options", [o for o in OPTIONS if not o[4]], ids=str)
+    @in_turn([o for o in OPTIONS if not o[4]])
     def test_every_way_agrees(self, isa, options, rng):
         """From a state in any phase; every option with 13 steps and more phases than those."""
         L = LANES[isa]
@@ -526,7 +538,7 @@ class TestUntrustedState:
 
 
 class TestLookingAhead:
-    @pytest.mark.parametrize("options", [o for o in OPTIONS if o[4]], ids=str)
+    @in_turn([o for o in OPTIONS if o[4]])
     def test_rows_and_layouts_agree(self, isa, options, rng):
         layers = (over_time("c", 3, LANES[isa] + 2, *options), spec.RNN("r", LANES[isa] + 2, 3))
         model = build(layers, rng, isa=isa, reproducible=True)
@@ -555,7 +567,7 @@ class TestLookingAhead:
         )
         file = model_file(layers, rng)
         model = Model(file, isa=isa, reproducible=True)
-        x = input_for(model, rng, 2000, 2)
+        x = input_for(model, rng, 500, 2)
         y, _ = model(x)
         expected, _ = reference.forward(layers, file.tensors, x)
         assert_close(y, expected)
