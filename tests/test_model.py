@@ -165,27 +165,34 @@ class TestAttributes:
 
 class TestCopies:
     def test_saved_and_loaded(self, model, rng, tmp_path):
-        model.save(tmp_path / "m.safetensors")
-        assert_same_model(fastlstm.load(tmp_path / "m.safetensors"), model, rng)
-        assert_same_model(fastlstm.load(str(tmp_path / "m.safetensors")), model, rng)
-
-    def test_saving_is_reproducible(self, model, tmp_path):
+        """And saved again, which is reproducible."""
         model.save(tmp_path / "a")
-        fastlstm.load(tmp_path / "a").save(tmp_path / "b")
+        loaded = fastlstm.load(str(tmp_path / "a"))
+        assert_same_model(loaded, model, rng)
+        loaded.save(tmp_path / "b")
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
-    def test_of_any_kernel_is_the_same_file(self, layers, rng, tmp_path):
-        file = model_file(layers, rng)
+    @pytest.mark.parametrize("name", ["lstm", "classifier", "residual", "delayed"])
+    def test_of_any_kernel_is_the_same_file(self, name, rng, tmp_path):
+        """As their tensors are those given, of every model."""
+        file = model_file(MODELS[name], rng)
         for isa in ISAS:
             Model(file, isa=isa).save(tmp_path / isa)
         assert len({(tmp_path / isa).read_bytes() for isa in ISAS}) == 1
 
+    def test_pickled(self, model, rng):
+        assert_same_model(pickle.loads(pickle.dumps(model)), model, rng)
+
     @pytest.mark.parametrize(
         "make",
         [copy.copy, copy.deepcopy]
-        + [lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in range(pickle.HIGHEST_PROTOCOL)],
+        + [
+            lambda m, p=p: pickle.loads(pickle.dumps(m, p))
+            for p in range(pickle.HIGHEST_PROTOCOL + 1)
+        ],
     )
-    def test_copied_and_pickled(self, model, rng, make):
+    def test_copied_and_pickled_in_every_way(self, rng, make):
+        model = build(CLASSIFIER, rng)
         assert_same_model(make(model), model, rng)
 
     def test_pickle_keeps_what_was_asked_for(self, isa, rng):
@@ -375,8 +382,12 @@ class TestInstructionSets:
         model.save(tmp_path / "m")
         assert loads(tmp_path / "m", isa) == isa
 
-    def test_forced_by_environment(self, isa, python, rng, tmp_path):
+    def test_forced_by_environment(self, python, rng, tmp_path, monkeypatch):
         build(recurrent("gru", 3, 4), rng).save(tmp_path / "m")
+        for isa in ISAS:
+            monkeypatch.setenv("FASTLSTM_ISA", isa)
+            assert loads(tmp_path / "m") == isa
+        isa = ISAS[len(ISAS) // 2]
         code = """
             import sys, numpy as np, fastlstm
             model = fastlstm.load(sys.argv[1])
@@ -525,17 +536,17 @@ class TestNetwork:
 
     def test_a_program_that_is_cut_short_or_longer(self):
         program, _ = planned()
-        for changed in (*(program[:n] for n in range(len(program))), program + bytes(8)):
+        cuts = range(0, len(program), 4)  # behind every word, and amid it
+        for changed in (*(program[:n] for n in cuts), program + bytes(8)):
             with pytest.raises(ValueError, match=r"program|bytes|words|operation"):
                 _engine.Program(changed)
 
-    def test_hostile_programs(self, isa):
+    def test_hostile_programs(self, isa, rng):
         """A changed word either makes no program, or one that runs within its memory."""
         program, _ = planned()
-        rng = np.random.default_rng(3)
         words = np.frombuffer(program, np.int64)
         refused = 0
-        for _ in range(2000):
+        for _ in range(500):
             changed = words.copy()
             for at in rng.integers(len(words), size=rng.integers(1, 3)):
                 changed[at] = rng.choice([0, 1, -1, 2**31, 2**62, -(2**63), changed[at] + 1])
@@ -544,7 +555,7 @@ class TestNetwork:
                 _engine.Stream(one).run(np.zeros((5, 3), np.float32))
             except (ValueError, MemoryError):
                 refused += 1
-        assert refused > 1000
+        assert refused > 250
 
     def test_arguments_of_another_type(self):
         for changed in ({"program": b"bytes"}, {"tensors": None}, {"isa": b"scalar"}):
