@@ -31,12 +31,17 @@ BUILDS = {
 CHECKS = ["barriers", "parking", "bursts", "callers", "idle", "lifetimes", "signals", "apart"]
 CHECKS += ["leave", "rounding", "affinity"]
 
+# What the compiler or memory has no part in: clocks, signals, which processor runs what.
+OF_THE_SYSTEM = ["idle", "signals", "apart", "affinity"]
+
 # ThreadSanitizer does not follow threads started in a forked child, and a child may find the
 # allocator of AddressSanitizer locked for ever by a thread of its parent. The check of starting
 # limits the memory of the process, of which both map terabytes.
 NOT_WITH_THEM = ["forks", "starting"]
 CHECKS_OF = dict.fromkeys(BUILDS, CHECKS + NOT_WITH_THEM)
-CHECKS_OF |= {"thread": CHECKS, "address": CHECKS, "undefined": NOT_WITH_THEM}
+CHECKS_OF["clang"] = [check for check in CHECKS + NOT_WITH_THEM if check not in OF_THE_SYSTEM]
+CHECKS_OF |= {"thread": CHECKS, "undefined": NOT_WITH_THEM}
+CHECKS_OF["address"] = [check for check in CHECKS if check not in OF_THE_SYSTEM]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 /* team_driver.c - stress the worker team, without Python.
  *
  *   team_driver CHECK    one of the checks in the table at the end; exit status 1 and a message if
- *                        it fails; takes a second or two
+ *                        it fails; takes a second or less
  *   team_driver latency  print what a run and a barrier of two ranks cost, several times
  *
  * Shared arrays are plain, so that ThreadSanitizer sees whether the team orders memory.
@@ -30,7 +30,7 @@ static const int64_t US = 1000, MS = 1000 * 1000; /* ns */
 
 /* How long a check goes on with its rounds (ns). All of them take far less where every rank has a
  * processor, but on a machine that is busy with other programs each hand-over waits for one. */
-static const int64_t ENOUGH = (int64_t)2000 * 1000 * 1000;
+static const int64_t ENOUGH = (int64_t)800 * 1000 * 1000;
 
 /* Called from any thread of a process that may be a child, hence no exit handlers. */
 static _Noreturn void fail(const char *what) {
@@ -131,13 +131,13 @@ static void run_with_all(fl_team *team, size_t wanted, size_t steps) {
     demand(run_rounds(team, wanted, 1, steps) == wanted, "a long call did not get the team");
 }
 
-/* Thousands of barriers a run where every rank has a core, else as many as half a second takes. */
+/* Thousands of barriers a run where every rank has a core, else as many as a fifth of a second takes. */
 static void barriers(void) {
     static const size_t all[] = {2, 3, 4, 8};
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
         fl_team *team = new_team(all[i]);
         const size_t steps = all[i] <= (size_t)cores() ? 5000 : 100;
-        const int64_t end = now_ns() + 400 * MS;
+        const int64_t end = now_ns() + 200 * MS;
         for (int run = 0; run < 20 && now_ns() < end; ++run) run_with_all(team, all[i], steps);
         fl_team_free(team);
     }
@@ -155,7 +155,7 @@ static void parking(void) {
     enum { SIZE = 4 };
     fl_team *team = new_team(SIZE);
     uint64_t state = 88172645463325252u;
-    for (const int64_t end = now_ns() + 1000 * MS; now_ns() < end;) {
+    for (const int64_t end = now_ns() + 500 * MS; now_ns() < end;) {
         const uint64_t draw = next_random(&state);
         const size_t wanted = 2 + draw % (SIZE - 1), steps = draw / 8 % 4;
         if (draw / 32 % 2)
@@ -170,7 +170,7 @@ static void parking(void) {
             sleep_ns(some_pause(&state));
     }
     /* Again and again the next job comes within a microsecond or two of falling asleep. */
-    for (const int64_t end = now_ns() + 500 * MS; now_ns() < end;) {
+    for (const int64_t end = now_ns() + 250 * MS; now_ns() < end;) {
         run_with_all(team, 2, 0);
         spin_ns(FL_TEAM_SPIN_US * US - 2 * US + (int64_t)(next_random(&state) % (8 * US)));
     }
@@ -247,7 +247,7 @@ static void do_exclusively(void *given, size_t rank, size_t ranks) {
 
 static void *make_calls(void *given) {
     caller *me = given;
-    const int64_t end = now_ns() + 1500 * MS;
+    const int64_t end = now_ns() + 700 * MS;
     for (int call = 0; call < CALLS && now_ns() < end; ++call) {
         rounds job;
         memset(&job, 0, sizeof job);
