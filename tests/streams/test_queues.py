@@ -43,7 +43,7 @@ def late(name, steps):
 
 def test_of_random_graphs():
     waited = reached = 0
-    for seed in range(400):
+    for seed in range(150):
         graph, tensors = random_graph(np.random.default_rng(seed))
         facts = spec.check(graph)
         if facts.looks_ahead:
@@ -56,7 +56,7 @@ def test_of_random_graphs():
             for count, bound in zip(counts, facts.queues[node], strict=True):
                 assert count <= bound, (seed, node, counts, facts.queues[node])
                 waited, reached = waited + (bound > 0), reached + (count == bound > 0)
-    assert waited > 40
+    assert waited > 20
     assert reached > 0.9 * waited
 
 
@@ -148,7 +148,7 @@ class TestEqualRates:
 def test_a_change_of_rate_that_another_follows(rng):
     """Down and up again: the bound holds, and is at most that of rows that come at once."""
     reached = 0
-    for _ in range(200):
+    for _ in range(80):
         ways = []
         stride, padding = int(rng.integers(2, 5)), [int(p) for p in rng.integers(0, 5, 4)]
         for way in range(2):
@@ -168,7 +168,7 @@ def test_a_change_of_rate_that_another_follows(rng):
         seen, queues = both(graph, rng, 40)
         assert all(c <= b for c, b in zip(seen["met"], queues["met"], strict=True)), graph
         reached += seen["met"] == queues["met"]
-    assert reached > 150
+    assert reached > 60
 
 
 def test_what_needs_the_end_waits_for_nothing():

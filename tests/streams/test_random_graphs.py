@@ -19,7 +19,7 @@ from random_graphs import features, random_graph, random_inputs, text
 
 from fastlstm import reference, spec
 
-SEEDS = range(200)
+SEEDS = range(100)
 
 
 @functools.cache
@@ -89,9 +89,9 @@ def check_close(y, exact, what):
     np.testing.assert_allclose(y, exact, rtol=1e-7, atol=1e-9 * size, err_msg=what)
 
 
-@pytest.mark.parametrize("B", [1, 3])
-def test_a_stream_in_pieces_gives_the_rows_of_the_whole(seed, B):
+def test_a_stream_in_pieces_gives_the_rows_of_the_whole(seed):
     graph, tensors, facts = grown(seed)
+    B = 1 + 2 * (seed % 2)
     rng = np.random.default_rng([seed, B])
     for T in (0, 1, 2, longest(facts)):
         inputs = drawn(seed, T, B)
@@ -287,5 +287,9 @@ def every_option():
 
 
 def test_everything_that_a_graph_can_have_occurs():
-    found = set().union(*(features(grown(seed)[0]) for seed in range(800)))
-    assert not sorted((set(every_option()) | WAYS) - found)
+    missing = set(every_option()) | WAYS
+    for seed in range(800):
+        missing -= features(grown(seed)[0])
+        if not missing:
+            break
+    assert not sorted(missing)
