@@ -18,6 +18,7 @@ from models import (
     build,
     by_reference,
     by_torch,
+    by_turns,
     every_kind,
     input_for,
     model_file,
@@ -324,12 +325,12 @@ class TestRounding:
 class TestSameBits:
     """Promise 1."""
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(("kind", "isa"), by_turns(KINDS))
     def test_of_every_kind(self, isa, kind, rng, tmp_path):
         model = build(every_kind(LANES[isa])[kind], rng, isa=isa, reproducible=True)
         assert_every_way_agrees(model, rng)
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(("kind", "isa"), by_turns(KINDS))
     def test_of_long_sequences(self, isa, kind, rng):
         """Longer than a chunk, in pieces of every scale."""
         model = build(every_kind(LANES[isa])[kind], rng, isa=isa, reproducible=True)

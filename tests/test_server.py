@@ -520,7 +520,7 @@ class TestLimits:
     def test_idle(self, model, path, rng):
         """Ends sessions, with a client and without, but not one that makes steps."""
         with (
-            serving(model, path, "--idle", 3) as served,
+            serving(model, path, "--idle", 2) as served,
             served.client() as active,
             served.client() as silent,
             served.client() as gone,
@@ -532,7 +532,7 @@ class TestLimits:
             while not select.select([silent.socket], [], [], 0.01)[0]:
                 active.ask(input_for(model, rng, 1))
                 assert time.monotonic() < end
-            text = r"^idle: no message for 3 seconds, the session has ended$"
+            text = r"^idle: no message for 2 seconds, the session has ended$"
             with pytest.raises(RefusedError, match=text):
                 silent.answer()
             active.ask(input_for(model, rng, 1))
@@ -563,9 +563,21 @@ def hear_out(client: Client, x: list[np.ndarray]) -> tuple[int, str]:
     raise AssertionError("everything was answered")
 
 
+@pytest.fixture(scope="module")
+def sessions(model: Model, path: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a server saved of three."""
+    state, rng = tmp_path_factory.mktemp("sessions") / "sessions", np.random.default_rng(1)
+    with serving(model, path, "--state", state) as served:
+        for _ in range(3):
+            with served.client() as client:
+                client.ask(input_for(model, rng, 5))
+        assert served.stop()[0] == 0
+    assert state.stat().st_mode & 0o777 == 0o600
+    return state.read_bytes()
+
+
 class TestState:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_stopped_under_load(self, model, path, tmp_path, rng, number):
+    def test_stopped_under_load(self, model, path, tmp_path, rng):
         """All that was answered was made, all that was made is saved, and goes on from there."""
         state = tmp_path / "sessions"
         with serving(model, path, "--state", state, "--max-batch", 5) as served:
@@ -583,7 +595,7 @@ class TestState:
                         client.check(x[i][heard[i]])
                         heard[i] += 1
                 if turn == 100:
-                    served.signalled(number)
+                    served.signalled()
                     break
             for i, client in enumerate(clients):
                 more, why = hear_out(client, x[i][heard[i] :])
@@ -598,7 +610,8 @@ class TestState:
                     assert again.steps == sum(map(len, x[i][: heard[i]]))
                     again.ask(x[i][heard[i]])
                     heard[i] += 1
-            assert served.stop()[0] == 0
+            served.signalled(signal.SIGINT)
+            assert served.ended() == (0, "")
         with serving(model, path, "--state", state) as served:
             for i, client in enumerate(clients):
                 with resumed(served, client) as again:
@@ -614,15 +627,10 @@ class TestState:
         assert os.listdir(tmp_path) == ["sessions"]
 
     @pytest.fixture
-    def saved(self, model: Model, path: Path, tmp_path: Path, rng: np.random.Generator) -> Path:
+    def saved(self, sessions: bytes, tmp_path: Path) -> Path:
         """A file of three sessions."""
         state = tmp_path / "sessions"
-        with serving(model, path, "--state", state) as served:
-            for _ in range(3):
-                with served.client() as client:
-                    client.ask(input_for(model, rng, 5))
-            assert served.stop()[0] == 0
-        assert state.stat().st_mode & 0o777 == 0o600
+        state.write_bytes(sessions)
         return state
 
     def refused(self, path: Path, state: Path, *options: Any) -> str:
@@ -640,34 +648,35 @@ class TestState:
         return done.stderr
 
     def test_damaged_file(self, saved, path):
-        content = saved.read_bytes()
-        saved.write_bytes(content[:-1])
-        damaged = f"{saved}: the file is damaged or was cut short\n"
-        assert self.refused(path, saved) == damaged
-        flipped = bytearray(content)
-        flipped[len(content) // 2] ^= 16
-        saved.write_bytes(flipped)
-        assert self.refused(path, saved) == damaged
-        foreign = f"{saved}: these are not sessions that this server saved\n"
+        saved.write_bytes(saved.read_bytes()[:-1])
+        assert self.refused(path, saved) == f"{saved}: the file is damaged or was cut short\n"
         saved.write_bytes(b"")
-        assert self.refused(path, saved) == foreign
-        saved.write_bytes(path.read_bytes())
+        foreign = f"{saved}: these are not sessions that this server saved\n"
         assert self.refused(path, saved) == foreign
 
-    def test_any_damage(self, saved, model, rng, tool):
-        """Every way of cutting it, and a bit anywhere."""
+    def test_any_damage(self, saved, path, model, rng, tool):
+        """Every way of cutting it, and a bit anywhere; and a file of something else."""
         content, target = saved.read_bytes(), saved.with_name("damaged")
 
-        async def restored(data: bytes) -> int:
+        async def restored(data: bytes, message: str = "") -> int:
             target.write_bytes(data)
             server = tool.Server(model, 8, 64, 64, 60.0)
             try:
                 server.restore(target)
-            except fastlstm.FormatError:
+            except fastlstm.FormatError as error:
                 assert len(server.pool) == 0
+                said = str(error)
+            else:
+                said = ""
+            assert message in said
             return len(server.sessions)
 
         assert asyncio.run(restored(content)) == 3
+        foreign = "these are not sessions that this server saved"
+        assert asyncio.run(restored(path.read_bytes(), foreign)) == 0
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 16
+        assert asyncio.run(restored(bytes(flipped), "damaged or was cut short")) == 0
         for size in range(0, len(content), 7):
             assert asyncio.run(restored(content[:size])) == 0
         for at in [*range(200), *rng.integers(len(content), size=100)]:
