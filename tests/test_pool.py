@@ -25,6 +25,7 @@ from models import (
     LANES,
     STREAMING,
     build,
+    by_turns,
     every_kind,
     input_for,
     model_file,
@@ -252,7 +253,7 @@ class Twins:
 class TestSchedules:
     """Streams that join and leave, against as many single ones."""
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(("kind", "isa"), by_turns(KINDS))
     def test_of_200_streams(self, kind: str, isa: str, rng: np.random.Generator) -> None:
         twins = Twins(exact(plain(LANES[isa])[kind], rng, isa=isa), rng, capacity=5, growth=7)
         twins.play(200)
@@ -263,7 +264,7 @@ class TestSchedules:
     def test_of_200_streams_in_float64(self, kind: str, rng: np.random.Generator) -> None:
         Twins(exact(plain(1)[kind], rng, np.float64), rng, capacity=5, growth=7).play(200)
 
-    @pytest.mark.parametrize("kind", STREAMING)
+    @pytest.mark.parametrize(("kind", "isa"), by_turns(STREAMING))
     def test_of_models_of_every_kind(self, kind: str, isa: str, rng: np.random.Generator) -> None:
         Twins(exact(every_kind(LANES[isa])[kind], rng, isa=isa), rng, capacity=3, growth=2).play(40)
 
@@ -348,7 +349,7 @@ class TestSchedules:
 class TestAnyOrder:
     """Neither the order of the slots nor the company changes a row."""
 
-    @pytest.mark.parametrize("kind", [*KINDS, *STREAMING])
+    @pytest.mark.parametrize(("kind", "isa"), by_turns([*KINDS, *STREAMING]))
     def test_permuted_and_in_other_batches(
         self, kind: str, isa: str, rng: np.random.Generator
     ) -> None:
@@ -393,7 +394,7 @@ class TestAnyOrder:
 class TestOtherStreams:
     """What is not finite or not normal stays where it is."""
 
-    @pytest.mark.parametrize("kind", STREAMING)
+    @pytest.mark.parametrize(("kind", "isa"), by_turns(STREAMING))
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
     def test_nan_and_infinity(self, kind: str, bad: float, isa: str, rng: Any) -> None:
         model = exact(every_kind(LANES[isa])[kind], rng, isa=isa)
