@@ -125,14 +125,14 @@ class TestAgainstReference:
     @pytest.mark.parametrize("engine", ENGINES)
     @pytest.mark.parametrize(("cell", "option"), OPTION_CASES)
     def test_options(self, rng, cell, option, engine):
-        for I, H in ((1, 18), (LANES.get(engine, 1) + 1, 2 * LANES.get(engine, 1) + 19)):  # noqa: E741
-            layer = recurrent(cell, I, H, **OPTIONS[option])
-            file = model_file(layer, rng, dtype_of(engine))
-            model = engine_model(file, engine)
-            for T, B in SHAPES:
-                x, state = input_for(model, rng, T, B), state_for(model, rng, B)
-                expected = reference.forward(file.layers, file.tensors, x, state)
-                assert_all_close(model(x, state), expected)
+        L = LANES.get(engine, 1)
+        layer = recurrent(cell, L + 1, 2 * L + 19, **OPTIONS[option])
+        file = model_file(layer, rng, dtype_of(engine))
+        model = engine_model(file, engine)
+        for T, B in SHAPES:
+            x, state = input_for(model, rng, T, B), state_for(model, rng, B)
+            expected = reference.forward(file.layers, file.tensors, x, state)
+            assert_all_close(model(x, state), expected)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_layers_around_a_cell(self, rng, engine):

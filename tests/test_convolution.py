@@ -133,7 +133,7 @@ class TestReference:
     @pytest.mark.parametrize("channels", CHANNELS)
     def test_within_a_frame(self, channels, mode, rng):
         for layer in frames(*channels, mode):
-            if rng.random() < 0.6:  # the others are other channels'
+            if rng.random() < 0.75:  # the others are other channels'
                 continue
             file = model_file(layer, rng, np.float64)
             x = rng.standard_normal((1, 2, layer.input_size))
@@ -204,7 +204,7 @@ class TestEngine:
 
     def test_options_over_time(self, engine, rng):
         L = LANES.get(engine, 1)
-        for options in OPTIONS:
+        for options in OPTIONS[ENGINES.index(engine) % 2 :: 2]:
             self.check(over_time("c", 3, L + 2, *options), engine, rng, 11, 3)
 
     def test_groups_over_time(self, engine, rng):
@@ -224,7 +224,7 @@ class TestEngine:
         L = LANES.get(engine, 1)
         for I, O, groups in ((1, L + 1, 1), (2, L, 1), (4, 6, 2), (L + 2, L + 2, L + 2)):  # noqa: E741
             for layer in frames(I, O, groups, mode):
-                if rng.random() < 0.15:  # the others are another kernel's
+                if rng.random() < 0.1:  # the others are another kernel's
                     self.check(layer, engine, rng, 1, 2)
 
     def test_wide_frames(self, engine, rng):

@@ -188,7 +188,7 @@ class TestEngine:
     @pytest.mark.parametrize("function", FUNCTIONS)
     def test_functions(self, engine, function, rng):
         """Alone, behind a matrix, behind a convolution, behind one of single channels."""
-        for size, scale in itertools.product(sizes(engine), (1, 10)):
+        for size, scale in zip(sizes(engine), itertools.cycle((10, 1))):
             f = spec.Activation("f", function, size)
             self.check((f,), engine, rng, scale=scale)
             if function in ELEMENTWISE:

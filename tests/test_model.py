@@ -19,6 +19,7 @@ from models import (
     LANES,
     ChainFile,
     build,
+    by_turns,
     every_kind,
     input_for,
     model_file,
@@ -238,7 +239,7 @@ class TestSelfCheck:
         path.write_bytes(seal(bytes(data)))
 
     # Not with relu: a unit that is never above zero may hold any weight.
-    @pytest.mark.parametrize("name", ["lstm", "linear", "classifier"])
+    @pytest.mark.parametrize(("name", "isa"), by_turns(["lstm", "linear", "classifier"]))
     def test_detects_a_flipped_weight(self, isa, name, tmp_path):
         # Of one seed: some weight of some model always has next to no effect on eight steps.
         model = build(MODELS[name], np.random.default_rng(7))
@@ -368,7 +369,9 @@ class TestInstructionSets:
         offered = [name for name in _engine.known_isas() if needs[name] <= flags]
         assert offered == ISAS
 
-    @pytest.mark.parametrize("name", [n for n in MODELS if not spec.looks_ahead(MODELS[n])])
+    @pytest.mark.parametrize(
+        ("name", "isa"), by_turns(n for n in MODELS if not spec.looks_ahead(MODELS[n]))
+    )
     def test_forced_by_argument(self, isa, name, rng, tmp_path):
         model = build(MODELS[name], rng, isa=isa)
         assert model.isa == isa

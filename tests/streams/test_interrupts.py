@@ -116,7 +116,7 @@ class TestInterrupts:
         for_each = """
     name, model = {name!r}, {model}
     T = steps_for(lambda T: {call})
-    stopped(lambda: {call})
+    stopped(lambda: {call}, after=0.1)
     y, _ = model(x_of(model, 50))
     assert np.isfinite(y).all(), name
     """
