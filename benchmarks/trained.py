@@ -1,7 +1,7 @@
 """Trained models of others as streams beside onnxruntime: ``python benchmarks/trained.py FOLDER``.
 
-Each is an ONNX program that takes its states as inputs and gives the next ones. onnxruntime calls it
-once a step, with arrays (``session.run``) and with inputs and outputs bound to memory once
+Each is an ONNX program that takes its states as inputs and gives the next ones. onnxruntime calls
+it once a step, with arrays (``session.run``) and with inputs and outputs bound to memory once
 (``io_binding``); fastlstm steps a stream of the same graph, whose equality the tests show
 (``tests/sources``). One thread, in turns: read the ratios.
 """
