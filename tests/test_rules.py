@@ -175,7 +175,10 @@ class TestCythonImports:
 
 
 # What a program in C is given, which no public name makes.
-PROGRAMS = {"step.py": {"fastlstm.plan.lowering": {"plan"}, "fastlstm": {"spec"}}}
+PROGRAMS = {
+    "step.py": {"fastlstm.plan.lowering": {"plan"}, "fastlstm": {"spec"}},
+    "trained.py": {"fastlstm.format": {"ModelFile"}},
+}
 
 
 @pytest.mark.parametrize("folder", ["tools", "benchmarks"])

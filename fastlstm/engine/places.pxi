@@ -133,7 +133,8 @@ cdef class Places:
     cdef list read(self, x, Py_ssize_t T, Py_ssize_t B, bint check=True):
         """Arrays (T, B, ...) of the inputs with a row for each step, as a caller gives them.
 
-        Without `check` the range of tokens is left to check_tokens.
+        They are to live as long as the call. Without `check` the range of tokens is left to
+        check_tokens.
         """
         cdef tuple leading = () if T == NO_AXIS else (None if T == ANY else T,)
         cdef list arrays
@@ -203,27 +204,32 @@ cdef class Places:
             return results[0]
         return {port.name: result for port, result in zip(self.network.outputs, results)}
 
-    cdef object step(self, x, out, Py_ssize_t B, bint zero):
-        """Places of one step of a model of one input and one output: `read` and `write` at once.
+    # One step of a model of one input and one output: the usual case, which makes no list.
 
-        The usual case, which allocates nothing where `out` is given.
+    cdef object read_step(self, x, Py_ssize_t B):
+        """The row of a step, which is to live as long as the call; None of a token that is an int.
         """
         cdef Network network = self.network
         cdef cnp.npy_intp shape[MOST_AXES]
-        cdef cnp.ndarray result
         cdef Port port = network.x
         cdef int ndim = shape_of(port, NO_AXIS, B, shape)
+        self.inputs[0].b = port.count
         if port.tokens and ndim == 0 and type(x) is int and 0 <= x < <object>port.tokens:
             self.token = x
             self.inputs[0].data = &self.token
-            x = None
-        else:
-            if not (are_tokens(x, ndim, shape, port.tokens) if port.tokens else
-                    is_plain(x, network.type_num, ndim, shape)):
-                x = network.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
-            self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
-        self.inputs[0].b = port.count
-        ndim = shape_of(network.y, NO_AXIS, B, shape)
+            return None
+        if not (are_tokens(x, ndim, shape, port.tokens) if port.tokens else
+                is_plain(x, network.type_num, ndim, shape)):
+            x = network.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
+        self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
+        return x
+
+    cdef object write_step(self, out, Py_ssize_t B, x, bint zero):
+        """The row that a step gives, the caller's own or a new one; x is what it reads."""
+        cdef Network network = self.network
+        cdef cnp.npy_intp shape[MOST_AXES]
+        cdef cnp.ndarray result
+        cdef int ndim = shape_of(network.y, NO_AXIS, B, shape)
         if out is None:
             result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
         else:

@@ -117,7 +117,8 @@ cdef class Pool(Slots):
                 raise ValueError(f"a step may give several rows of output {name!r}; expected run "
                                  f"of a block of steps")
             if network.is_single and not isinstance(x, dict):
-                result = self.places.step(x, out, streams, not network.keeps_steps)
+                x = self.places.read_step(x, streams)
+                result = self.places.write_step(out, streams, x, not network.keeps_steps)
                 self.run_step(N)
                 return result
             arrays = self.places.read(x, NO_AXIS, streams)

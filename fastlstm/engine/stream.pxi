@@ -144,7 +144,8 @@ cdef class Stream:
                 rows = self.count_rows(1, False)[0]
                 if rows > 1:
                     raise several_rows(network.y)
-            result = self.places.step(x, out, self.batch(), False)
+            x = self.places.read_step(x, self.batch())
+            result = self.places.write_step(out, self.batch(), x, False)
             self.run_step()
             return result if rows else None
         finally:
