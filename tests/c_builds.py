@@ -6,6 +6,8 @@ names it; a compiler that warns is a failure.
 
 from __future__ import annotations
 
+import fcntl
+import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -68,7 +70,7 @@ class Programs:
     builds : dict of str to Build
     sources : sequence of path
     folder : path
-        Where they are put.
+        Where they are put. Of processes that share it, one compiles and the others wait.
     defines : sequence of str
         More flags, of every build.
     """
@@ -88,8 +90,14 @@ class Programs:
         """What runs the program of a build; skips the test that asks if it cannot be had."""
         if name not in self._made:
             folder = self._folder / name
-            folder.mkdir()
-            self._made[name] = self._make(self._builds[name], folder)
+            folder.mkdir(exist_ok=True)
+            with (folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                told = folder / "command.json"
+                if not told.exists():
+                    made = self._make(self._builds[name], folder)
+                    told.write_text(json.dumps(made), encoding="utf-8")
+                self._made[name] = json.loads(told.read_text(encoding="utf-8"))
         made = self._made[name]
         if isinstance(made, str):
             pytest.skip(made)

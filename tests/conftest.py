@@ -11,9 +11,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -48,6 +50,17 @@ hypothesis.settings.load_profile("fastlstm")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run tests that take hours, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one folder for what is built for several files of tests, of all processes of a run."""
+    if not hasattr(config, "workerinput"):
+        os.environ["FASTLSTM_TEST_BUILDS"] = tempfile.mkdtemp(prefix="fastlstm-builds-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("FASTLSTM_TEST_BUILDS"), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -103,7 +103,7 @@ def checks(objects: str) -> list[Check]:
         compiler("clang", "clang", objects),
         compiler("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", objects),
         python("rules", "pytest", "tests/test_rules.py", name="rules of the house"),
-        python("tests", "pytest"),
+        python("tests", "pytest", "-n", "2", "--dist", "loadfile"),
         python("parallel", "pytest", "--parallel-threads=4", *IN_FOUR_THREADS, name="in 4 threads"),
     ]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import struct
 import tempfile
@@ -270,17 +271,16 @@ class Driver:
 
 @functools.cache
 def _programs() -> c_builds.Programs:
-    return c_builds.Programs(BUILDS, SOURCES, Path(_FOLDER.name), EAGER)
+    return c_builds.Programs(BUILDS, SOURCES, Path(os.environ["FASTLSTM_TEST_BUILDS"]), EAGER)
 
 
-_FOLDER = tempfile.TemporaryDirectory()  # until the tests end
+_FOLDER = tempfile.TemporaryDirectory()  # of this process, until it ends
 
 
 @functools.cache
 def driver_of(build: str) -> Driver:
     """The driver of one of BUILDS, compiled when it is first asked for; skips what has none."""
-    command = _programs().command(build)
-    return Driver(command, Path(command[-1]).parent)
+    return Driver(_programs().command(build), Path(_FOLDER.name))
 
 
 class _Words:
