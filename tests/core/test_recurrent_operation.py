@@ -196,15 +196,20 @@ class TestEach:
                 close(state, numbers.of.states_as_lying(states), kernel[1])
 
     def test_bits(self, driver, rng, name):
-        """Pieces, the company of a batch and threads change no bit, nor do lanes."""
+        """Pieces, the company of a batch and threads change no bit, nor do lanes.
+
+        Threads by one kernel in turn.
+        """
         numbers = Numbers(RECURRENCES[name], rng, T=31, B=7)
-        bits = []
-        for kernel in driver.kernels():
+        bits, kernels = [], driver.kernels()
+        shared = kernels[list(RECURRENCES).index(name) % len(kernels)]
+        for kernel in kernels:
+            several, more = (2, 3) if kernel == shared else (1, 1)
             at_once = numbers.case(kernel, [numbers.T])
             others = [
                 (numbers.case(kernel, numbers.pieces(rng)), 0),
-                (numbers.case(kernel, numbers.pieces(rng), threads=2), 0),
-                (numbers.case(kernel, numbers.pieces(rng), slice(0, 1), threads=3), 0),
+                (numbers.case(kernel, numbers.pieces(rng), threads=several), 0),
+                (numbers.case(kernel, numbers.pieces(rng), slice(0, 1), threads=more), 0),
                 (numbers.case(kernel, numbers.pieces(rng), slice(1, 3)), 1),
                 (numbers.case(kernel, numbers.pieces(rng), slice(6, 7)), 6),
             ]

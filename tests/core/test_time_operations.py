@@ -113,6 +113,12 @@ def close(actual, expected, dtype) -> None:
     np.testing.assert_allclose(actual, expected, **precise)
 
 
+def in_turn(kernel: Kernel, name: str, options: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """One of them: a program meets each on some kernels, and a kernel with some programs."""
+    turn = list(KERNELS.values()).index(kernel) + list(PROGRAMS).index(name)
+    return options[turn % len(options)]
+
+
 @pytest.mark.parametrize(("kernel", "name"), EACH, indirect=["kernel"])
 class TestEach:
     """Numbers of one operation, or a few."""
@@ -200,12 +206,11 @@ class TestEach:
 
         One thread, some that share panels, and some that share rows: every program meets each.
         """
-        turn = list(KERNELS.values()).index(kernel) + list(PROGRAMS).index(name)
-        B, threads = ((2, 1), (2, 3), (13, 3))[turn % 3]
+        B, threads = in_turn(kernel, name, ((2, 1), (2, 3), (13, 3)))
         program, T = PROGRAMS[name](Made()).in_short_chunks().shared_by_threads(), 60
         moving, at_start = numbers(program, rng, T, B)
         cases = []
-        for stop in sorted({1, 2, *map(int, rng.integers(3, 400, size=6))}):
+        for stop in sorted({1, 2, *map(int, rng.integers(3, 400, size=4))}):
             case = case_of(program, kernel, B, at_start, threads)
             case.run(T, moving, stop_at=stop)
             case.state()
@@ -227,20 +232,20 @@ class TestEach:
     def test_threads(self, driver, kernel, rng, name):
         """Threads that share rows or panels give the same bits as one."""
         program = PROGRAMS[name](Made()).in_short_chunks().shared_by_threads()
-        for B, T in ((1, 50), (2, 50), (13, 9)):
-            moving, at_start = numbers(program, rng, T, B)
-            cases = []
-            for threads in (1, 3):
-                case = case_of(program, kernel, B, at_start, threads)
-                case.run(T, moving, whole=True)
-                case.run(T, moving, whole=True)
-                case.flush(whole=True)
-                case.state()
-                cases.append(case)
-            (*alone, state), (*shared, other) = answered(driver, cases)
-            np.testing.assert_array_equal(state, other)
-            for b in range(B):
-                assert_same(program, shared, b, alone, b)
+        B, T = in_turn(kernel, name, ((1, 40), (2, 40), (13, 9)))
+        moving, at_start = numbers(program, rng, T, B)
+        cases = []
+        for threads in (1, 3):
+            case = case_of(program, kernel, B, at_start, threads)
+            case.run(T, moving, whole=True)
+            case.run(T, moving, whole=True)
+            case.flush(whole=True)
+            case.state()
+            cases.append(case)
+        (*alone, state), (*shared, other) = answered(driver, cases)
+        np.testing.assert_array_equal(state, other)
+        for b in range(B):
+            assert_same(program, shared, b, alone, b)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, indirect=True)
