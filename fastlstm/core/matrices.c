@@ -18,13 +18,27 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
         for (size_t i = 0; i < n; ++i) to[i] = x[(int64_t)i * stride];
     } else {
         const float *x = (const float *)data + first;
-        for (size_t i = 0; i < n; ++i) to[i] = (double)x[(int64_t)i * stride];
+        if (stride == 1) /* the usual case, in vectors */
+            for (size_t i = 0; i < n; ++i) to[i] = (double)x[i];
+        else
+            for (size_t i = 0; i < n; ++i) to[i] = (double)x[(int64_t)i * stride];
+    }
+}
+
+/* Put n numbers into reals, the first at `at`, the others `step` apart. numbers (n,). */
+static void put_each(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
+                     const double *numbers) {
+    if (to->kernel->real_size == sizeof(float)) {
+        float *y = (float *)reals + at;
+        for (size_t i = 0; i < n; ++i) y[i * step] = (float)numbers[i];
+    } else {
+        double *y = (double *)reals + at;
+        for (size_t i = 0; i < n; ++i) y[i * step] = numbers[i];
     }
 }
 
 void fl_put(const fl_packer *to, void *reals, size_t at, double number) {
-    if (to->kernel->real_size == sizeof(float)) ((float *)reals)[at] = (float)number;
-    else ((double *)reals)[at] = number;
+    put_each(to, reals, at, 0, 1, &number);
 }
 
 void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c) {
@@ -105,10 +119,11 @@ static void put_numbers(const target *t, size_t row, size_t column_, size_t n,
         if (t->by_token) where.step = vectors_of(t->at) * t->at->lanes;
         where.first += (t->input + column_) * where.step;
     }
-    for (size_t i = 0; i < n; ++i) {
-        if (t->reals) fl_put(t->to, t->reals, where.first + i * where.step, numbers[i]);
-        else t->doubles[where.first + i * where.step] = numbers[i];
+    if (t->reals) {
+        put_each(t->to, t->reals, where.first, where.step, n, numbers);
+        return;
     }
+    for (size_t i = 0; i < n; ++i) t->doubles[where.first + i * where.step] = numbers[i];
 }
 
 /* Columns [first, first + n) of a row of a piece. */
