@@ -95,6 +95,10 @@ static fl_model *pack(fl_packer *to) {
     model->courses = courses;
     model->bounds = bounds;
     model->rooms = rooms;
+    for (size_t o = 0; o < program->output_count; ++o) {
+        const fl_value *value = program->value + program->outputs[o];
+        if (value->place != FL_PLACE_output || value->number != o) model->copies = 1;
+    }
     model->bytes = bytes;
     return model;
 }

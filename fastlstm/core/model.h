@@ -176,6 +176,7 @@ struct fl_model {
     const fl_course *courses;    /* (operations,), fl_course_of */
     const fl_bound *bounds;      /* (lines,), fl_bound_lines */
     const fl_room *rooms;        /* (buffers + 1,), fl_place_buffers */
+    int copies;                  /* whether an output has rows that no operation puts there */
     size_t bytes;                /* of the block */
 };
 

@@ -414,6 +414,15 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     a.of.packed = packed;
     find_view(in, is->x, &a.x);
     find_view(in, is->y, &a.y);
+    a.tracks = own_scratch(call);
+    a.rows = (row *)(a.tracks + room);
+    a.shared = shared_scratch(call);
+    a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
+    a.panels = panels_of(in, packed->gates.panels);
+    if (!along && is_one_step(in, is, packed)) {
+        step_time(&a, room);
+        return;
+    }
     a.ragged = 0;
     a.n = a.S = 0;
     a.x_step = along ? (ptrdiff_t)is->input_size : a.x.t;
@@ -423,19 +432,12 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
         a.masks_each = call->model->program.value[is->mask].count > 1;
         a.mask_step = along ? a.masks_each : view_of(in, (size_t)is->mask).t;
     }
-    a.tracks = own_scratch(call);
-    a.rows = (row *)(a.tracks + room);
-    a.shared = shared_scratch(call);
-    a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
-    a.panels = panels_of(in, packed->gates.panels);
     a.zeros = NULL;
     if (along) {
         real *zeros = (real *)(a.rows + fl_tile_structs(room));
         memset(zeros, 0, is->h_size * sizeof(real));
         a.zeros = zeros;
         scan_positions(&a, room);
-    } else if (is_one_step(in, is, packed)) {
-        step_time(&a, room);
     } else {
         scan_time(&a, room);
     }

@@ -168,6 +168,7 @@ static void give_rows(run *in, size_t o, size_t value) {
 
 static void give_outputs(run *in) {
     const fl_program *program = &in->call->model->program;
+    if (!in->call->model->copies) return;
     for (size_t o = 0; o < program->output_count; ++o) {
         const size_t value = program->outputs[o];
         const fl_value *v = program->value + value;
@@ -245,16 +246,21 @@ static line_rows steps_left(const run *in, size_t steps) {
 }
 
 /* What a rank has to itself, as a call starts. */
-static run started(const fl_running *call) {
+INLINE void start(run *in, const fl_running *call) {
     const fl_program *program = &call->model->program;
-    run in = {0};
-    in.call = call;
-    in.lines = (line_rows *)own_at(call, call->cut->lines) + 1;
-    in.given = in.lines + program->lines;
-    in.by_before = BY_RANK_0;
-    memset(in.lines - 1, 0, (1 + program->lines + program->output_count) * sizeof(line_rows));
-    in.lines[-1].rows = 1;
-    return in;
+    const size_t lines = 1 + program->lines + program->output_count;
+    line_rows *own = own_at(call, call->cut->lines);
+    in->call = call;
+    in->lines = own + 1;
+    in->given = in->lines + program->lines;
+    in->by_before = BY_RANK_0;
+    in->first = 0;
+    in->ends = in->loops = in->back = 0;
+    for (size_t i = 0; i < lines; ++i) {
+        own[i].rows = 0;
+        own[i].of = NULL;
+    }
+    own[0].rows = 1;
 }
 
 /* The end of sequences, on a copy of their states. */
@@ -301,7 +307,8 @@ static void run_chunks(run *in) {
 
 static void run_call(fl_running *call) {
     const __typeof__(v_flush_denormals()) before = v_flush_denormals();
-    run in = started(call);
+    run in;
+    start(&in, call);
     if (call->asks) call->watch->mode = before;
     if (call->ending) end_sequences(&in, call);
     else run_chunks(&in);
@@ -312,7 +319,8 @@ static void run_call(fl_running *call) {
 static void begin_call(fl_running *call) {
     const __typeof__(v_flush_denormals()) before = v_flush_denormals();
     const fl_program *program = &call->model->program;
-    run in = started(call);
+    run in;
+    start(&in, call);
     for (size_t b = 0; b < call->B && call->rank == 0; ++b) {
         real *state = call->states[b];
         memset(state, 0, program->state_size * sizeof(real));
@@ -329,7 +337,8 @@ static void begin_call(fl_running *call) {
 /* Tell how many rows a call would give, as if all of its steps were one chunk. */
 static void count_call(fl_running *call) {
     const fl_program *program = &call->model->program;
-    run in = started(call);
+    run in;
+    start(&in, call);
     in.ends = call->ending || program->looks_ahead;
     in.lines[0] = steps_left(&in, call->T);
     for (size_t i = program->held; i < program->operation_count; ++i) {
