@@ -9,6 +9,7 @@ faces.
 """
 
 import numpy as np
+cimport cython
 cimport numpy as cnp
 
 from fastlstm.core cimport fl_watch_forks

@@ -75,35 +75,41 @@ class Sequences:
     def run(self, model: PackedGraph, block: Array) -> Any:
         """Advance the states (B, state_size) of a block, in place, and return y as of a Model."""
         network = model._network
-        T, B = self.inputs[0].shape[:2]
-        plain = network.keeps_steps and not network.folds
-        counts = None if plain else network.count_rows(block, T, self.lengths, whole=True)
-        steps = [T] * len(network.outputs) if counts is None else _most(counts)
-        outputs = self._outputs(model, steps)
+        T, ports = len(self.inputs[0]), network.outputs
+        if network.keeps_steps and not network.folds:
+            outputs = self._outputs(model, [T] * len(ports))
+            network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
+            given = [self._laid_out(y, self.lengths) for y in outputs]
+        else:
+            given = self._run_counted(model, block, T)
+        if len(given) == 1:
+            return given[0]
+        return {port.name: y for port, y in zip(ports, given, strict=True)}
+
+    def _run_counted(self, model: PackedGraph, block: Array, T: int) -> list[Any]:
+        """Each output of a model that gives another number of rows than it reads, or late."""
+        network = model._network
+        counts = network.count_rows(block, T, self.lengths, whole=True)
+        outputs = self._outputs(model, _most(counts))
         network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
-        if counts is not None:
-            due = network.count_rows(block, 0, whole=True, ending=True)
-            if due.any():
-                last = self._outputs(model, _most(due))
-                network.flush(last, block)
-                outputs = self._joined(model, outputs, counts, last, due)
-                counts += due
+        due = network.count_rows(block, 0, whole=True, ending=True)
+        if due.any():
+            last = self._outputs(model, _most(due))
+            network.flush(last, block)
+            outputs = self._joined(model, outputs, counts, last, due)
+            counts += due
         rows = [model.facts.rows[value] for value in model.graph.outputs.values()]
-        full = B and (self.lengths is None or self.lengths.max() == T)
-        for y, row in zip(outputs, rows, strict=True):
-            if (row.folded or row.held) and full and not len(y):
+        full = self.rows and (self.lengths is None or self.lengths.max() == T)
+        given = []
+        for y, n, row in zip(outputs, counts, rows, strict=True):
+            is_one = row.folded or row.held
+            if is_one and full and not len(y):
                 raise ValueError(
                     f"x has {T} steps, of which this model makes no row to "
                     f"{'pool' if row.folded else 'give'}; expected at least {model.delay + 1}"
                 )
-        if counts is None:
-            every = np.full(B, T) if self.lengths is None else self.lengths
-            counts = np.broadcast_to(every, (len(outputs), B))
-        made = {
-            port.name: self._laid_out(y, n, row.folded or row.held)
-            for port, y, n, row in zip(network.outputs, outputs, counts, rows, strict=True)
-        }
-        return made if len(made) > 1 else made.popitem()[1]
+            given.append(self._one_row(y) if is_one else self._laid_out(y, n))
+        return given
 
     def _outputs(self, model: PackedGraph, steps: list[int]) -> list[Array]:
         """New arrays (T', B, ...) of so many rows of each output, laid out as the caller has x."""
@@ -127,15 +133,17 @@ class Sequences:
                 y[n[b] + m[b] :, b] = 0
         return made
 
-    def _laid_out(self, y: Array, counts: Array, is_one: bool) -> Any:
-        """An output (T', B, ...) as the caller has the input; or one row for the whole sequence."""
-        B, axes = y.shape[1], y.shape[2:]
-        if is_one:
-            rows = y[0] if len(y) else np.zeros((B, *axes), y.dtype)
-            if self.layout is Layout.LIST:
-                return [row.copy() for row in rows]
-            return rows[0] if self.layout is Layout.UNBATCHED else rows
+    def _one_row(self, y: Array) -> Any:
+        """An output (1, B, ...) or (0, B, ...) of one row for the whole sequence, as (B, ...)."""
+        rows = y[0] if len(y) else np.zeros(y.shape[1:], y.dtype)
         if self.layout is Layout.LIST:
+            return [row.copy() for row in rows]
+        return rows[0] if self.layout is Layout.UNBATCHED else rows
+
+    def _laid_out(self, y: Array, counts: Array | None) -> Any:
+        """An output (T', B, ...) as the caller has the input; of a list counts (B,) rows each."""
+        if self.layout is Layout.LIST:
+            assert counts is not None
             # Copies: a view would keep the padding of all, for as long as one of them lives.
             return [y[:n, b].copy() for b, n in enumerate(counts.tolist())]
         if self.layout is Layout.BATCH_FIRST:
@@ -192,7 +200,7 @@ def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: b
 def _parted(model: PackedGraph, x: Any) -> tuple[Any, dict[str, Any] | None]:
     """What is given of the inputs with a row for each step, and of those held; None: of none."""
     network = model._network
-    if not isinstance(x, Mapping):
+    if type(x) is np.ndarray or not isinstance(x, Mapping):
         return x, None if network.held else {}
     held = {port.name: x[port.name] for port in network.held if port.name in x}
     moving = {name: value for name, value in x.items() if name not in held}
@@ -202,7 +210,7 @@ def _parted(model: PackedGraph, x: Any) -> tuple[Any, dict[str, Any] | None]:
 def _is_batched(model: PackedGraph, x: Any) -> bool:
     """Whether x has a batch axis, as far as its axes tell."""
     # An array of a subclass may say anything of itself; its base class tells its real shape.
-    real = np.asarray(x) if isinstance(x, np.ndarray) else x
+    real = np.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x
     return getattr(real, "ndim", None) == 2 + len(model._network.moving[0].shape)
 
 

@@ -239,7 +239,7 @@ cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_int
     return array
 
 
-cdef int check_apart(str name, cnp.ndarray array, x) except -1:
+cdef inline int check_apart(str name, cnp.ndarray array, x) except -1:
     """Raise ValueError if an array to write shares memory with the input x."""
     if overlap(array, <cnp.ndarray>x):
         raise ValueError(f"{name} shares memory with x; give it memory of its own")
@@ -258,7 +258,7 @@ cdef bint lies_by_row(cnp.ndarray y):
             and (y.shape[1] == 1 or y.strides[1] >= y.shape[0] * row))
 
 
-cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
+cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b):
     """Whether memory between the first and the last number of both is the same."""
     cdef char *a_first = <char *>cnp.PyArray_DATA(a)
     cdef char *b_first = <char *>cnp.PyArray_DATA(b)

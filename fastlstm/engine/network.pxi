@@ -45,6 +45,7 @@ cdef size_t GIL_BYTES = 192 * 1024
 cdef size_t KEEP_BYTES = 4 * 1024 * 1024
 
 
+@cython.final
 cdef class Scratch:
     """Memory that calls of a network work in, one at a time."""
 
@@ -412,7 +413,7 @@ cdef class Network:
 
     def given(self, x):
         """The values of the inputs that have a row for each step, from what a caller gives."""
-        if len(self.moving) == 1 and not isinstance(x, Mapping):
+        if len(self.moving) == 1 and (cnp.PyArray_CheckExact(x) or not isinstance(x, Mapping)):
             return [x]
         return by_name(self.moving, x, "x")
 

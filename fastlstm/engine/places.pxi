@@ -93,6 +93,7 @@ cdef inline int shape_of(Port port, Py_ssize_t T, Py_ssize_t B, cnp.npy_intp *sh
     return n + port.ndim
 
 
+@cython.final
 cdef class Places:
     """Where a call of a network finds the rows of its inputs and outputs."""
 
@@ -206,13 +207,13 @@ cdef class Places:
 
     # One step of a model of one input and one output: the usual case, which makes no list.
 
-    cdef object read_step(self, x, Py_ssize_t B):
+    cdef inline object read_step(self, x, int ndim, cnp.npy_intp *shape):
         """The row of a step, which is to live as long as the call; None of a token that is an int.
+
+        Its shape (ndim,) is as of shape_of.
         """
         cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
         cdef Port port = network.x
-        cdef int ndim = shape_of(port, NO_AXIS, B, shape)
         self.inputs[0].b = port.count
         if port.tokens and ndim == 0 and type(x) is int and 0 <= x < <object>port.tokens:
             self.token = x
@@ -224,12 +225,10 @@ cdef class Places:
         self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
         return x
 
-    cdef object write_step(self, out, Py_ssize_t B, x, bint zero):
+    cdef inline object write_step(self, out, int ndim, cnp.npy_intp *shape, x, bint zero):
         """The row that a step gives, the caller's own or a new one; x is what it reads."""
         cdef Network network = self.network
-        cdef cnp.npy_intp shape[MOST_AXES]
         cdef cnp.ndarray result
-        cdef int ndim = shape_of(network.y, NO_AXIS, B, shape)
         if out is None:
             result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
         else:

@@ -105,6 +105,7 @@ cdef class Pool(Slots):
             If another thread uses this pool.
         """
         cdef Network network = self.network
+        cdef cnp.npy_intp shape[MOST_AXES]
         cdef int ndim = 0
         cdef Py_ssize_t N, streams
         cdef Port port
@@ -117,8 +118,9 @@ cdef class Pool(Slots):
                 raise ValueError(f"a step may give several rows of output {name!r}; expected run "
                                  f"of a block of steps")
             if network.is_single and not isinstance(x, dict):
-                x = self.places.read_step(x, streams)
-                result = self.places.write_step(out, streams, x, not network.keeps_steps)
+                x = self.places.read_step(x, shape_of(network.x, NO_AXIS, streams, shape), shape)
+                result = self.places.write_step(out, shape_of(network.y, NO_AXIS, streams, shape),
+                                                shape, x, not network.keeps_steps)
                 self.run_step(N)
                 return result
             arrays = self.places.read(x, NO_AXIS, streams)

@@ -62,6 +62,7 @@ cdef object failed(fl_error error, const char *message):
     return kind(text or fl_error_text(error).decode())
 
 
+@cython.final
 cdef class Program:
     """A program, checked and decoded.
 
@@ -113,6 +114,7 @@ cdef class Program:
         return size
 
 
+@cython.final
 cdef class Packed:
     """A program packed with its tensors: what calls compute with.
 

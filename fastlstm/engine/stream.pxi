@@ -32,6 +32,9 @@ cdef class Stream:
     cdef Scratch scratch
     cdef Buffer counts                  # (outputs, B) rows that a call gives
     cdef fl_call call                   # of a step: all set but the scratch
+    cdef int x_ndim, y_ndim             # of the first input and output of a step
+    cdef cnp.npy_intp x_shape[MOST_AXES]
+    cdef cnp.npy_intp y_shape[MOST_AXES]
     cdef uint64_t busy
     cdef object __weakref__
     cdef readonly int64_t steps         # made since it was made, or all rows were reset
@@ -59,6 +62,8 @@ cdef class Stream:
         self.held = network.held_of(held, B, self.batched)
         network.begin_rows(<void **>self.state_rows.data, B, self.held)
         self.places = Places(network)
+        self.x_ndim = shape_of(network.x, NO_AXIS, self.batch(), self.x_shape)
+        self.y_ndim = shape_of(network.y, NO_AXIS, self.batch(), self.y_shape)
         self.scratch = network.take_scratch(1, B)
         self.release = network.releases_gil(1, B)
         self.counts = Buffer(network.n_outputs * B * sizeof(size_t))
@@ -68,7 +73,8 @@ cdef class Stream:
         self.call.states = <void *const *>self.state_rows.data
         self.call.threads = NULL if network.team == NULL else &network.threads
 
-    cdef int enter(self) except -1:
+    @cython.final
+    cdef inline int enter(self) except -1:
         cdef fl_entry entry = fl_enter(&self.busy)
         if entry != FL_ENTERED:
             raise not_entered(
@@ -78,6 +84,7 @@ cdef class Stream:
                 "make another with model.stream(), and load what was saved")
         return 0
 
+    @cython.final
     cdef inline Py_ssize_t batch(self) noexcept:
         """B, or NO_AXIS of a stream without it."""
         return self.rows if self.batched else NO_AXIS
@@ -91,10 +98,12 @@ cdef class Stream:
                                 ending, self.scratch if T <= 1 else None)
         return <const size_t *>self.counts.data
 
-    cdef int run_step(self) except -1:
+    @cython.final
+    cdef inline int run_step(self) except -1:
         cdef fl_error error
         cdef Packed packed = self.network.packed
-        self.scratch.fit(self.network, packed, 1, self.rows)
+        if self.scratch.packed is not packed:
+            self.scratch.fit(self.network, packed, 1, self.rows)
         self.call.scratch = self.scratch.made
         if self.release:
             with nogil:
@@ -144,8 +153,8 @@ cdef class Stream:
                 rows = self.count_rows(1, False)[0]
                 if rows > 1:
                     raise several_rows(network.y)
-            x = self.places.read_step(x, self.batch())
-            result = self.places.write_step(out, self.batch(), x, False)
+            x = self.places.read_step(x, self.x_ndim, self.x_shape)
+            result = self.places.write_step(out, self.y_ndim, self.y_shape, x, False)
             self.run_step()
             return result if rows else None
         finally:
