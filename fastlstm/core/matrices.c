@@ -7,7 +7,8 @@
 
 #include "pack.h"
 
-enum { BLOCK = 256, MOST_GROUPS = 4 };
+/* Columns, and rows, that are put together. */
+enum { BLOCK = 64, MOST_ROWS = 16, MOST_GROUPS = 4 };
 
 void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
                      size_t n, double *to) {
@@ -25,20 +26,23 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
     }
 }
 
-/* Put n numbers into reals, the first at `at`, the others `step` apart. numbers (n,). */
-static void put_each(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
-                     const double *numbers) {
+/* Put numbers (rows, BLOCK), of which n columns count, into reals: column i from `at` + i * step on,
+ * its rows behind one another. What a matrix has in a vector of outputs is written at once. */
+static void put_rows(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
+                     size_t rows, const double *numbers) {
     if (to->kernel->real_size == sizeof(float)) {
         float *y = (float *)reals + at;
-        for (size_t i = 0; i < n; ++i) y[i * step] = (float)numbers[i];
+        for (size_t i = 0; i < n; ++i)
+            for (size_t r = 0; r < rows; ++r) y[i * step + r] = (float)numbers[r * BLOCK + i];
     } else {
         double *y = (double *)reals + at;
-        for (size_t i = 0; i < n; ++i) y[i * step] = numbers[i];
+        for (size_t i = 0; i < n; ++i)
+            for (size_t r = 0; r < rows; ++r) y[i * step + r] = numbers[r * BLOCK + i];
     }
 }
 
 void fl_put(const fl_packer *to, void *reals, size_t at, double number) {
-    put_each(to, reals, at, 0, 1, &number);
+    put_rows(to, reals, at, 0, 1, 1, &number);
 }
 
 void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c) {
@@ -111,7 +115,8 @@ typedef struct {
     int by_token;           /* inputs are tokens, which come before the panels */
 } target;
 
-static void put_numbers(const target *t, size_t row, size_t column_, size_t n,
+/* numbers (rows, BLOCK), of which n columns count, of the matrix from (row, column_) on. */
+static void put_numbers(const target *t, size_t row, size_t column_, size_t rows, size_t n,
                         const double *numbers) {
     column where = {row * t->row_stride + column_ * t->column_stride, t->column_stride};
     if (t->at) {
@@ -120,40 +125,55 @@ static void put_numbers(const target *t, size_t row, size_t column_, size_t n,
         where.first += (t->input + column_) * where.step;
     }
     if (t->reals) {
-        put_each(t->to, t->reals, where.first, where.step, n, numbers);
+        put_rows(t->to, t->reals, where.first, where.step, n, rows, numbers);
         return;
     }
     for (size_t i = 0; i < n; ++i) t->doubles[where.first + i * where.step] = numbers[i];
 }
 
-/* Columns [first, first + n) of a row of a piece. */
-static void put_row(const target *t, const fl_piece *piece, size_t r, size_t first, size_t n) {
-    double numbers[BLOCK];
-    const int64_t begin = (int64_t)piece->first + (int64_t)r * piece->row_stride;
-    const size_t row = piece->row + r - t->first_row, column_ = piece->column + first;
-    if (!piece->order.at) {
-        fl_read_numbers(t->to, piece->tensor, begin + (int64_t)first * piece->column_stride,
-                        piece->column_stride, n, numbers);
-    } else {
-        for (size_t i = 0; i < n; ++i) {
-            const int64_t place = piece->order.at[first + i];
-            numbers[i] = 0;
-            if (place >= 0)
-                fl_read_numbers(t->to, piece->tensor, begin + place, 1, 1, numbers + i);
+/* How many rows from `row` on lie behind one another, of at most so many: those of a vector. */
+static size_t rows_together(const target *t, size_t row, size_t most) {
+    if (!t->at || !t->reals) return 1;
+    const size_t unit = row % t->at->units, left = t->at->lanes - unit % t->at->lanes;
+    const size_t units = t->at->units - unit, rows = left < units ? left : units;
+    const size_t fewer = rows < MOST_ROWS ? rows : MOST_ROWS;
+    return fewer < most ? fewer : most;
+}
+
+/* Columns [first, first + n) of some rows of a piece, which go where they lie behind one another. */
+static void put_block(const target *t, const fl_piece *piece, size_t r, size_t rows, size_t first,
+                      size_t n) {
+    double numbers[MOST_ROWS * BLOCK];
+    for (size_t i = 0; i < rows; ++i) {
+        const int64_t begin = (int64_t)piece->first + (int64_t)(r + i) * piece->row_stride;
+        double *row = numbers + i * BLOCK;
+        if (!piece->order.at) {
+            fl_read_numbers(t->to, piece->tensor, begin + (int64_t)first * piece->column_stride,
+                            piece->column_stride, n, row);
+            continue;
+        }
+        for (size_t k = 0; k < n; ++k) {
+            const int64_t place = piece->order.at[first + k];
+            row[k] = 0;
+            if (place >= 0) fl_read_numbers(t->to, piece->tensor, begin + place, 1, 1, row + k);
         }
     }
-    put_numbers(t, row, column_, n, numbers);
+    put_numbers(t, piece->row + r - t->first_row, piece->column + first, rows, n, numbers);
 }
 
 static void put_matrix(const target *t, ptrdiff_t number) {
     const fl_matrix *matrix = t->to->program->matrix + number;
     for (size_t p = 0; p < matrix->pieces; ++p) {
         const fl_piece *piece = t->to->program->piece + matrix->first_piece + p;
-        for (size_t r = 0; r < piece->rows; ++r) {
-            if (piece->row + r < t->first_row || piece->row + r >= t->first_row + t->rows)
-                continue;
+        for (size_t r = 0, rows; r < piece->rows; r += rows) {
+            const size_t row = piece->row + r, end = t->first_row + t->rows;
+            rows = 1;
+            if (row < t->first_row || row >= end) continue;
+            rows = piece->rows - r < end - row ? piece->rows - r : end - row;
+            rows = rows_together(t, row - t->first_row, rows);
             for (size_t c = 0; c < piece->columns; c += BLOCK)
-                put_row(t, piece, r, c, piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+                put_block(t, piece, r, rows, c,
+                          piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
         }
     }
 }
@@ -237,8 +257,8 @@ static void read_row(const fl_packer *from, ptrdiff_t number, size_t row, double
         const fl_piece *piece = from->program->piece + matrix->first_piece + p;
         if (row < piece->row || row >= piece->row + piece->rows) continue;
         for (size_t c = 0; c < piece->columns; c += BLOCK)
-            put_row(&t, piece, row - piece->row, c,
-                    piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+            put_block(&t, piece, row - piece->row, 1, c,
+                      piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
     }
 }
 
