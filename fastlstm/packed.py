@@ -166,8 +166,15 @@ class PackedGraph:
             raise ValueError(f"the weights are {_dtype_of(tensors)}; expected {self.dtype}")
 
     def take_weights(self, other: PackedGraph) -> None:
-        """Compute from now on with the weights of another, of the same graph, dtype and kernel."""
-        assert self._layout == other._layout, "a plan depends on the graph alone"
+        """Compute from now on with the weights of another, of the same graph, dtype and kernel.
+
+        Raises
+        ------
+        ValueError
+            If its states lie otherwise, which no plan of the same graph has them do.
+        """
+        if self._layout != other._layout:
+            raise ValueError("its states lie otherwise; load it as a model of its own")
         self._network.take(other._network)
 
     def check_streams(self) -> None:
