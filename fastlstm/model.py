@@ -441,7 +441,8 @@ def load(
         returned: its streams and pools go on in their states, each from its next call on, and a
         call that runs meanwhile ends with the weights that it began with. What was computed of
         held inputs as a sequence began stays until it is reset. `threads`, `isa` and
-        `reproducible` are the model's own. Nothing has changed whenever this raises.
+        `reproducible` are the model's own. Nothing has changed whenever this raises. On an
+        interpreter without the GIL no other thread may begin a call meanwhile.
 
     Raises
     ------
