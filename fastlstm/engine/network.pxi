@@ -287,8 +287,9 @@ cdef class Network:
         return scratch
 
     cdef void give_scratch(self, Scratch scratch) noexcept:
-        # A run over a whole bidirectional sequence may have needed much: that is not kept.
-        if scratch.memory.size <= KEEP_BYTES:
+        # A run over a whole bidirectional sequence may have needed much: that is not kept. Nor is
+        # what a call began before the weights were replaced, which would keep them, too.
+        if scratch.memory.size <= KEEP_BYTES and scratch.packed is self.packed:
             self.spare.append(scratch)
 
     cdef bint releases_gil(self, size_t T, size_t B) noexcept:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -143,3 +145,27 @@ def test_calls_that_run_meanwhile_are_of_the_old_weights_or_of_the_new(tmp_path,
         thread.join()
     assert not wrong
     assert min(calls) > 0
+
+
+def test_the_old_weights_are_given_back(tmp_path, rng):
+    """Once all that ran with them has run again."""
+    for number in range(2):
+        Model(model_file(LAYERS, rng)).save(tmp_path / str(number))
+    model = fastlstm.load(tmp_path / "0")
+    x = rng.standard_normal((5, 3, 7)).astype(np.float32)
+    stream, pool = model.stream(3), model.pool()
+    slots = np.array([pool.open() for _ in range(3)])
+
+    def call() -> None:
+        model(x)
+        stream.run(x)
+        stream.step(x[0])
+        pool.step(slots, x[0])
+
+    call()
+    old = [weakref.ref(array) for array in model._tensors.values()]
+    fastlstm.load(tmp_path / "1", into=model)
+    assert any(array() is not None for array in old)  # the stream has not run since
+    call()
+    gc.collect()
+    assert all(array() is None for array in old)
