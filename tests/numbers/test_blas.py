@@ -10,8 +10,7 @@ from models import LANES
 from test_cells import LONG
 from test_cells import TestRounding as Rounding  # under another name, not collected here
 
-# A Zen has the products of a Haswell.
-X86 = {"Prescott": None, "Nehalem": None, "Haswell": "avx2", "SkylakeX": "avx512"}
+X86 = {"Prescott": None, "Nehalem": None, "Haswell": "avx2", "Zen": "avx2", "SkylakeX": "avx512"}
 
 
 @pytest.fixture(scope="module")
