@@ -118,7 +118,6 @@ def from_torch(
     `isa` and `reproducible` those of :func:`load`.
     """
     from fastlstm import sources  # a third of the package, which running a model does not need
-    from fastlstm.chain.lower import lowered
 
     made = sources.read(
         source,
@@ -135,10 +134,10 @@ def from_torch(
     name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
     return Model(
         format.ModelFile(
-            graph=_giving(lowered(made.layers), outputs),
+            graph=_giving(made.graph, outputs),
             tensors=made.tensors,
             vocabulary=made.vocabulary,
-            source={"from": name, "report": _report_text(made.report)},
+            source={"from": name, "report": _report_text(made.report)} | _note_of(made.call),
         ),
         threads=threads,
         isa=isa,
@@ -162,6 +161,12 @@ def _giving(graph: spec.Graph, outputs: Sequence[str]) -> spec.Graph:
     if len(set(outputs)) < len(outputs):
         raise ConvertError(f"outputs names a layer twice: {', '.join(map(repr, outputs)):.200}")
     return dataclasses.replace(graph, outputs={name: name for name in outputs})
+
+
+def _note_of(call: Any) -> dict[str, str]:
+    """How the source is called, as a note of a model file, where it fits into one."""
+    text = "" if call is None else call.to_json()
+    return {"call": text} if 0 < len(text) <= format.MAX_NOTE_CHARS else {}
 
 
 def _report_text(report: Sequence[str]) -> str:

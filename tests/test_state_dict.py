@@ -704,7 +704,7 @@ def test_a_vocabulary_that_does_not_fit() -> None:
     says(conversion, "'vocab' of the checkpoint was left out: it has 3 strings", "takes 7 tokens")
     conversion = read({"model": LSTM, "vocab": list("abc")})
     assert conversion.vocabulary is None
-    says(conversion, "it has 3 strings, and layer 'lstm' takes no tokens")
+    says(conversion, "it has 3 strings, and the model takes no tokens")
     with pytest.raises(ConvertError, match=r"takes no tokens; .*beginning with one_hot"):
         read(LSTM, vocabulary=list("abc"))
     with pytest.raises(ConvertError, match=r"vocabulary has 3 strings, but .* takes 7 tokens"):

@@ -6,10 +6,12 @@ for a live module, onnx or h5py for their files, is imported when there is one.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fastlstm.chain.lower import lowered
 from fastlstm.errors import ConvertError
 from fastlstm.sources import keras, onnx
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
@@ -103,10 +105,12 @@ def read(
             recipe=recipe,
             input_size=input_size,
         )
-    if input_size not in (None, made.layers[0].input_size):
+    first = next(one for one in made.graph.inputs if not one.held)
+    size = first.tokens or math.prod(first.shape)
+    if input_size not in (None, size):
         raise ConvertError(
-            f"input_size={input_size} was given, but layer {made.layers[0].name!r} takes "
-            f"{made.layers[0].input_size}; leave it out"
+            f"input_size={input_size} was given, but input {first.name!r} takes {size}; leave it "
+            f"out"
         )
     return made
 
@@ -125,9 +129,10 @@ def _from_graph(
         )
     layers, arrays, report = read()
     stored = [Tensor(name, a.shape, str(a.dtype), a) for name, a in arrays.items()]
-    chosen, note = chosen_vocabulary(vocabulary, None, layers[0])
+    graph = lowered(layers)
+    chosen, note = chosen_vocabulary(vocabulary, None, graph)
     return Conversion(
-        tuple(layers),
+        graph,
         {tensor.name: to_array(tensor, dtype) for tensor in stored},
         (*report, *conversions(stored, dtype), *note),
         chosen,

@@ -1,18 +1,76 @@
-"""What every source makes: layers, tensors, and a report on what became of what."""
+"""What every source makes: a graph, its tensors, how the source is called, and a report."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.state_dict import Tensor
 
-__all__ = ["Conversion", "chosen_vocabulary", "conversions", "joined"]
+__all__ = ["Argument", "Call", "Conversion", "chosen_vocabulary", "conversions", "joined"]
+
+BATCH, TIME = "batch", "time"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An array that a source is given, or gives.
+
+    Parameters
+    ----------
+    name : str
+        As the source calls it; of what a function returns, its place, as ``"[1][0]"``.
+    axes : tuple of "batch", "time" or int
+        What each axis is; the size of those that are part of a row.
+    role : str
+        ``"rows"``: an input or output of the graph, `value`; ``"state"``: what the next call is
+        given, `value` being the argument, or the output, at the other end; ``"constant"``: the same
+        in every call, as the conversion was told, `value` being that as JSON text; ``"lengths"``.
+    value : str
+    """
+
+    name: str
+    axes: tuple[str | int, ...]
+    role: str = "rows"
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a source is called: what its arguments and outputs are.
+
+    A source without an axis of time computes one step a call.
+    """
+
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Argument, ...]
+
+    def to_json(self) -> str:
+        """As a note of a model file keeps it."""
+        return json.dumps(
+            {
+                side: [[a.name, list(a.axes), a.role, a.value] for a in getattr(self, side)]
+                for side in ("arguments", "outputs")
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Call:
+        """The inverse of :meth:`to_json`."""
+        sides = json.loads(text)
+        return cls(
+            *(
+                tuple(Argument(name, tuple(axes), *rest) for name, axes, *rest in sides[side])
+                for side in ("arguments", "outputs")
+            )
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,22 +79,32 @@ class Conversion:
 
     Parameters
     ----------
-    layers : tuple of spec.Layer
-        In the order in which they run, checked.
+    graph : spec.Graph
+        Checked.
     tensors : dict of str to array
-        Exactly those the layers ask for, each with its shape, all of one dtype, C-contiguous, not
+        Exactly those the graph asks for, each with its shape, all of one dtype, C-contiguous, not
         shared with the source.
     report : tuple of str
         Sentences on what each layer was made of, what was converted, left out or taken on the
         caller's word.
     vocabulary : tuple of str, or None
         The string of each token, in order; only of a model that takes tokens.
+    call : Call, or None
+        How the source is called, where it can be.
     """
 
-    layers: tuple[spec.Layer, ...]
+    graph: spec.Graph
     tensors: dict[str, npt.NDArray[Any]]
     report: tuple[str, ...]
     vocabulary: tuple[str, ...] | None = None
+    call: Call | None = None
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The chain of layers that the graph is."""
+        from fastlstm.chain.lower import raised
+
+        return raised(self.graph)
 
 
 def conversions(tensors: Iterable[Tensor], dtype: str) -> list[str]:
@@ -61,11 +129,11 @@ def joined(names: Sequence[str], most: int = 20) -> str:
 
 
 def chosen_vocabulary(
-    given: Sequence[str] | None, found: tuple[str, tuple[str, ...]] | None, first: spec.Layer
+    given: Sequence[str] | None, found: tuple[str, tuple[str, ...]] | None, graph: spec.Graph
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """The vocabulary of the model, and a note where it came from or why there is none."""
-    tokens = first.input_size if first.takes_tokens else 0
-    takes = f"layer {first.name!r} takes {tokens or 'no'} tokens"
+    tokens = next((one.tokens for one in graph.inputs if not one.held), 0)
+    takes = f"the model takes {tokens or 'no'} tokens"
     if given is not None:
         if len(set(given)) != len(given):
             raise ConvertError(

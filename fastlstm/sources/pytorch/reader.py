@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fastlstm import chain as spec
+from fastlstm.chain.lower import lowered
 from fastlstm.container import is_ours
 from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
@@ -65,9 +66,10 @@ def read(
 
         traced = trace.trace(source, dtype, path, nonlinearity, input_size)
         _refuse_ignored(ignored, traced.read)
-        chosen, note = chosen_vocabulary(vocabulary, strings, traced.layers[0])
+        graph = lowered(traced.layers)
+        chosen, note = chosen_vocabulary(vocabulary, strings, graph)
         report = [*traced.report, *conversions(traced.read.values(), dtype), *found.notes, *note]
-        return Conversion(traced.layers, traced.tensors, tuple(report), chosen)
+        return Conversion(graph, traced.tensors, tuple(report), chosen)
     found.refuse_unreadable(ignored)
     told = module.tell(found.modules, path)
     seen = len(found.tensors)
@@ -114,8 +116,9 @@ def read(
     report += [*notes, *told.notes, *found.notes]
     if unused:
         report.append(f"not used, as ignore= allows: {joined(unused)}")
-    chosen, note = chosen_vocabulary(vocabulary, strings, model[0])
-    return Conversion(model, tensors, (*report, *note), chosen)
+    graph = lowered(model)
+    chosen, note = chosen_vocabulary(vocabulary, strings, graph)
+    return Conversion(graph, tensors, (*report, *note), chosen)
 
 
 def _open(source: object) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
