@@ -1,0 +1,508 @@
+"""Run a program of arrays until it is known what its inputs are, and make a graph of it.
+
+What an axis of an input is, no program says. Each way in which the axes can be time, batch and
+features is tried, the most usual first; a wrong one soon contradicts a layer. A size that only the
+input tells is found from the weights that it meets. What the call before has left is found by
+running twice: once to see what becomes of each state, and once with that in its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import spec
+from fastlstm.errors import ConvertError
+from fastlstm.sources.arrays import Builder
+from fastlstm.sources.arrays import places as at
+from fastlstm.sources.arrays.core import ShortError, SizeError, Value
+from fastlstm.sources.arrays.finish import Finished, finish
+from fastlstm.sources.arrays.places import FILL
+from fastlstm.sources.conversion import BATCH, TIME, Argument, Call
+
+__all__ = ["Followed", "Outcome", "Parameter", "Program", "follow"]
+
+Array = npt.NDArray[Any]
+Axes = tuple[str | int, ...]
+
+STEPS = (11, 13)  # of the two runs
+ROWS = (2, 3)
+UNKNOWN = 1009  # a size that is not known, before it is found
+MOST_WAYS = 48
+MOST_STEPS = 2**14
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a program.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int or None, or None
+        None for each size that is not known; None as a whole where the number of axes is not.
+    kind : {"float", "int", "bool"}
+    state : str
+        The output that the next call is given as this argument, if that is known.
+    start : array, optional
+        What a state is in the first call; zeros if None.
+    axes : tuple, optional
+        What its axes are, where that is known.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None = None
+    kind: str = "float"
+    state: str = ""
+    start: Array | None = None
+    axes: Axes | None = None
+
+
+@dataclass
+class Outcome:
+    """What a run of a program gives: arrays by name, of which some are states."""
+
+    outputs: dict[str, Value]
+    states: dict[str, Any] = field(default_factory=dict)
+
+
+class Program(Protocol):
+    """A program: it is given a builder, and an array for each parameter."""
+
+    def __call__(self, builder: Builder, given: dict[str, Value]) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a program became."""
+
+    graph: spec.Graph
+    tensors: dict[str, Array]
+    call: Call
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What the inputs are taken for: axes of those that are rows, and whether there is time."""
+
+    axes: dict[str, Axes]
+    states: dict[str, str]  # parameter -> output
+    timed: bool
+
+
+def follow(
+    program: Program,
+    parameters: Sequence[Parameter],
+    states: Sequence[Mapping[str, str]] = ({},),
+    *,
+    single: str = "input",
+) -> Followed:
+    """Make a graph of a program.
+
+    Parameters
+    ----------
+    program : callable
+    parameters : sequence of Parameter
+    states : sequence of mapping of str to str
+        What may be states: parameter -> output that the next call is given, each mapping tried in
+        turn.
+    single : str
+        What an input is called in the graph if it is the only one.
+
+    Raises
+    ------
+    ConvertError
+        If there is no way to take the inputs that the program agrees with; the error of the one
+        that came furthest.
+    """
+    failures: list[tuple[int, ConvertError]] = []
+    tried = 0
+    for pairs in states:
+        for way in _ways(parameters, dict(pairs)):
+            tried += 1
+            if tried > MOST_WAYS:
+                break
+            attempt = _Attempt(program, parameters, way, single)
+            try:
+                return attempt.made()
+            except ConvertError as error:
+                failures.append((attempt.furthest, error))
+    if not failures:
+        raise ConvertError(
+            "the program takes no array that can be rows of steps: expected one of 1 to 5 axes"
+        )
+    raise max(failures, key=lambda one: one[0])[1]
+
+
+def _ways(parameters: Sequence[Parameter], pairs: dict[str, str]) -> Iterator[_Way]:
+    """Ways in which inputs can be taken, the most usual first."""
+    data = [p for p in parameters if p.name not in pairs]
+    if not data:
+        return
+    first, *others = data
+    fixed = bool(pairs) or any(p.state for p in parameters)
+    for axes in _axes(first, fixed):
+        timed = TIME in axes
+        for rest in itertools.product(*(list(_others(p, timed)) for p in others)):
+            yield _Way(
+                {first.name: axes} | {p.name: a for p, a in zip(others, rest, strict=True)},
+                pairs,
+                timed,
+            )
+
+
+def _axes(parameter: Parameter, stateful: bool) -> Iterator[Axes]:
+    """What the axes of the first input may be."""
+    if parameter.axes is not None:
+        yield parameter.axes
+        return
+    shapes: list[tuple[int | None, ...]]
+    if parameter.shape is None:
+        ranks = (3, 2, 1, 4) if parameter.kind == "float" else (2, 1, 3)
+        shapes = [(None,) * n for n in ranks]
+    else:
+        shapes = [parameter.shape]
+    for shape in shapes:
+        yield from _axes_of(shape, parameter.kind, stateful)
+
+
+def _axes_of(shape: tuple[int | None, ...], kind: str, stateful: bool) -> Iterator[Axes]:
+    """Roles of the axes of a shape: time and batch where they can be, else sizes."""
+    n = len(shape)
+    tokens = kind != "float"
+    places = [*range(n)]
+    # (time, batch) as places, None for an axis that there is not.
+    ways: dict[int, list[tuple[int | None, int | None]]] = {
+        1: [(0, None)],
+        2: [(0, None), (1, 0), (0, 1)] if not tokens else [(1, 0), (0, 1), (0, None)],
+        3: [(1, 0), (0, 1), (2, 0), (2, 1), (0, None)],
+        4: [(1, 0), (2, 0), (3, 0), (0, 1)],
+        5: [(1, 0), (2, 0), (0, 1)],
+    }
+    whole = ways.get(n, [])
+    step: list[tuple[int | None, int | None]] = [(None, 0), (None, 1), (None, None)]
+    if n < 2:
+        step = [(None, 0)] if tokens and n else [(None, None)]
+    ordered = [*step, *whole] if stateful or (n == 2 and not tokens) else [*whole, *step]
+    if n > 3:
+        ordered = [*step[:1], *whole, *step[1:]] if stateful else [*whole, *step]
+    for time, batch in ordered:
+        axes: list[str | int] = []
+        fits = True
+        for axis in places:
+            size = shape[axis]
+            if axis == time:
+                fits = fits and (size is None or size > 3)
+                axes.append(TIME)
+            elif axis == batch:
+                fits = fits and (size is None or size == 1)
+                axes.append(BATCH)
+            else:
+                axes.append(-1 if size is None else size)
+        if fits:
+            yield tuple(axes)
+
+
+def _others(parameter: Parameter, timed: bool) -> Iterator[Axes]:
+    """What the axes of another input may be."""
+    if parameter.axes is not None:
+        yield parameter.axes
+        return
+    shapes = [parameter.shape] if parameter.shape is not None else [(None,) * 3, (None,) * 2]
+    for shape in shapes:
+        for axes in _axes_of(shape, parameter.kind, not timed):
+            if (TIME in axes) == timed:
+                yield axes
+        if timed:
+            yield from (a for a in _axes_of(shape, parameter.kind, True) if TIME not in a)
+
+
+class _Attempt:
+    """One way of taking the inputs."""
+
+    def __init__(
+        self, program: Program, parameters: Sequence[Parameter], way: _Way, single: str
+    ) -> None:
+        self.program, self.way, self.single = program, way, single
+        self.parameters = {p.name: p for p in parameters}
+        self.furthest = 0
+        self.sizes: dict[tuple[str, int], int] = {}  # of axes that are not known
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of states
+        self.least = 0  # steps that a kernel needs
+
+    def made(self) -> Followed:
+        """The graph, which must be the same for other sizes.
+
+        Raises
+        ------
+        ConvertError
+            If this is not what the inputs are.
+        """
+        batched = BATCH in itertools.chain(*self.way.axes.values())
+        fixed = any(
+            p.shape is not None and BATCH in axes and p.shape[axes.index(BATCH)] == 1
+            for p, axes in ((self.parameters[n], a) for n, a in self.way.axes.items())
+        )
+        rows = (1, 1) if fixed or not batched else ROWS
+        length = self._fixed_length()
+        first = self._run(rows[0], length or STEPS[0])
+        if length and rows[0] == rows[1]:
+            return first
+        # Where nothing is of another size, a second run would be the first one.
+        if rows[0] == rows[1] and not self.way.timed:
+            return first
+        second = self._run(rows[1], length or STEPS[1] + 2 * self.least)
+        if first.graph != second.graph:
+            raise ConvertError(
+                "what is computed depends on how many steps or rows there are: "
+                + _difference(first.graph, second.graph)
+            )
+        return first
+
+    def _fixed_length(self) -> int:
+        for name, axes in self.way.axes.items():
+            shape = self.parameters[name].shape
+            if shape is not None and TIME in axes:
+                return shape[axes.index(TIME)] or 0
+        return 0
+
+    def _run(self, rows: int, steps: int) -> Followed:
+        """A run of these sizes, again and again until all others are known."""
+        for _ in range(32):
+            steps = max(steps, self.least) if self.way.timed else 0
+            try:
+                return self._made(rows, steps)
+            except ShortError as error:
+                if self._fixed_length() or error.needed <= self.least or error.needed > MOST_STEPS:
+                    raise
+                self.least = steps = error.needed
+            except SizeError as error:
+                if not self._solved(error, rows, steps):
+                    raise
+        raise ConvertError("the sizes of its inputs were not found")
+
+    # Sizes that are not known
+
+    def _unknown(self) -> list[tuple[str, int]]:
+        return [
+            (name, axis)
+            for name, axes in self.way.axes.items()
+            for axis, size in enumerate(axes)
+            if size == -1
+        ]
+
+    def _solved(self, error: SizeError, rows: int, steps: int) -> bool:
+        """Whether the size that an error tells of gives one that was not known."""
+        for key in self._unknown():
+            if key in self.sizes:
+                continue
+            trial = UNKNOWN + 8
+            self.sizes[key] = trial
+            try:
+                self._made(rows, steps)
+            except SizeError as other:
+                grown = other.got - error.got
+                rest = error.needed - error.got
+                if grown > 0 and other.needed == error.needed and rest * 8 % grown == 0:
+                    size = UNKNOWN + rest * 8 // grown
+                    if size > 0:
+                        self.sizes[key] = size
+                        return True
+            except ConvertError:
+                pass
+            del self.sizes[key]
+        return False
+
+    # One run
+
+    def _given(self, builder: Builder, states: Mapping[str, Value]) -> dict[str, Value]:
+        given: dict[str, Value] = {}
+        for name, axes in self.way.axes.items():
+            full = [
+                self.sizes.get((name, n), UNKNOWN) if size == -1 else size
+                for n, size in enumerate(axes)
+            ]
+            held = self.way.timed and TIME not in axes
+            kind = self.parameters[name].kind
+            given[name] = builder.input(self._called(name), full, kind=kind, held=held)
+        return given | dict(states)
+
+    def _called(self, name: str) -> str:
+        return self.single if len(self.way.axes) == 1 and self.single else name
+
+    def _made(self, rows: int, steps: int) -> Followed:
+        pairs = self.way.states | {p.name: p.state for p in self.parameters.values() if p.state}
+        builder, outcome = self._once(rows, steps, None, {})
+        states: dict[str, Value] = {}
+        if pairs or outcome.states:
+            states = self._states(builder, outcome, pairs)
+            builder, outcome = self._once(rows, steps, builder, states)
+        return self._finished(builder, outcome, pairs, states)
+
+    def _once(
+        self, rows: int, steps: int, before: Builder | None, states: Mapping[str, Value]
+    ) -> tuple[Builder, Outcome]:
+        builder = Builder(rows, steps, before)
+        names = {p.name for p in self.parameters.values() if p.state} | set(self.way.states)
+        try:
+            if before is None:
+                builder.states_of_inputs = frozenset(f"state {n}" for n in names)
+                states = {n: builder.state(f"state {n}", self._state_axes(n)) for n in names}
+            else:
+                builder.rows.starts = dict(self._starts)
+            outcome = self.program(builder, self._given(builder, states))
+        finally:
+            self.furthest = max(self.furthest, builder.operations)
+        return builder, outcome
+
+    def _state_axes(self, name: str) -> Axes:
+        """What the axes of a state are: one whose size is not known is the batch."""
+        parameter = self.parameters[name]
+        shape = parameter.shape
+        if parameter.start is not None:
+            shape = parameter.start.shape
+        if shape is None:
+            raise ConvertError(f"the shape of state {name!r:.200} is not known")
+        if parameter.axes is not None:
+            return parameter.axes
+        return tuple(BATCH if n is None else n for n in shape)
+
+    def _shape(self, name: str, rows: int) -> tuple[int, ...]:
+        """Of a state."""
+        return tuple(rows if n == BATCH else int(n) for n in self._state_axes(name))
+
+    _starts: Mapping[tuple[str, int], Array] = {}
+
+    def _states(
+        self, builder: Builder, outcome: Outcome, pairs: Mapping[str, str]
+    ) -> dict[str, Value]:
+        """Each state as what the call before has made of it."""
+        after: dict[str, Array] = {}
+        kinds = {}
+        for name, output in pairs.items():
+            value = outcome.states.get(name)
+            if value is None:
+                value = outcome.outputs.get(output)
+            if value is None:
+                raise ConvertError(f"{output!r:.200} is no output, and is the next {name!r:.200}")
+            after[name] = builder.places(value)
+            expected = self._shape(name, builder.batch)
+            if after[name].shape != expected:
+                if after[name].size != math.prod(expected):
+                    raise ConvertError(
+                        f"state {name!r:.200} has shape {expected}, and becomes {after[name].shape}"
+                    )
+                after[name] = after[name].reshape(expected)
+            kinds[name] = "float"
+        moved = self._resolved(builder, after)
+        return {name: Value(places, kinds[name]) for name, places in moved.items()}
+
+    def _resolved(self, builder: Builder, after: Mapping[str, Array]) -> dict[str, Array]:
+        """The rows that states are of, followed back through the steps before."""
+        numbers = {builder.rows.number(f"state {name}"): name for name in after}
+        flat = {}  # (batch or 1, numbers)
+        for name, places in after.items():
+            axes = self._state_axes(name)
+            first = np.moveaxis(places, axes.index(BATCH), 0) if BATCH in axes else places[None]
+            flat[name] = first.reshape(len(first), -1)
+        starts: dict[tuple[str, int], Array] = {}
+        made: dict[str, Array] = {}
+        for name, places in after.items():
+            now = places.copy()
+            ago = np.ones(now.shape, np.int64)
+            for _ in range(sum(f.size for f in flat.values()) + 1):
+                rows = at.row_of(now)
+                of_states = np.isin(rows, [*numbers])
+                if not of_states.any():
+                    break
+                for number, other in numbers.items():
+                    here = rows == number
+                    row = at.batch_of(now[here]) if len(flat[other]) > 1 else 0
+                    now[here] = flat[other][row, at.offset_of(now[here])]
+                    ago[here] += 1
+            else:
+                raise ConvertError(
+                    f"state {name!r:.200} never changes; expected what each step sets"
+                )
+            counts = np.maximum(builder.rows.counts(at.row_of(now)), 1)
+            made[name] = at.shifted(now, ago * counts)
+            start = self.parameters[name].start
+            if start is not None and np.any(start):
+                self._note_starts(builder, starts, made[name], start)
+        self._starts = starts
+        return made
+
+    def _note_starts(
+        self,
+        builder: Builder,
+        starts: dict[tuple[str, int], Array],
+        places: Array,
+        start: Array,
+    ) -> None:
+        for place, value in zip(places.ravel(), np.ravel(start), strict=True):
+            if place == FILL:
+                if value:
+                    raise ConvertError("a state that starts from other than zero becomes zero")
+                continue
+            made = builder.rows.of(int(at.row_of(place)))
+            ago = -int(at.steps_of(place))
+            offset = int(at.offset_of(place))
+            row = starts.setdefault((made.name, ago), np.zeros(made.shape))
+            row.reshape(-1)[offset] = value
+
+    def _finished(
+        self,
+        builder: Builder,
+        outcome: Outcome,
+        pairs: Mapping[str, str],
+        states: Mapping[str, Value],
+    ) -> Followed:
+        carried = {output for name, output in pairs.items() if name in self.way.states}
+        outputs = {n: v for n, v in outcome.outputs.items() if n not in carried}
+        if not outputs:
+            outputs = dict(outcome.outputs)
+        for name, value in outputs.items():
+            if not isinstance(value, Value):
+                raise ConvertError(f"output {name!r:.200} is constant; expected one of an input")
+        names = [self._called(name) for name in self.way.axes]
+        single = len(outputs) == 1 and self.single
+        called = {("output" if single else n): v for n, v in outputs.items()}
+        made: Finished = finish(builder, called, names)
+        call = self._call(made, pairs, outputs, bool(single))
+        return Followed(made.graph, made.tensors, call, tuple(builder.notes))
+
+    def _call(
+        self, made: Finished, pairs: Mapping[str, str], outputs: Mapping[str, Any], single: bool
+    ) -> Call:
+        arguments = []
+        for name in self.parameters:
+            if name in self.way.axes:
+                axes = tuple(
+                    self.sizes.get((name, n), 1) if size == -1 else size
+                    for n, size in enumerate(self.way.axes[name])
+                )
+                arguments.append(Argument(name, axes, "rows", self._called(name)))
+            elif name in self.way.states:
+                arguments.append(Argument(name, self._state_axes(name), "state", pairs[name]))
+        given = []
+        for name in outputs:
+            own = "output" if single else name
+            given.append(Argument(name, made.axes[own], "rows", own))
+        given += [Argument(output, (), "state", name) for name, output in self.way.states.items()]
+        return Call(tuple(arguments), tuple(given))
+
+
+def _difference(one: spec.Graph, other: spec.Graph) -> str:
+    """The first node that two graphs have not both."""
+    for a, b in itertools.zip_longest(one.nodes, other.nodes):
+        if a != b:
+            shown = [n.layer.describe() if n is not None else "nothing" for n in (a, b)]
+            return f"{(a or b).name!r:.200} is {shown[0]:.200} or {shown[1]:.200}"
+    return "its inputs or outputs"
