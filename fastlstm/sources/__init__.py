@@ -13,7 +13,7 @@ from typing import Any
 
 from fastlstm.chain.lower import lowered
 from fastlstm.errors import ConvertError
-from fastlstm.sources import keras, onnx
+from fastlstm.sources import audio, keras, numbers, onnx
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
 from fastlstm.sources.pytorch import reader as pytorch
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
@@ -89,13 +89,18 @@ def read(
     }
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     is_file = isinstance(path, str) and os.path.isfile(path)
-    if onnx.is_model(source) or (is_file and path.endswith(".onnx")):
+    held = numbers.read_numbers(path) if is_file and numbers.holds_numbers(path) else None
+    if held is not None:
+        is_file = False
+    if what := audio.audio_format(held):
+        made = _complete(what, path, held, named, dtype, vocabulary)
+    elif onnx.is_model(source) or (is_file and path.endswith(".onnx")):
         made = _from_graph("an ONNX model", lambda: onnx.read(source), named, dtype, vocabulary)
     elif is_file and keras.is_keras(path):
         made = _from_graph("a Keras model", lambda: keras.read(path), named, dtype, vocabulary)
     else:
         made = pytorch.read(
-            source,
+            source if held is None else numbers.named(held, path),
             layers=layers,
             prefix=prefix,
             nonlinearity=nonlinearity,
@@ -115,6 +120,31 @@ def read(
     return made
 
 
+def _complete(
+    what: str,
+    path: str,
+    tree: Any,
+    options: Mapping[str, object],
+    dtype: str,
+    vocabulary: Sequence[str] | None,
+) -> Conversion:
+    """A model of an audio program, which says by itself which layers it has."""
+    _refuse_options(what, options)
+    try:
+        made = audio.read_audio(tree, dtype)
+    except ConvertError as error:
+        raise ConvertError(f"{path}: {error}") from None
+    chosen_vocabulary(vocabulary, None, made.graph)
+    return made
+
+
+def _refuse_options(what: str, options: Mapping[str, object]) -> None:
+    if given := [name for name, value in options.items() if value]:
+        raise ConvertError(
+            f"{given[0]}= was given, but {what} says by itself which layers it has; leave it out"
+        )
+
+
 def _from_graph(
     what: str,
     read: Callable[[], tuple[Sequence[Any], Mapping[str, Any], Sequence[str]]],
@@ -123,10 +153,7 @@ def _from_graph(
     vocabulary: Sequence[str] | None,
 ) -> Conversion:
     """A model that says by itself which layers it has, so that no option for that is taken."""
-    if given := [name for name, value in options.items() if value]:
-        raise ConvertError(
-            f"{given[0]}= was given, but {what} says by itself which layers it has; leave it out"
-        )
+    _refuse_options(what, options)
     layers, arrays, report = read()
     stored = [Tensor(name, a.shape, str(a.dtype), a) for name, a in arrays.items()]
     graph = lowered(layers)

@@ -1,6 +1,6 @@
 """What PyTorch holds or saves, and arrays under its names, into layers and tensors.
 
-The path of a checkpoint through this package: ``checkpoint`` (or ``format``, ``npz``, or
+The path of a checkpoint through this package: ``checkpoint`` (or ``format``, or
 ``module.record``) reads what was saved, ``state_dict`` finds the model's tensors in it,
 ``handwritten`` gives those of a cell written by hand their PyTorch form, as a ``recipe`` tells,
 ``blocks`` finds the layers they make, ``order`` the order in which those run, and :func:`read`
@@ -24,7 +24,6 @@ from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversio
 from fastlstm.sources.pytorch import module, order
 from fastlstm.sources.pytorch.blocks import find_blocks
 from fastlstm.sources.pytorch.checkpoint import StoredTensor, read_checkpoint
-from fastlstm.sources.pytorch.npz import is_npz, read_npz
 from fastlstm.sources.pytorch.order import Placed
 from fastlstm.sources.pytorch.state_dict import (
     StateDict,
@@ -151,8 +150,6 @@ def _open_file(path: str) -> Mapping[Any, Any]:
             )
         tensors = read_tensors(path)
         return {name: StoredTensor(array, dtype) for name, (array, dtype) in tensors.items()}
-    if is_npz(head):
-        return read_npz(path)
     saved = read_checkpoint(path)
     if not isinstance(saved, Mapping):
         raise ConvertError(

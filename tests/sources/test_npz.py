@@ -14,7 +14,7 @@ import pytest
 from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources import read
-from fastlstm.sources.pytorch.npz import read_npz
+from fastlstm.sources.numbers.npz import read_npz
 
 ARRAYS = {
     "float64": np.linspace(0, 1, 12).reshape(3, 4),
