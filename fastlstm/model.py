@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from fastlstm import chain, format, self_check, sequences
+from fastlstm import format, self_check, sequences, spec
 from fastlstm._engine import as_count
 from fastlstm.packed import PackedGraph
 from fastlstm.pool import Pool
@@ -110,17 +110,9 @@ class Model(PackedGraph):
         return bool(self._network.moving[0].tokens)
 
     @functools.cached_property
-    def layers(self) -> tuple[chain.Layer, ...]:
-        """The layers of a model that is a chain of them, first layer first.
-
-        Raises
-        ------
-        ValueError
-            If the model is no chain: :attr:`graph` has its nodes.
-        """
-        from fastlstm.chain.lower import raised
-
-        return raised(self.graph, self.facts)
+    def layers(self) -> tuple[spec.Layer, ...]:
+        """The layers of the graph, in the order in which they run."""
+        return tuple(node.layer for group in self.facts.groups for node in group.nodes)
 
     @property
     def tensors(self) -> dict[str, Array]:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import chain as spec
-from fastlstm import sequences
+from fastlstm import sequences, spec
 from fastlstm.conversion import from_torch
 from fastlstm.errors import ConvertError
 from fastlstm.model import Model
@@ -61,7 +60,8 @@ class _Module:
             dtype=self._dtype,
         )
         (given,) = model.layers
-        if dataclasses.replace(given, name=NAME) != self._layer:
+        named = dataclasses.replace(given, name=NAME, weights="", tensor_names=())
+        if named != self._layer:
             raise ConvertError(
                 f"the state dict is that of {given.describe()}; this module is "
                 f"{self._layer.describe()}"
@@ -70,10 +70,10 @@ class _Module:
 
     def state_dict(self) -> dict[str, Array]:
         """The weights under PyTorch's names."""
-        prefix = self.model.layers[0].name + "."
+        tensors = self.model.tensors
         return {
-            name.removeprefix(prefix).removesuffix(self._suffix): array
-            for name, array in self.model.tensors.items()
+            suffix.removesuffix(self._suffix): tensors[name]
+            for suffix, name in self.model.layers[0].names().items()
         }
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import spec
 from fastlstm.model import Model
 from fastlstm.stream import Stream
 
@@ -126,14 +127,15 @@ def check_generates(model: Model) -> None:
 
 def _output_kind(model: Model) -> str:
     """What a model's output is: "logits", "softmax" or "log_softmax"."""
-    last = model.layers[-1]
-    function = getattr(last, "function", "")
-    if last.kind == "linear":
+    value = next(iter(model.graph.outputs.values()))
+    last = next((layer for layer in model.layers if layer.name == value), None)
+    if isinstance(last, spec.Linear):
         return "logits"
-    if function in ("softmax", "log_softmax"):
-        return str(function)
+    if isinstance(last, spec.Softmax):
+        return "log_softmax" if last.log else "softmax"
+    ends = "its input" if last is None else last.describe()
     raise ValueError(
-        f"this model ends in {last.describe()}; expected a linear layer, whose output is taken as "
+        f"this model ends in {ends}; expected a linear layer, whose output is taken as "
         f"logits, or softmax or log_softmax behind it"
     )
 

@@ -54,6 +54,11 @@ class ChainFile(ModelFile):
         return raised(self.graph)
 
 
+def chain_of(model: Any) -> tuple[spec.Layer, ...]:
+    """The chain of layers that a model is."""
+    return raised(model.graph)
+
+
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 

@@ -20,6 +20,7 @@ from models import (
     ChainFile,
     build,
     by_turns,
+    chain_of,
     every_kind,
     input_for,
     model_file,
@@ -78,7 +79,7 @@ def assert_same_model(one: Model, other: Model, rng) -> None:
 
 class TestAttributes:
     def test_sizes(self, model):
-        first, last = model.layers[0], model.layers[-1]
+        first, last = chain_of(model)[0], chain_of(model)[-1]
         assert (model.input_size, model.output_size) == (first.input_size, last.output_size)
         assert model.takes_tokens == (first.kind in ("embedding", "one_hot"))
         assert model.threads == 1
@@ -138,7 +139,7 @@ class TestAttributes:
                 assert state[name].shape == expected[name]
             recurrent = {name for name in expected if name.endswith((".h", ".c"))}
             assert recurrent <= state.keys()
-            start = reference.start_state(model.layers, model.tensors, batch or 1, model.dtype)
+            start = reference.start_state(chain_of(model), model.tensors, batch or 1, model.dtype)
             for name, array in state.items():
                 assert array.dtype == (np.int64 if name.endswith("count") else model.dtype)
                 exact = start[name].reshape(array.shape) if name in recurrent else 0
@@ -210,7 +211,7 @@ class TestCopies:
         assert_same_model(again, model, rng)
 
     def test_stream_of_a_pickled_model(self, model, rng):
-        if spec.looks_ahead(model.layers):
+        if spec.looks_ahead(chain_of(model)):
             pytest.skip("models that look ahead do not stream")
         x = input_for(model, rng, 5)
         expected = model.stream().run(x)
@@ -222,8 +223,8 @@ class TestSelfCheck:
         assert 0 <= model.check() < 1e-5
         inputs, outputs = model.self_check
         (x,), (y,) = inputs.values(), outputs.values()
-        assert y.shape[0] == spec.output_steps(model.layers, x.shape[0]) > 0
-        expected, _ = reference.forward(model.layers, model.tensors, x[:, None])
+        assert y.shape[0] == spec.output_steps(chain_of(model), x.shape[0]) > 0
+        expected, _ = reference.forward(chain_of(model), model.tensors, x[:, None])
         assert y.dtype == np.float64
         np.testing.assert_allclose(y, expected[:, 0], rtol=1e-12, atol=1e-13)
 
@@ -295,7 +296,7 @@ class TestConvert:
             module = getattr(torch.nn, name)(5, 9, num_layers=2)
             model = fastlstm.from_torch(module)
             for key, tensor in module.state_dict().items():
-                mine = model.tensors[f"{model.layers[0].name}.{key}"]
+                mine = model.tensors[f"{chain_of(model)[0].name}.{key}"]
                 assert mine.tobytes() == tensor.numpy().tobytes()
             x = rng.standard_normal((7, 3, 5)).astype(np.float32)
             with torch.no_grad():
@@ -305,7 +306,7 @@ class TestConvert:
     def test_from_torch_sequential(self, torch, rng):
         module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.GRU(8, 9))
         model = fastlstm.from_torch(module)
-        assert [layer.kind for layer in model.layers] == ["linear", "activation", "gru"]
+        assert [layer.kind for layer in chain_of(model)] == ["linear", "activation", "gru"]
         x = rng.standard_normal((7, 3, 5)).astype(np.float32)
         with torch.no_grad():
             expected = module(torch.from_numpy(x))[0].numpy()
@@ -319,13 +320,13 @@ class TestConvert:
         assert_same_model(loaded, written, rng)
         assert "m.pt" in loaded.source["from"]
         x = rng.standard_normal((7, 3, 5)).astype(np.float32)
-        expected, _ = torch_forward(written.layers, written.tensors, x)
+        expected, _ = torch_forward(chain_of(written), written.tensors, x)
         np.testing.assert_allclose(loaded(x)[0], expected, rtol=0, atol=2e-6)
 
     def test_of_a_mapping_without_torch(self, rng, tmp_path):
         tensors = random_tensors((recurrent("lstm", 5, 9, "encoder"),), rng)
         model = fastlstm.convert(tensors, tmp_path / "m")
-        assert model.layers == (recurrent("lstm", 5, 9, model.layers[0].name),)
+        assert chain_of(model) == (recurrent("lstm", 5, 9, chain_of(model)[0].name),)
         assert_same_model(fastlstm.load(tmp_path / "m"), model, rng)
         wide = fastlstm.convert(tensors, tmp_path / "m", dtype="float64")
         assert wide.dtype == np.float64

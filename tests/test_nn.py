@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from models import random_tensors, recurrent
+from models import chain_of, random_tensors, recurrent
 
 import fastlstm
 from fastlstm.chain import reference
@@ -327,7 +327,7 @@ class TestWeights:
         """The same equations without torch, so that this file means something alone."""
         module, given_ = getattr(fastlstm, name)(I, H), weights(name, rng)
         module.load_state_dict(given_)
-        layer = module.model.layers[0]
+        layer = chain_of(module.model)[0]
         x = rng.standard_normal((1, 3, I)).astype(np.float32)
         y, _ = reference.forward([layer], module.model.tensors, x)
         got = module(x[0] if name.endswith("Cell") else x)

@@ -17,6 +17,7 @@ from models import (
     ChainFile,
     build,
     by_turns,
+    chain_of,
     every_kind,
     input_for,
     model_file,
@@ -396,7 +397,7 @@ class TestArguments:
     def test_models_whose_rows_cannot(self, kind, rng):
         model = build(every_kind(4)[kind], rng)
         x = input_for(model, rng, 12, 2)
-        why = refusal(model.layers)
+        why = refusal(chain_of(model))
         for given, reset in ((x, np.zeros((12, 2), bool)), (x[:, 0], np.zeros(12, bool))):
             with pytest.raises(ValueError) as error:  # noqa: PT011, the message is compared
                 model(given, reset=reset)

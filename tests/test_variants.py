@@ -17,6 +17,7 @@ from models import (
     ChainFile,
     build,
     by_reference,
+    chain_of,
     input_for,
     model_file,
     recurrent,
@@ -420,7 +421,7 @@ class TestInitialState:
         y, after = model(x)
         again, _ = model(x, model.initial_state(2))
         assert_same_bits(again, y)
-        expected, _ = reference.forward(model.layers, model.tensors, x)
+        expected, _ = reference.forward(chain_of(model), model.tensors, x)
         np.testing.assert_allclose(y, expected, rtol=0, atol=4e-6)
         stream = model.stream(2)
         for _ in range(2):
