@@ -1,6 +1,7 @@
 """The command ``fastlstm``: its arguments, its exit codes, its error messages.
 
-Exit codes: 0 fine, 1 a check failed, 2 bad usage or a bad file, 130 interrupted.
+Exit codes: 0 fine, 1 a check failed, 2 bad usage or a bad file, 3 verify had nothing to compare
+with, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastlstm",
         description="Run trained recurrent networks on a CPU, one step at a time.",
-        epilog="exit codes: 0 fine, 1 a check failed, 2 bad usage or a bad file, 130 interrupted",
+        epilog="exit codes: 0 fine, 1 a check failed, 2 bad usage or a bad file, 3 verify had "
+        "nothing to compare with, 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastlstm {fastlstm.__version__}")

@@ -126,7 +126,7 @@ class TestSameModel:
         assert np.array_equal(again.state["rnn.h"], stream.state["rnn.h"])
 
     def test_passes_verification(self, path):
-        assert fastlstm.verify(fastlstm.load(path, mmap=True), steps=100).passed
+        assert fastlstm.verify(fastlstm.load(path, mmap=True), steps=100).agrees
 
     def test_with_everything_else_that_is_asked_for(self, path, isa):
         model = fastlstm.load(path, threads=2, isa=isa, reproducible=True, mmap=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import fastlstm
 from fastlstm.commands import terminal
 from fastlstm.commands.conversion import add_conversion, conversion_options
+from fastlstm.commands.verify import next_command
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
@@ -64,12 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "dtype": model.dtype.name,
                 "graph": model.graph.to_dict(),
                 "report": model.source["report"].split("\n"),
+                "verify": next_command(source, destination),
             }
         )
         return 0
     page = terminal.open_page()
     page.text(model.source["report"])
     page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {model.dtype}")
+    page.text(f"verify it: {next_command(source, destination)}")
     return 0
 
 

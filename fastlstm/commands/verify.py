@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from fastlstm import Model
 from fastlstm.commands import plot, terminal
 from fastlstm.commands.arguments import (
     add_model,
-    exit_code,
     load_model,
     not_negative,
     number,
@@ -26,12 +26,19 @@ from fastlstm.verification import (
     Comparison,
     Verdict,
     Verification,
+    open_module,
+    runner_of,
     verify,
 )
 
-__all__ = ["SUMMARY", "add_arguments", "run"]
+__all__ = ["SUMMARY", "add_arguments", "next_command", "run"]
 
-SUMMARY = "compare a model with its equations, torch and its source"
+SUMMARY = "compare a model with its equations, and with what it was made of"
+
+# Files of weights whose module their owner can have.
+CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors"}
+
+EXIT_CODES = {"ok": 0, "differs": 1, "not compared": 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +48,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "compare it with the equations in float64 (in extended precision, for a float64 model) "
         "and the same weights. The engine passes if its "
         "largest error is at most 1.5 times that of torch (4 times that of NumPy in the same "
-        "precision, if torch is not installed or lacks a layer), or within the tolerance."
+        "precision, if torch is not installed or lacks a layer), or within the tolerance. What "
+        "the model was made of is run on the same numbers, if it is given: only then is it known "
+        "whether the conversion is right."
+    )
+    parser.epilog = (
+        "exit codes: 0 the original was run and nothing differs; 1 something differs; 2 bad usage "
+        "or a bad file; 3 not compared: nothing was run that the model was made of, or it lacks "
+        "an output"
     )
     add_model(parser)
     parser.add_argument(
         "--against",
         metavar="SOURCE",
-        help="what the model was made of: an .onnx file, which onnxruntime runs beside it, or "
-        "another file, which is converted again and must have the same weights",
+        help="what the model was made of: an .onnx file, a TorchScript archive or a .pt2 file, "
+        "which onnxruntime or torch run, with what is in them; or a checkpoint, which is "
+        "converted again and must have the same weights",
+    )
+    parser.add_argument(
+        "--module",
+        metavar="FILE.py:CLASS",
+        help="the PyTorch module that the checkpoint --against is of: a class, a module, or a "
+        "function that makes one without arguments. This imports FILE.py and runs what is in it: "
+        "your own code, or code that you trust",
+    )
+    parser.add_argument(
+        "--recorded",
+        metavar="FILE.npz",
+        help="numbers of the original: arrays x and y, or each input and output under its name, "
+        "(T, ...), (T, B, ...) or (B, T, ...); and the model's states, under their names, where "
+        "it did not begin as the model does",
     )
     parser.add_argument(
         "--steps", type=positive, default=STEPS, help="length (default %(default)s)"
@@ -56,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=positive,
-        help=f"rows (default {BATCH_SIZE}, or what an .onnx file is made for)",
+        help=f"rows (default {BATCH_SIZE}, or what a source is made for)",
     )
     parser.add_argument(
         "--seed", type=not_negative, default=0, help="of the sequence (default %(default)s)"
@@ -90,11 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
         # What is sound but for its digest or its self-check is compared all the same.
         model = load_model(arguments, check=False)
         self_check = str(error)
-    against = _source(arguments, model)
+    against, unused = _source(arguments, model)
     with terminal.progress("verifying", arguments.steps) as advance:
         found = verify(
             model,
             against,
+            recorded=arguments.recorded,
             steps=arguments.steps,
             batch_size=arguments.batch,
             seed=arguments.seed,
@@ -102,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             advance=advance,
         )
-    passed = found.passed and self_check == "passed"
+    outcome = found.outcome if self_check == "passed" else "differs"
     if arguments.plot:
         plot.save_drift(
             arguments.plot,
@@ -115,30 +145,48 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "model": arguments.model,
                 "against": arguments.against,
+                "module": arguments.module,
+                "recorded": arguments.recorded,
                 "isa": model.isa,
                 "dtype": model.dtype.name,
                 "seed": arguments.seed,
                 "self_check": self_check,
             }
             | found.facts()
-            | {"passed": passed, "plot": arguments.plot}
+            | {"outcome": outcome, "passed": outcome == "ok", "plot": arguments.plot}
+            | ({"unused": unused} if unused else {})
         )
-        return exit_code(passed)
-    _show(model, found, self_check, arguments.plot)
-    return exit_code(passed)
+        return EXIT_CODES[outcome]
+    _show(model, found, self_check, arguments.plot, unused)
+    return EXIT_CODES[outcome]
 
 
-def _source(arguments: argparse.Namespace, model: Model) -> Any:
-    """What to verify against, as the library takes it."""
+def next_command(source: str, destination: str) -> str:
+    """The command that verifies what was converted, to be told by whoever did."""
+    model, original = shlex.quote(destination), shlex.quote(source)
+    if runner_of(source):
+        return f"fastlstm verify {model} --against {original}"
+    if Path(source).suffix.lower() in CHECKPOINTS:
+        return f"fastlstm verify {model} --module FILE.py:CLASS --against {original}"
+    return f"fastlstm verify {model} --recorded FILE.npz"
+
+
+def _source(arguments: argparse.Namespace, model: Model) -> tuple[Any, list[str]]:
+    """What to verify against, as the library takes it, and the options that it does not need."""
     source, options = arguments.against, given_options(arguments)
-    if source is None or source.lower().endswith(".onnx"):
+    if arguments.module is not None:
+        return open_module(arguments.module, source), options
+    if source is None:
         if options:
             raise ValueError(
                 f"{options[0]} is of a SOURCE that is converted again; expected it with --against "
                 f"and a checkpoint"
             )
-        return source
-    return fastlstm.from_torch(source, dtype=model.dtype.name, **conversion_options(arguments))
+        return None, []
+    if runner_of(source):
+        return source, options
+    options_of = conversion_options(arguments)
+    return fastlstm.from_torch(source, dtype=model.dtype.name, **options_of), []
 
 
 def _about(model: Model, comparison: Comparison) -> str:
@@ -161,10 +209,18 @@ def _compared(comparison: Comparison) -> str:
     return text + starts[comparison.starts]
 
 
-def _show(model: Model, found: Verification, self_check: str, drawn: str | None) -> None:
+def _show(
+    model: Model,
+    found: Verification,
+    self_check: str,
+    drawn: str | None,
+    unused: list[str],
+) -> None:
     page = terminal.open_page()
+    several = len(found.drifts) > 1
     for comparison in found.judged:
-        page.heading(f"largest error against {found.exact_in}: {_compared(comparison)}")
+        where = f", {comparison.output}" if several else ""
+        page.heading(f"largest error against {found.exact_in}: {_compared(comparison)}{where}")
         page.table(
             ("", "error", "rms", "step", "row", "feature", "limit"),
             [
@@ -181,12 +237,14 @@ def _show(model: Model, found: Verification, self_check: str, drawn: str | None)
             ],
             right="error rms step row feature limit",
         )
-    _show_drift(page, found)
+    for comparison in found.drifts:
+        _show_drift(page, found, comparison)
     first = found.judged[0]
     ratio = f"{found.ratio:.2f} times that of {found.yardstick}"
     if math.isnan(found.ratio):
         ratio = f"{found.error:.1e}, and {found.yardstick} made none"
     passes = f"{found.most_ratio:g} times it or {found.floor(first, found.yardstick):.1e} passes"
+    notes = [f"{', '.join(unused)} was not needed: the original was run itself"] if unused else []
     page.text("")
     page.pairs(
         {
@@ -195,19 +253,37 @@ def _show(model: Model, found: Verification, self_check: str, drawn: str | None)
             "instruction set": model.isa,
             "self-check": self_check,
         }
-        | ({"notes": "\n".join(found.notes)} if found.notes else {})
+        | ({"notes": "\n".join([*notes, *found.notes])} if notes or found.notes else {})
     )
+    page.heading("compared with what the model was made of")
+    page.pairs(found.compared)
+    page.text("")
     if drawn:
         page.text(f"wrote {drawn}")
     for verdict in _verdicts(found, self_check):
         page.verdict(verdict.passed, verdict.text)
+    for line in found.not_verified:
+        page.text(f"not verified: {line}")
+    if found.passed and self_check == "passed":
+        page.verdict(True, found.said)
+    for text in found.not_compared:
+        page.text(f"not compared: {text}")
+    if not found.original:
+        page.text(WAYS_ON)
 
 
-def _show_drift(page: terminal.Page, found: Verification) -> None:
-    if found.drift.starts != "carried" or not found.drift.outputs:
+WAYS_ON = (
+    "to compare them, give what the model was made of: --against FILE (.onnx, TorchScript, .pt2), "
+    "--module FILE.py:CLASS --against CHECKPOINT, or numbers of it, --recorded FILE.npz"
+)
+
+
+def _show_drift(page: terminal.Page, found: Verification, drift: Comparison) -> None:
+    if drift.starts != "carried" or not drift.outputs:
         return
     grown = {None: "too short to tell", True: "grows", False: "no"}
-    page.heading(f"drift: rms error of each third of {found.drift.outputs:,} outputs")
+    where = f", {drift.output}" if len(found.drifts) > 1 else ""
+    page.heading(f"drift: rms error of each third of {drift.outputs:,} outputs{where}")
     page.table(
         ("", "first", "middle", "last", "last/first", "drifts"),
         [
@@ -217,14 +293,14 @@ def _show_drift(page: terminal.Page, found: Verification) -> None:
                 "" if math.isnan(errors.growth) else f"{errors.growth:.2f}",
                 grown[errors.grows],
             )
-            for name, errors in found.drift.errors.items()
+            for name, errors in drift.errors.items()
         ],
         right="first middle last last/first",
     )
     if found.diverges:
         page.text(
             f"(rounding alone takes {found.yardstick} off by "
-            f"{found.drift.errors[found.yardstick].worst.error:.2e}, beyond any tolerance: what is "
+            f"{drift.errors[found.yardstick].worst.error:.2e}, beyond any tolerance: what is "
             f"judged are sequences of {max(found.judged[0].calls)} steps)"
         )
 

@@ -15,6 +15,7 @@ __all__ = ["Recurrence", "along_positions"]
 
 Weights = Mapping[str, Array]
 Cell = Callable[[Array, Array, Array, Weights], tuple[Array, Array]]
+Stack = Callable[[spec.Recurrent, Weights, Array, Array | None, State], Array]
 
 
 def lstm_cell(
@@ -145,6 +146,7 @@ class Recurrence(OverTime):
     """A recurrent layer along time; positions of a step are as good as rows of a batch."""
 
     layer: spec.Recurrent
+    stack = staticmethod(stack)
 
     def start(self, B: int, given: Sequence[Array]) -> State:
         state = super().start(B, given)
@@ -163,10 +165,10 @@ class Recurrence(OverTime):
         x, mask = xs[0], xs[1] if self.layer.hold else None
         if mask is not None and mask.ndim < x.ndim:
             mask = mask.reshape(*mask.shape[:2], *(1,) * (x.ndim - 3), 1)
-        return stack(self.layer, self.w, x, mask, state)
+        return self.stack(self.layer, self.w, x, mask, state)
 
 
-def along_positions(layer: spec.Recurrent, w: Weights, *xs: Array) -> Array:
+def along_positions(layer: spec.Recurrent, w: Weights, *xs: Array, stack: Stack = stack) -> Array:
     """A recurrent layer along the last axis before the features, anew in each step."""
     steps = np.broadcast_shapes(*(x.shape[:2] for x in xs))  # a value that is held has one
     x, *rest = (np.broadcast_to(x, (*steps, *x.shape[2:])) for x in xs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,6 +17,7 @@ __all__ = ["SlidingOverTime", "within_step"]
 
 Weights = Mapping[str, Array]
 Pairs = Sequence[tuple[int, int]]
+Slid = Callable[[spec.Sliding, Weights, Array, Pairs, Array | None], Array]
 
 
 def windows(layer: spec.Sliding, x: Array) -> Array:
@@ -116,9 +117,9 @@ def _slid(layer: spec.Sliding, w: Weights, x: Array, padding: Pairs, real: Array
     return pool(layer, padded, there)
 
 
-def within_step(layer: spec.Sliding, w: Weights, x: Array) -> Array:
+def within_step(layer: spec.Sliding, w: Weights, x: Array, slid: Slid = _slid) -> Array:
     """A kernel over the positions of a step: x (T, B, C, *axes) -> y (T, B, O, *axes)."""
-    y = _slid(layer, w, x.reshape(-1, *x.shape[2:]), layer.paddings, None)
+    y = slid(layer, w, x.reshape(-1, *x.shape[2:]), layer.paddings, None)
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
@@ -126,13 +127,14 @@ class SlidingOverTime(OverTime):
     """A kernel over time, and over positions too: x (T, B, C, *axes) -> y (T', B, O, *axes)."""
 
     layer: spec.Sliding
+    slid = staticmethod(_slid)
 
     def whole(self, state: State, *xs: Array) -> Array:
         (x,) = xs
         whole, _ = self.layer.terms
         if not whole(len(x)):
             return self._none(x)
-        return _as_steps(_slid(self.layer, self.w, _as_axis(x), self.layer.paddings, None))
+        return _as_steps(self.slid(self.layer, self.w, _as_axis(x), self.layer.paddings, None))
 
     def run(self, state: State, *xs: Array) -> Array:
         (x,) = xs
@@ -182,7 +184,7 @@ class SlidingOverTime(OverTime):
         axes = seen.shape[3:]
         real = np.broadcast_to(real.reshape(-1, *(1,) * len(axes)), (len(real), *axes))
         padding = [(0, 0), *layer.paddings[1:]]
-        return _as_steps(_slid(layer, self.w, _as_axis(seen), padding, real))
+        return _as_steps(self.slid(layer, self.w, _as_axis(seen), padding, real))
 
     def _none(self, x: Array) -> Array:
         return np.zeros((0, x.shape[1], *self.layer.output(self.reads)), x.dtype)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,12 @@ class Stream:
     state : dict of str to array
         What ``spec.check`` lists, the batch behind the first axis, and the rows that wait for
         others. It can be copied and put back.
+    over_time, within_step : mapping of type of layer to equations
+        A subclass may have others.
     """
+
+    over_time: ClassVar[Mapping[type[spec.Layer], type[OverTime]]] = OVER_TIME
+    within_step: ClassVar[Mapping[type[spec.Layer], Callable[..., Array]]] = WITHIN_STEP
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Stream:
             self._weights[node.name] = w
             if node.layer.over_time:
                 reads = [rows[name] for name in node.reads]
-                equations = OVER_TIME[type(node.layer)]
+                equations = self.over_time[type(node.layer)]
                 self._made[node.name] = equations(node.layer, w, reads, self.dtype)
         self._held = self._inputs(held or {}, held=True)
         with _quietly():
@@ -205,7 +210,7 @@ class Stream:
         """What a layer of one step gives for its reads."""
         if any(len(values[name]) == 0 for name in node.reads):
             return self._none(node)
-        equation = WITHIN_STEP[type(node.layer)]
+        equation = self.within_step[type(node.layer)]
         y = equation(node.layer, self._weights[node.name], *(values[name] for name in node.reads))
         if self.facts.rows[node.name].tokens:
             return y

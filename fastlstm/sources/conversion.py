@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,66 +10,19 @@ import numpy.typing as npt
 
 from fastlstm import spec
 from fastlstm.errors import ConvertError
+from fastlstm.signature import BATCH, TIME, Argument, Call
 from fastlstm.sources.pytorch.state_dict import Tensor
 
-__all__ = ["Argument", "Call", "Conversion", "chosen_vocabulary", "conversions", "joined"]
-
-BATCH, TIME = "batch", "time"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An array that a source is given, or gives.
-
-    Parameters
-    ----------
-    name : str
-        As the source calls it; of what a function returns, its place, as ``"[1][0]"``.
-    axes : tuple of "batch", "time" or int
-        What each axis is; the size of those that are part of a row.
-    role : str
-        ``"rows"``: an input or output of the graph, `value`; ``"state"``: what the next call is
-        given, `value` being the argument, or the output, at the other end; ``"constant"``: the same
-        in every call, as the conversion was told, `value` being that as JSON text; ``"lengths"``.
-    value : str
-    """
-
-    name: str
-    axes: tuple[str | int, ...]
-    role: str = "rows"
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class Call:
-    """How a source is called: what its arguments and outputs are.
-
-    A source without an axis of time computes one step a call.
-    """
-
-    arguments: tuple[Argument, ...]
-    outputs: tuple[Argument, ...]
-
-    def to_json(self) -> str:
-        """As a note of a model file keeps it."""
-        return json.dumps(
-            {
-                side: [[a.name, list(a.axes), a.role, a.value] for a in getattr(self, side)]
-                for side in ("arguments", "outputs")
-            },
-            separators=(",", ":"),
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Call:
-        """The inverse of :meth:`to_json`."""
-        sides = json.loads(text)
-        return cls(
-            *(
-                tuple(Argument(name, tuple(axes), *rest) for name, axes, *rest in sides[side])
-                for side in ("arguments", "outputs")
-            )
-        )
+__all__ = [
+    "BATCH",
+    "TIME",
+    "Argument",
+    "Call",
+    "Conversion",
+    "chosen_vocabulary",
+    "conversions",
+    "joined",
+]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import chain
 from fastlstm.model import Model
-from fastlstm.verification.comparison import RESTART_STEPS, Comparison
+from fastlstm.verification.comparison import RESTART_STEPS, Comparison, compare
 from fastlstm.verification.errors import Deviation, deviation
 from fastlstm.verification.evaluations import (
     Equations,
     Run,
     Source,
     equations,
+    moving,
     random_input,
     sequences,
     stepwise,
     waits_for_end,
 )
-from fastlstm.verification.result import BLOCKS, ENGINE, TOLERANCE, Verdict, Verification
+from fastlstm.verification.result import (
+    ASPECTS,
+    BLOCKS,
+    ENGINE,
+    NOT_COMPARED,
+    TOLERANCE,
+    Outcome,
+    Verdict,
+    Verification,
+)
 from fastlstm.verification.trial import Trial
 
 __all__ = [
+    "ASPECTS",
     "BATCH_SIZE",
     "BLOCKS",
     "ENGINE",
+    "NOT_COMPARED",
     "SECONDS",
     "STEPS",
     "TOLERANCE",
     "Comparison",
     "Deviation",
+    "Outcome",
     "Verdict",
     "Verification",
     "deviation",
+    "open_module",
     "random_input",
+    "runner_of",
     "verify",
 ]
 
@@ -52,10 +64,16 @@ STEPS, BATCH_SIZE, SECONDS = 10_000, 4, 20.0
 MOST_SHOWN = 5
 
 
+# A recording is compared up to where rounding alone takes the yardstick so far off, in tolerances:
+# beyond it, what was recorded is on a trajectory of its own.
+MOST_ROUNDING = 100
+
+
 def verify(
     model: Model,
     against: Any = None,
     *,
+    recorded: Any = None,
     steps: int = STEPS,
     batch_size: int | None = None,
     seed: int = 0,
@@ -74,29 +92,38 @@ def verify(
     1.5 times torch's error (4 times NumPy's), or with `tolerance` times the largest output,
     whichever is larger; what the model was made of passes with 10 times, or with `tolerance`.
 
+    That shows that the engine computes what the model says. Whether the model says what its source
+    computed, only the source tells: without it the outcome is "not compared".
+
     A chaotic model magnifies rounding exponentially: after some hundred steps every float32
     evaluation is on a trajectory of its own, all are as far from the exact one as they can be, and
     the ratio of two errors is chance. So where the yardstick itself is above the tolerance, all of
     them are run again, from the exact state every 4 steps, and judged by that; over the whole
-    sequence an error may then be 100 times the yardstick's.
+    sequence an error may then be 100 times the yardstick's. A recording is compared as far as
+    rounding is small.
 
     A model that looks ahead has no state to carry on from: it is given whole sequences, longer and
-    longer ones. So are a module and an ONNX file that pool, or have a fixed length and no state.
+    longer ones. So are modules and files that pool, or have a fixed length and no state.
 
     Parameters
     ----------
     model : Model
-        Of one input and one output.
-    against : torch.nn.Module, path of an .onnx file, or Model, optional
-        What the model was made of, or is said to be. A live module is copied and run in evaluation,
-        in the model's dtype and in float64; an ONNX file is run by onnxruntime; another model, such
-        as ``fastlstm.from_torch(source)``, is evaluated in float64, and if it has the same layers
-        its weights must be the same bits. A model that is a graph and no chain of layers is
-        compared with another model only.
+    against : torch.nn.Module, path, or Model, optional
+        What the model was made of, or is said to be. A live module, of TorchScript too, is copied
+        and run in evaluation, in the model's dtype and in float64. A file is run by what runs it,
+        if that is installed: a TorchScript archive or a .pt2 file by torch, .onnx by onnxruntime.
+        How it is called the model's file says, or the ways there are get
+        tried. Another model, such as ``fastlstm.from_torch(source)``, is evaluated in float64, and
+        if it has the same graph its weights must be the same bits; it is no original, as the order
+        of the layers is by the same word as the model's.
+    recorded : path of an .npz file, or mapping of str to array, optional
+        Numbers of the original: ``x`` and ``y``, or each input and output under its name,
+        (T, ...), (T, B, ...) or (B, T, ...); and, where it did not begin as the model does, the
+        arrays of the model's state under their names.
     steps : int, default 10000
         Of the sequence.
     batch_size : int, optional
-        Rows; 4 by default, or what an ONNX file is made for.
+        Rows; 4 by default, or what a source is made for.
     seed : int, default 0
         Of the random numbers.
     tolerance : float, optional
@@ -109,8 +136,9 @@ def verify(
     Returns
     -------
     Verification
-        ``passed``, ``verdicts``, ``facts()`` for JSON, and errors along the sequence; as a string,
-        the verdicts.
+        ``outcome``: "ok", "differs" or "not compared"; ``passed``, true only of "ok"; ``verdicts``,
+        ``compared``, ``facts()`` for JSON, and errors along the sequence; as a string, the
+        verdicts.
 
     Raises
     ------
@@ -119,118 +147,137 @@ def verify(
     TypeError
         If `against` is nothing of the above.
     ValueError
-        If the model has several inputs or outputs, of which nothing is compared; if `against`
-        takes or gives another number of features than the model, cannot be run, or cannot have the
-        `batch_size` that was given.
+        If `against` or `recorded` takes or gives other rows than the model, cannot be run, or
+        cannot have the `batch_size` that was given.
     """
     tensors = model.tensors
     # Beside float64, only a longer number tells who is right; it is the same where there is none.
     exact = np.longdouble if model.dtype == np.float64 else np.float64
-    _check_ports(model)
     exactly = equations(model.graph, tensors, exact)
     notes: list[str] = []
-    sources, weights = _sources(model, against, exactly, notes)
+    sources, weights, original = _sources(model, against, exactly, notes)
     rows = _rows(batch_size, sources)
     kind, yardstick = _yardstick(model, tensors, notes)
     measure = f"{kind}, {model.dtype}"
-    engine = dict(zip(ENGINE, (sequences(model), stepwise(model, rows)), strict=True))
+    engine = dict(zip(ENGINE, (sequences(model), stepwise(model)), strict=True))
     if why := model.looks_ahead:
         notes.append(f"whole sequences only, each from its start, and no steps: {why}")
     evaluations = {name: run for name, run in engine.items() if run} | {measure: yardstick}
     trial = Trial(model, exactly, evaluations, measure, batch_size=rows, seed=seed, seconds=seconds)
     follow = [source for source in sources if trial.follows(source)]
-    left = [source for source in sources if not trial.follows(source)]
-    drift = trial.long(steps, follow, advance)
-    judged = [drift]
+    left: Sequence[Source] = [source for source in sources if not trial.follows(source)]
+    drifts = trial.long(steps, follow, advance)
+    judged: tuple[Comparison, ...] = drifts
     allowed = TOLERANCE[model.dtype.name] if tolerance is None else tolerance
-    diverges = drift.errors[measure].worst.error > allowed * drift.scale
+    diverges = any(one.errors[measure].worst.error > allowed * one.scale for one in drifts)
     if diverges:
-        judged, left = [trial.restarted(steps)], sources
+        judged, left = trial.restarted(steps), sources
     # What comes of the end of a sequence only, one that is carried on does not have.
-    if left or (drift.starts == "carried" and waits_for_end(model)):
-        judged.append(trial.anew(steps, left, RESTART_STEPS if diverges else None))
+    if left or (drifts[0].starts == "carried" and waits_for_end(model)):
+        judged += trial.anew(steps, left, RESTART_STEPS if diverges else None)
+    dtypes = dict.fromkeys(evaluations, model.dtype) | {one.name: one.dtype for one in sources}
+    given = {output for source in sources for output in source.outputs}
+    names = [source.name for source in sources]
+    if recorded is not None:
+        from fastlstm.verification.recorded import read_recording
+
+        recording = read_recording(recorded, model)
+        found = compare(
+            model,
+            exactly,
+            evaluations | {"recorded": recording.run},
+            measure,
+            recording.x,
+            [moving(model.graph, recording.x)[0]],
+            "anew",
+            state=recording.state,
+            until=MOST_ROUNDING * allowed,
+        )
+        judged += found
+        notes += _of_recording(recording, found)
+        names.append("recorded")
+        dtypes["recorded"] = model.dtype
+        given |= recording.y.keys()
+        own = "the recorded numbers" if isinstance(recorded, Mapping) else recording.name
+        original = " and of ".join(filter(None, [original, own]))
     return Verification(
-        drift=drift,
-        judged=tuple(judged),
+        drifts=drifts,
+        judged=judged,
         exact_in="float64" if exact is np.float64 else "extended precision",
         yardstick_name=kind,
         yardstick=measure,
         tolerance=tolerance,
-        dtypes=dict.fromkeys(evaluations, model.dtype) | {one.name: one.dtype for one in sources},
-        sources=tuple(source.name for source in sources),
+        dtypes=dtypes,
+        sources=tuple(names),
         weights=weights,
+        original=original,
+        left_out=tuple(name for name in model.outputs if original and name not in given),
+        on_word=_on_word(model),
         notes=(*notes, *dict.fromkeys(trial.notes)),
     )
 
 
-def _check_ports(model: Model) -> None:
-    """Refuse a model of which a verdict would leave out what was not compared."""
-    if len(model.inputs) > 1 or len(model.outputs) > 1:
-        inputs, outputs = (", ".join(map(repr, names)) for names in (model.inputs, model.outputs))
-        raise ValueError(
-            f"nothing was compared: this model reads {inputs} and gives {outputs}; expected a "
-            f"model of one input and one output, which is all that can be compared here. "
-            f"model.check() compares the first steps of any model with the float64 reference"
-        )
+def runner_of(path: Any) -> str:
+    """What runs a file, as ``"torch"``; "" if nothing does that is installed."""
+    from fastlstm.verification.originals import runner_of
+
+    return runner_of(path)
 
 
-def _chain(model: Model) -> tuple[chain.Layer, ...] | None:
-    """The layers of a model that is a chain of them."""
-    try:
-        return model.layers
-    except ValueError:
-        return None
+def open_module(where: str, checkpoint: str | None = None) -> Any:
+    """The module that ``FILE.py:NAME`` is or makes, with the weights of a checkpoint.
+
+    The file is imported, and what is in it runs.
+    """
+    from fastlstm.verification.module_file import open_module
+
+    return open_module(where, checkpoint)
+
+
+def _on_word(model: Model) -> tuple[str, ...]:
+    """What the report of the conversion says was taken on the caller's word."""
+    report = model.source.get("report", "").splitlines()
+    return tuple(line for line in report if "your word" in line)
+
+
+def _of_recording(recording: Any, found: Sequence[Comparison]) -> list[str]:
+    notes = [f"{recording.name} was read as {recording.layout}"]
+    for comparison in found:
+        rows = len(recording.y.get(comparison.output, ()))
+        if comparison.outputs < rows:
+            notes.append(
+                f"{comparison.outputs:,} of the {rows:,} rows of {comparison.output!r} that were "
+                f"recorded were compared: from there on rounding alone makes any two runs differ"
+            )
+    return notes
 
 
 def _sources(
     model: Model, against: Any, exactly: Run, notes: list[str]
-) -> tuple[list[Source], str | None]:
-    """What `against` is, and how the weights differ, where they can be compared."""
+) -> tuple[Sequence[Source], str | None, str]:
+    """What `against` is, how the weights differ, where that can be told, and what was run."""
     if against is None:
-        return [], None
+        return [], None, ""
     if isinstance(against, Model):
-        return _of_model(model, against, notes)
-    if _chain(model) is None:
-        raise ValueError(
-            f"this model is a graph and no chain of layers; expected another Model to compare it "
-            f"with, or nothing: what a {type(against).__name__} gives can be told to be the same "
-            f"as what a chain gives only"
-        )
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(against, torch.nn.Module):
-        from fastlstm.verification.torch_module import torch_modules
+        return *_of_model(model, against, notes), ""
+    from fastlstm.verification.originals import open_original
 
-        modules, said = torch_modules(against, model, exactly)
-        notes += said
-        return [*modules], None
-    if isinstance(against, str | os.PathLike):
-        if not os.fspath(against).lower().endswith(".onnx"):
-            raise ValueError(
-                f"{os.fspath(against)!r:.500} is not an .onnx file; of anything else make a model "
-                f"first, with the options that it was converted with: "
-                f"verify(model, fastlstm.from_torch(source))"
-            )
-        from fastlstm.verification.onnx_graph import open_graph
-
-        graph = open_graph(against, model, exactly)
-        notes += graph.notes
-        return [graph], None
-    raise TypeError(
-        f"against is a {type(against).__name__}; expected a torch.nn.Module, the path of an .onnx "
-        f"file or another Model"
-    )
+    opened = open_original(against, model, exactly)
+    notes += opened.notes
+    return opened.sources, None, opened.what
 
 
-def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[list[Source], str | None]:
+def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[Sequence[Source], str | None]:
     if _takes_and_gives(model) != _takes_and_gives(other):
         raise ValueError(
             f"the model and its source do not take and give the same: {model!r} and {other!r}"
         )
-    source = Equations("source, float64", other.graph, other.tensors, model.dtype)
+    tensors = other.tensors
+    source = Equations("source, float64", other.graph, tensors, model.dtype)
     if model.graph != other.graph:
         notes.append("the source has other layers: their numbers are compared, not their weights")
         return [source], None
-    if differing := _differing(model.tensors, other.tensors):
+    if differing := _differing(model.tensors, tensors):
         return [source], differing
     return [], ""  # its evaluation is the one that everything is compared with
 
@@ -271,18 +318,12 @@ def _rows(given: int | None, sources: Sequence[Source]) -> int:
 
 
 def _yardstick(model: Model, tensors: Mapping[str, Array], notes: list[str]) -> tuple[str, Run]:
-    layers = _chain(model)
     if not importlib.util.find_spec("torch"):
         notes.append("torch is not installed: NumPy in the model's precision is the yardstick")
-    elif layers is None:
-        notes.append(
-            "torch was not run, as the model is a graph and no chain of layers: NumPy in the "
-            "model's precision is the yardstick"
-        )
     else:
-        from fastlstm.verification.torch_layers import missing, torch_run
+        from fastlstm.verification.torch_equations import TorchStream, missing
 
-        if not (lacking := missing(layers)):
-            return "torch", torch_run(layers, tensors, model.dtype)
+        if not (lacking := missing(model.layers)):
+            return "torch", equations(model.graph, tensors, model.dtype, TorchStream)
         notes.append(f"torch has not {lacking}; NumPy in the model's precision is the yardstick")
     return "NumPy", equations(model.graph, tensors, model.dtype)

@@ -12,7 +12,17 @@ import numpy.typing as npt
 
 from fastlstm.model import Model
 from fastlstm.verification.errors import LEAST_DRIFT, Errors, errors_of, joined
-from fastlstm.verification.evaluations import Run, outputs_known, steps_to_output
+from fastlstm.verification.evaluations import (
+    Arrays,
+    Run,
+    cut_out,
+    last_only,
+    moving,
+    outputs_known,
+    row_of,
+    size_of,
+    steps_to_output,
+)
 
 __all__ = ["RESTART_STEPS", "Comparison", "Starts", "compare", "cut"]
 
@@ -38,10 +48,12 @@ MOST_NUMBERS = 2**22
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Errors of several evaluations over one sequence.
+    """Errors of several evaluations over one sequence, in one output.
 
     Attributes
     ----------
+    output : str
+        Its name.
     starts : {"carried", "restarted", "anew"}
         Whether each evaluation went on from its own state from call to call, took the exact one at
         every call, or began each call anew.
@@ -53,9 +65,10 @@ class Comparison:
     scale : float
         The largest output.
     errors : dict of str to Errors
-        By the name of the evaluation.
+        By the name of the evaluation; of those that give this output.
     """
 
+    output: str
     starts: Starts
     calls: tuple[int, ...]
     batch_size: int
@@ -88,7 +101,7 @@ def cut(
         least = max(steps_to_output(model), model.step_stride)
     elif model.pools_over_time:
         least = max(model.delay + 1, model.step_stride)
-    most = max(1, MOST_NUMBERS // (batch_size * model.output_size))
+    most = max(1, MOST_NUMBERS // (batch_size * size_of(model)))
     if longest is not None:
         most = min(most, longest)
     if model.pools_over_time and starts == "carried":
@@ -112,11 +125,13 @@ def compare(
     exactly: Run,
     evaluations: Mapping[str, Run],
     yardstick: str,
-    x: Array,
+    x: Arrays,
     calls: Sequence[int],
     starts: Starts,
     advance: Advance = lambda steps: None,
-) -> Comparison:
+    state: Any = None,
+    until: float = math.inf,
+) -> tuple[Comparison, ...]:
     """Run them all, side by side.
 
     Parameters
@@ -128,49 +143,97 @@ def compare(
     evaluations : mapping of str to Run
     yardstick : str
         Which of them tells how far the dtype goes.
-    x : array (T, B, I) or tokens (T, B)
+    x : mapping of str to array
+        Inputs.
     calls : sequence of int
         Lengths, T in all.
     starts : Starts
     advance : callable of int, optional
         Told of the steps of every call.
+    state : mapping of str to array, optional
+        What all start from, if it is not the model's own start.
+    until : float, optional
+        The yardstick's error, relative to the largest output, from which on nothing is compared.
+
+    Returns
+    -------
+    tuple of Comparison
+        One for each output.
+
+    Raises
+    ------
+    ValueError
+        If one gives another number of rows than the exact one.
     """
-    parts: dict[str, list[Errors]] = {name: [] for name in evaluations}
-    sizes: list[Array] = []
-    states: dict[str, Any] = dict.fromkeys(evaluations)
-    true_state: Any = None
-    at = outputs = 0
+    parts: dict[str, dict[str, list[Errors]]] = {name: {} for name in model.outputs}
+    sizes: dict[str, list[Array]] = {name: [] for name in model.outputs}
+    before = dict.fromkeys(model.outputs, 0)  # rows of the calls so far
+    true_state = state
+    states: dict[str, Any] = dict.fromkeys(evaluations, _rounded(state, model.dtype))
+    at = 0
     for length in calls:
-        chunk = x[at : at + length]
-        if starts == "anew":
+        chunk = cut_out(model.graph, x, at, at + length)
+        if starts == "anew" and at:
             true_state, states = None, dict.fromkeys(evaluations)
         elif starts == "restarted":
             states = dict.fromkeys(evaluations, _rounded(true_state, model.dtype))
         exact, true_state = exactly(chunk, true_state, starts == "anew")
-        steps = _known_at(model, len(exact), at, length, 0 if starts == "anew" else outputs, starts)
+        known = {
+            name: _known_at(
+                model, name, len(y), at, length, 0 if starts == "anew" else before[name], starts
+            )
+            for name, y in exact.items()
+        }
         for name, run in evaluations.items():
-            y, states[name] = run(chunk, states[name], starts == "anew")
-            parts[name].append(errors_of(y, exact, steps))
-        with np.errstate(invalid="ignore"):
-            sizes.append(np.abs(exact).max(axis=(1, 2)))
+            made, states[name] = run(chunk, states[name], starts == "anew")
+            for output, y in made.items():
+                try:
+                    found = errors_of(y, exact[output], known[output])
+                except ValueError as error:
+                    raise ValueError(
+                        f"{name} and the model do not give the same number of rows for {length} "
+                        f"steps: {error}"
+                    ) from None
+                parts[output].setdefault(name, []).append(found)
+        for output, y in exact.items():
+            with np.errstate(invalid="ignore"):
+                sizes[output].append(np.abs(y).max(axis=(1, 2)))
+            before[output] += len(y)
         at += length
-        outputs += len(exact)
         advance(length)
-    errors = {name: joined(found) for name, found in parts.items()}
-    size = np.concatenate(sizes)
-    finite = np.isfinite(size) & np.isfinite(errors[yardstick].largest)
-    end = len(finite) if finite.all() else int(finite.argmin())
+    batch_size = moving(model.graph, x)[1]
+    return tuple(
+        _compared(
+            {name: joined(found) for name, found in parts[output].items()},
+            np.concatenate(sizes[output]),
+            yardstick,
+            until,
+            output=output,
+            starts=starts,
+            calls=tuple(calls),
+            batch_size=batch_size,
+        )
+        for output in model.outputs
+    )
+
+
+def _compared(
+    errors: dict[str, Errors], size: Array, yardstick: str, until: float, **facts: Any
+) -> Comparison:
+    """Up to where the exact evaluation and the yardstick are within the range of the dtype."""
+    measure = errors[yardstick].largest
+    finite = np.isfinite(size) & np.isfinite(measure)
+    near = finite & (measure <= until * max(size[finite].max(initial=0.0), 1e-30))
+    end = len(near) if near.all() else int(near.argmin())
     return Comparison(
-        starts=starts,
-        calls=tuple(calls),
-        batch_size=x.shape[1],
+        **facts,
         outputs=end,
         scale=float(size[:end].max(initial=0.0)),
         errors={name: found.first(end) for name, found in errors.items()},
     )
 
 
-def _rounded(state: Mapping[str, Array] | None, dtype: np.dtype[Any]) -> dict[str, Array] | None:
+def _rounded(state: Arrays | None, dtype: np.dtype[Any]) -> dict[str, Array] | None:
     with np.errstate(over="ignore"):
         return (
             None
@@ -179,10 +242,12 @@ def _rounded(state: Mapping[str, Array] | None, dtype: np.dtype[Any]) -> dict[st
         )
 
 
-def _known_at(model: Model, n: int, at: int, length: int, before: int, starts: Starts) -> Array:
-    """The steps after which the `n` outputs of a call are known, `before` of them before it."""
-    if model.pools_over_time:
+def _known_at(
+    model: Model, output: str, n: int, at: int, length: int, before: int, starts: Starts
+) -> Array:
+    """The steps after which the `n` rows of a call are known, `before` of them before it."""
+    if last_only(row_of(model, output)):
         return np.full(n, at + length - 1)
-    steps = outputs_known(model, before, before + n)
+    steps = outputs_known(model, output, before, before + n)
     known: Array = np.minimum(steps + (at if starts == "anew" else 0), at + length - 1)
     return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from fastlstm.verification.comparison import RESTART_STEPS, Comparison
 from fastlstm.verification.errors import Errors
 
 __all__ = ["ENGINE", "MOST_RATIO", "TOLERANCE", "Verdict", "Verification"]
+
+Outcome = Literal["ok", "differs", "not compared"]
 
 # The engine's evaluations, by name.
 ENGINE = ("engine, sequences", "engine, step by step")
@@ -44,17 +46,24 @@ class Verdict:
     text: str
 
 
+# What a model and what it was made of can differ in.
+ASPECTS = ("weights", "order of the layers", "functions", "numbers")
+
+NOT_COMPARED = "not compared"
+
+
 @dataclass(frozen=True, eq=False)
 class Verification:
     """What :func:`fastlstm.verify` found; errors are absolute, against the exact evaluation.
 
     Attributes
     ----------
-    drift : Comparison
-        Over the whole sequence, each evaluation carrying its own state on.
+    drifts : tuple of Comparison
+        Of each output, over the whole sequence, each evaluation carrying its own state on.
     judged : tuple of Comparison
-        What the verdicts are about: `drift`, or the sequences from the exact state that take its
-        place where it diverges, and those for the sources that could not follow it.
+        What the verdicts are about: `drifts`, or the sequences from the exact state that take their
+        place where one diverges, those for the sources that could not follow them, and recorded
+        numbers.
     exact_in : str
         What the equations were evaluated in: "float64" or "extended precision".
     yardstick_name : str
@@ -69,11 +78,17 @@ class Verification:
     weights : str or None
         How the model's weights differ from those of another one; "" if in no bit, None if they were
         not compared bit by bit.
+    original : str
+        What the model was made of and was run beside it, or recorded, in words; "" if nothing was.
+    left_out : tuple of str
+        Outputs that it does not give.
+    on_word : tuple of str
+        What the conversion took on its caller's word, as its report says.
     notes : tuple of str
-        What was left out or shortened, and why.
+        What was shortened, and why, and how the original was called.
     """
 
-    drift: Comparison
+    drifts: tuple[Comparison, ...]
     judged: tuple[Comparison, ...]
     exact_in: str
     yardstick_name: str
@@ -82,17 +97,80 @@ class Verification:
     dtypes: Mapping[str, np.dtype[Any]]
     sources: tuple[str, ...]
     weights: str | None
+    original: str
+    left_out: tuple[str, ...]
+    on_word: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
+    def outcome(self) -> Outcome:
+        """ "ok" only if the original was run, and nothing differs or was left out."""
+        if not self.agrees:
+            return "differs"
+        return "not compared" if self.not_compared else "ok"
+
+    @property
     def passed(self) -> bool:
-        """Whether every verdict says so."""
+        """Whether the outcome is "ok"."""
+        return self.outcome == "ok"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs of what was compared: the engine, with what the model says."""
         return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """How each of ASPECTS was compared with what the model was made of, or that it was not."""
+        found = dict.fromkeys(
+            ASPECTS, f"by the numbers of {self.original}" if self.original else NOT_COMPARED
+        )
+        if self.weights is not None:
+            found["weights"] = "bit for bit"
+        return found
+
+    @property
+    def not_compared(self) -> tuple[str, ...]:
+        """What nothing was compared with, in sentences; none if all was."""
+        left = [aspect for aspect, how in self.compared.items() if how == NOT_COMPARED]
+        found = []
+        if left:
+            *some, last = left
+            named = f"{', '.join(some)} and {last}" if some else last
+            found.append(
+                f"the {named}: what the model was made of was not run, so that nothing tells "
+                f"whether they are its own"
+            )
+        return (
+            *found,
+            *(f"output {name!r}, which {self.original} lacks" for name in self.left_out),
+        )
+
+    @property
+    def said(self) -> str:
+        """What was compared with the original, in a sentence."""
+        return f"{', '.join(ASPECTS)}: compared by the numbers of {self.original}"
+
+    @property
+    def not_verified(self) -> tuple[str, ...]:
+        """What was taken on the caller's word and is in none of the numbers that were compared."""
+        if not self.original:
+            return self.on_word
+        return tuple(line for line in self.on_word if "vocabulary" in line)
+
+    @property
+    def drift(self) -> Comparison:
+        """Of the output in which the engine is furthest off, for its size."""
+
+        def off(comparison: Comparison) -> float:
+            return _engine_error(comparison) / (comparison.scale or 1.0)
+
+        return max(self.drifts, key=off)
 
     @property
     def diverges(self) -> bool:
         """Whether rounding alone takes every evaluation off the exact trajectory."""
-        return self.judged[0] is not self.drift
+        return self.judged[0] not in self.drifts
 
     @property
     def most_ratio(self) -> float:
@@ -102,14 +180,19 @@ class Verification:
     @property
     def error(self) -> float:
         """The engine's largest, where it is judged."""
-        errors = self.judged[0].errors
-        return max(errors[name].worst.error for name in ENGINE if name in errors)
+        return max(_engine_error(comparison) for comparison in self.judged)
 
     @property
     def ratio(self) -> float:
         """The engine's largest error over the yardstick's; NaN if that made none."""
-        measure = self.judged[0].errors[self.yardstick].worst.error
-        return self.error / measure if measure else math.nan
+        first = self.judged[: len(self.drifts)]
+        measures = [comparison.errors[self.yardstick].worst.error for comparison in first]
+        ratios = [
+            _engine_error(comparison) / measure
+            for comparison, measure in zip(first, measures, strict=True)
+            if measure
+        ]
+        return max(ratios, default=math.nan)
 
     def floor(self, comparison: Comparison, name: str) -> float:
         """The error that is allowed whatever the yardstick's."""
@@ -122,7 +205,7 @@ class Verification:
         """The largest error with which an evaluation passes."""
         measure = comparison.errors[self.yardstick].worst.error
         ratio = self.most_ratio
-        if self.diverges and comparison is self.drift:
+        if self.diverges and comparison in self.drifts:
             ratio = MOST_DRIFT_RATIO
         elif name in self.sources:
             eps = [float(np.finfo(self.dtypes[one]).eps) for one in (name, self.yardstick)]
@@ -149,8 +232,8 @@ class Verification:
     def _verdict(self, called: str, names: Sequence[str]) -> Verdict:
         """The worst of these evaluations, where it is furthest beyond its limit."""
         found = [
-            (errors.worst.error, self.limit(comparison, name), errors)
-            for comparison in dict.fromkeys((*self.judged, self.drift))
+            (errors.worst.error, self.limit(comparison, name), errors, comparison.output)
+            for comparison in dict.fromkeys((*self.judged, *self.drifts))
             for name, errors in comparison.errors.items()
             if name in names
         ]
@@ -158,15 +241,23 @@ class Verification:
         if not over:
             most = max(c.errors[n].worst.error for c in self.judged for n in names if n in c.errors)
             return Verdict(True, f"{called} is off by at most {most:.2e}")
-        error, limit, errors = max(over, key=lambda one: one[0] / one[1] if one[1] else math.inf)
+        error, limit, errors, output = max(
+            over, key=lambda one: one[0] / one[1] if one[1] else math.inf
+        )
         worst = errors.worst
         where = f"at step {worst.step:,}, row {worst.row}, feature {worst.feature}"
+        where += f" of {output!r}" if len(self.drifts) > 1 else ""
         return Verdict(False, f"{called} is off by {error:.2e} {where}, more than {limit:.2e}")
 
     def facts(self) -> dict[str, Any]:
         """Everything as JSON values; numbers that are not finite are still among them."""
         return {
+            "outcome": self.outcome,
             "passed": self.passed,
+            "compared": self.compared,
+            "not_compared": list(self.not_compared),
+            "not_verified": list(self.not_verified),
+            "original": self.original,
             "verdicts": [vars(verdict) for verdict in self.verdicts],
             "exact_in": self.exact_in,
             "yardstick_name": self.yardstick_name,
@@ -174,13 +265,14 @@ class Verification:
             "most_ratio": self.most_ratio,
             "diverges": self.diverges,
             "comparisons": [self._comparison_facts(comparison) for comparison in self.judged],
-            "drift": self._drift_facts(),
+            "drift": [self._drift_facts(comparison) for comparison in self.drifts],
             "weights": self.weights,
             "notes": list(self.notes),
         }
 
     def _comparison_facts(self, comparison: Comparison) -> dict[str, Any]:
         return {
+            "output": comparison.output,
             "starts": comparison.starts,
             "restart_steps": RESTART_STEPS if comparison.starts == "restarted" else None,
             "steps": comparison.steps,
@@ -195,21 +287,31 @@ class Verification:
             },
         }
 
-    def _drift_facts(self) -> dict[str, Any]:
+    def _drift_facts(self, comparison: Comparison) -> dict[str, Any]:
         return {
-            "starts": self.drift.starts,
-            "steps": self.drift.steps,
-            "outputs_compared": self.drift.outputs,
-            "batch_size": self.drift.batch_size,
-            "scale": self.drift.scale,
-            "evaluations": {name: _course(errors) for name, errors in self.drift.errors.items()},
+            "output": comparison.output,
+            "starts": comparison.starts,
+            "steps": comparison.steps,
+            "outputs_compared": comparison.outputs,
+            "batch_size": comparison.batch_size,
+            "scale": comparison.scale,
+            "evaluations": {name: _course(errors) for name, errors in comparison.errors.items()},
         }
 
     def __str__(self) -> str:
         lines = [f"{'ok' if v.passed else 'FAILED'}: {v.text}" for v in self.verdicts]
+        lines += [f"ok: {self.said}"] if self.passed else []
+        lines += [f"not compared: {text}" for text in self.not_compared]
+        lines += [f"not verified: {text}" for text in self.not_verified]
         ratio = "" if math.isnan(self.ratio) else f"{self.ratio:.2f} times {self.yardstick}'s error"
         about = f"{self.drift.steps:,} steps, batch of {self.drift.batch_size}"
         return "\n".join([*lines, ", ".join(filter(None, [about, ratio])), *self.notes])
+
+
+def _engine_error(comparison: Comparison) -> float:
+    """The larger of the engine's two."""
+    errors = comparison.errors
+    return max(errors[name].worst.error for name in ENGINE if name in errors)
 
 
 def _course(errors: Errors) -> dict[str, Any]:

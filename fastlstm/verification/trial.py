@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from fastlstm.model import Model
 from fastlstm.verification.comparison import RESTART_STEPS, Comparison, Starts, compare, cut
-from fastlstm.verification.evaluations import Run, Source, random_input
+from fastlstm.verification.evaluations import Run, Source, cut_out, drawn, size_of
 
 __all__ = ["Trial"]
+
+Compared = tuple[Comparison, ...]
 
 # Steps whose time tells how many the exact evaluation gets through.
 PROBED_STEPS = 16
@@ -58,7 +61,7 @@ class Trial:
 
     def long(
         self, steps: int, sources: Sequence[Source], advance: Callable[[int], None]
-    ) -> Comparison:
+    ) -> Compared:
         """Of the whole sequence, with sources that can follow it."""
         starts: Starts = "anew" if self.model.looks_ahead else "carried"
         return self._compared(starts, steps, sources, None, advance)
@@ -67,12 +70,12 @@ class Trial:
         """Whether a source can take part in :meth:`long`."""
         return source.chains if self.model.looks_ahead else source.carries
 
-    def restarted(self, steps: int) -> Comparison:
+    def restarted(self, steps: int) -> Compared:
         """Of a chaotic model, from the exact state every few steps."""
         starts: Starts = "restarted" if _restarts(self.model) else "anew"
         return self._compared(starts, steps, (), RESTART_STEPS)
 
-    def anew(self, steps: int, sources: Sequence[Source], longest: int | None) -> Comparison:
+    def anew(self, steps: int, sources: Sequence[Source], longest: int | None) -> Compared:
         """Of sequences that each begin at the start, which every source can take."""
         return self._compared("anew", steps, sources, longest)
 
@@ -83,7 +86,7 @@ class Trial:
         sources: Sequence[Source],
         longest: int | None,
         advance: Callable[[int], None] = lambda steps: None,
-    ) -> Comparison:
+    ) -> Compared:
         model, rows = self.model, self.batch_size
         unit = max((source.length or 1 for source in sources), default=1)
         if not all(source.chains for source in sources):
@@ -92,7 +95,7 @@ class Trial:
         if sources:
             steps = self._fitting(steps)
         calls = cut(model, steps, rows, starts, unit=unit, longest=longest)
-        x = random_input(model, (sum(calls), rows), self.seed)
+        x = drawn(model, (sum(calls), rows), self.seed)
         runs = dict(self.evaluations)
         for source in sources:
             runs[source.name] = source.carry(x) if starts == "carried" else source.run
@@ -103,8 +106,8 @@ class Trial:
         call = min(call, PROBED_STEPS)
         if steps <= call:
             return steps
-        x = random_input(self.model, (call, self.batch_size), self.seed)
-        self.exactly(x[:1], None)  # what is done once
+        x = drawn(self.model, (call, self.batch_size), self.seed)
+        self.exactly(cut_out(self.model.graph, x, 0, 1), None)  # what is done once
         began = time.perf_counter()
         self.exactly(x, None)
         one = (time.perf_counter() - began) / call
@@ -119,7 +122,9 @@ class Trial:
 
     def _fitting(self, steps: int) -> int:
         model = self.model
-        width = max(model.output_size, 1 if model.takes_tokens else model.input_size)
+        width = max(
+            size_of(model), sum(max(math.prod(shape), 1) for shape in model.inputs.values())
+        )
         most = max(MOST_NUMBERS // (self.batch_size * width), 1)
         if steps <= most:
             return steps

@@ -63,12 +63,14 @@ def test_info_and_bench_of_several_inputs(
     assert json.loads(capsys.readouterr().out)["step"]["steps"] >= 1
 
 
-def test_verify_says_that_it_compared_nothing(model: Model) -> None:
-    with pytest.raises(ValueError, match="nothing was compared: this model reads 'audio', "):
-        verify(model)
+def test_verify_runs_every_output(model: Model) -> None:
+    found = verify(model, steps=60)
+    assert found.agrees
+    assert found.outcome == "not compared"
+    assert {one.output for one in found.drifts} == set(model.outputs)
 
 
-def test_verify_compares_a_graph_that_is_no_chain(rng: np.random.Generator) -> None:
+def test_verify_runs_a_loop(rng: np.random.Generator) -> None:
     nodes = [
         spec.Delay("before", (3,))("sum"),
         spec.Arithmetic("sum", "add")("x", "before"),
@@ -76,6 +78,5 @@ def test_verify_compares_a_graph_that_is_no_chain(rng: np.random.Generator) -> N
     ]
     graph = spec.Graph([spec.Input("x", (3,))], nodes, {"out": "y"})
     found = verify(Model(ModelFile(graph, {})), steps=50)
-    assert found.passed
-    assert found.yardstick_name == "NumPy"
-    assert any("no chain of layers" in note for note in found.notes)
+    assert found.agrees
+    assert found.yardstick_name == "torch" or "torch is not installed" in found.notes[0]
