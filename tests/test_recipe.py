@@ -746,7 +746,7 @@ TENSORS: list[tuple[str, Any, str, dict[str, Any], str]] = [
         "d2l",
         {},
         "layers='one_hot, lstm:lstm, linear:linear' does not fit these weights: the linear at "
-        "'linear' takes 7 features, but the layer before it gives 6. In file order they may be",
+        "'linear': it takes rows (..., 7), and is given 6. In file order they may be",
     ),
     (
         "gates of another cell",
@@ -776,7 +776,7 @@ TENSORS: list[tuple[str, Any, str, dict[str, Any], str]] = [
         {name.replace("1_", "2_"): array for name, array in GLUON.items()},
         "gluon-gru",
         {},
-        "no layer uses 8 of the 16 tensors; name their layers in layers=, choose",
+        "no layer uses 8 of the 16 tensors; what forward computes with them is missing:\n",
     ),
     (
         "no nonlinearity",
@@ -798,9 +798,8 @@ TENSORS: list[tuple[str, Any, str, dict[str, Any], str]] = [
         SMALL | {"extra": ones(2)},
         RNN,
         {},
-        "no layer uses 1 of the 4 tensors; name their layers in layers=, choose a part of the "
-        "model with prefix=, or allow it with ignore=, for example ignore='extra'. Not used:\n"
-        "  'extra': float64 (2,)",
+        "no layer uses 1 of the 4 tensors; what forward computes with them is missing:\n"
+        "  'extra': a tensor of its own, ",
     ),
     (
         "words that leave out the cell",

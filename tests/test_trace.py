@@ -623,7 +623,8 @@ def test_refuses(name: str) -> None:
     assert str(caught.value).startswith(f"the module (Small) is not converted: {message}")
     assert str(caught.value).endswith(
         ". Say which layers it runs with layers=, for example layers='lstm:lstm, linear:fc, "
-        "lstm:cell', or convert one part of it with prefix=, for example prefix='lstm'"
+        "lstm:cell, conv1d:conv, conv2d:conv2, batch_norm:norm', or convert one part of it with "
+        "prefix=, for example prefix='lstm'"
     )
 
 

@@ -1,17 +1,18 @@
 """From named tensors to blocks: which tensors make one layer, and what that layer can be.
 
-A block is the tensors under one dotted path. Its shapes tell its kind and sizes, except that an RNN
-does not tell its nonlinearity, and a weight matrix without a bias may be a Linear or an Embedding.
+A block is the tensors under one dotted path. Its shapes tell which words of ``layers=`` it may be,
+and the sizes of each: a matrix without a bias may be a Linear or an Embedding, a vector with one a
+LayerNorm or a GroupNorm. What they do not tell, such as a stride, is said by the word.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.state_dict import RECURRENT, Tensor, listing
 
@@ -22,33 +23,47 @@ __all__ = ["Block", "Known", "at", "find_blocks"]
 class Known:
     """What a module tells of its tensors, and their names and shapes do not.
 
-    ``kind`` is that of a layer in :mod:`fastlstm.chain`, or None with the reason in ``refusal``;
-    ``options`` are fields of that layer.
+    Parameters
+    ----------
+    kind : str or None
+        A word of ``layers=``, or None with the reason in `refusal`.
+    nonlinearity : str, optional
+        Of an RNN.
+    refusal : str
+    options : mapping of str to object
+        Fields of the layer in :mod:`fastlstm.spec`.
+    parameters : mapping of str to object
+        Parameters of the word.
     """
 
     kind: str | None
     nonlinearity: str | None = None
     refusal: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The tensors at one path, by the suffix they get in the model, and the layers they can be.
+    """The tensors at one path, by the suffix they get in the model, and what they can be.
 
-    The layers in ``choices`` have no name of their own yet.
+    Parameters
+    ----------
+    path : str
+    tensors : dict of str to Tensor
+    choices : dict of str to Layer or None
+        By word, the layer of those sizes, called "block"; None where that is no single layer.
+    known : Known, optional
     """
 
     path: str
     tensors: dict[str, Tensor]
-    choices: tuple[spec.Layer, ...]
+    choices: dict[str, spec.Layer | None]
+    known: Known | None = None
 
 
 def find_blocks(
-    tensors: Mapping[str, Tensor],
-    ignored: frozenset[str],
-    known: Mapping[str, Known],
-    nonlinearity: str | None,
+    tensors: Mapping[str, Tensor], ignored: frozenset[str], known: Mapping[str, Known]
 ) -> list[Block]:
     """Group tensors into blocks, in file order.
 
@@ -60,14 +75,12 @@ def find_blocks(
         A path all of whose tensors are named here makes no block.
     known : mapping of str to Known
         What modules tell, by path; empty for a plain state dict.
-    nonlinearity : str or None
-        "tanh" or "relu" for RNNs of which ``known`` does not tell.
 
     Raises
     ------
     ConvertError
-        If the tensors of a recurrent block contradict each other or some are missing, if the
-        nonlinearity of an RNN is not known, or a module with weights is not the plain one.
+        If the tensors of a recurrent block contradict each other or some are missing, or a module
+        with weights is none that is known.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -81,36 +94,15 @@ def find_blocks(
         told = known.get(path)
         if told is not None and told.refusal and (recurrent or "weight" in group):
             raise ConvertError(told.refusal)
-        block = _recurrent(path, recurrent) if recurrent else _affine(path, group)
-        if block is None:
-            continue
-        choices = tuple(
-            _with_nonlinearity(path, c, told.nonlinearity if told else None, nonlinearity)
-            if isinstance(c, spec.RNN)
-            else c
-            for c in block.choices
-            if told is None or c.kind == told.kind
-        )
-        if told is not None and told.options:
-            choices = tuple(dataclasses.replace(c, **told.options) for c in choices)
+        block = _recurrent(path, recurrent) if recurrent else _plain(path, group)
+        choices = {
+            kind: layer
+            for kind, layer in block.choices.items()
+            if told is None or kind == told.kind
+        }
         if choices:
-            blocks.append(dataclasses.replace(block, choices=choices))
+            blocks.append(dataclasses.replace(block, choices=choices, known=told))
     return blocks
-
-
-def _with_nonlinearity(path: str, layer: spec.RNN, told: str | None, given: str | None) -> spec.RNN:
-    if told and given and told != given:
-        raise ConvertError(
-            f"nonlinearity={given!r} was given, but the RNN {at(path)} has {told!r}; leave "
-            f"nonlinearity= out"
-        )
-    nonlinearity = told or given
-    if nonlinearity is None:
-        raise ConvertError(
-            f"the weights {at(path)} are an RNN's and do not tell its nonlinearity; give "
-            f"nonlinearity='tanh' (PyTorch's default) or nonlinearity='relu'"
-        )
-    return dataclasses.replace(layer, nonlinearity=nonlinearity)
 
 
 def at(path: str) -> str:
@@ -179,24 +171,61 @@ def _recurrent(path: str, found: Mapping[str, Tensor]) -> Block:
     except ValueError as error:
         why = str(error).removeprefix("layer 'block': ")
         raise ConvertError(f"the weights {at(path)} make no layer: {why}") from None
-    for name, wanted in layer.tensors().items():
-        suffix = name.removeprefix("block.")
+    for suffix, wanted in layer.tensors().items():
         if shape(suffix) != wanted:
             raise ConvertError(
                 f"tensor {tensors[suffix].name!r:.200} has shape {shape(suffix)}; expected "
                 f"{wanted}, since {tensors['weight_ih_l0'].name!r:.200} is "
                 f"{shape('weight_ih_l0')} and the hidden size {hidden_size}"
             )
-    return Block(path, tensors, (layer,))
+    return Block(path, tensors, {layer.kind: layer})
 
 
-def _affine(path: str, group: Mapping[str, Tensor]) -> Block | None:
-    """A weight matrix that a Linear or an Embedding can be made of; None if it is neither."""
-    found = {suffix: group[suffix] for suffix in ("weight", "bias") if suffix in group}
-    shape = found["weight"].shape if "weight" in found else ()
-    if len(shape) != 2 or 0 in shape:
-        return None
-    linear = spec.Linear("block", shape[1], shape[0], bias="bias" in found)
-    if "bias" in found:
-        return Block(path, found, (linear,)) if found["bias"].shape == shape[:1] else None
-    return Block(path, found, (linear, spec.Embedding("block", *shape)))
+def _plain(path: str, group: Mapping[str, Tensor]) -> Block:
+    """What the tensors of any other layer can be; no choices if they are of none."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    found = {name: group[name] for name in names if name in group}
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    choices: dict[str, spec.Layer | None] = {}
+    if not any(0 in shape for shape in shapes.values()):
+        for kind, layer in _layers(shapes):
+            # A word that has the tensors of another shape, or others, is not what they are.
+            if layer is None or {s: tuple(n) for s, n in layer.tensors().items()} == shapes:
+                choices.setdefault(kind, layer)
+    return Block(path, found, choices)
+
+
+def _layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, spec.Layer | None]]:
+    """What may be layers of tensors of these shapes, by word, those that are likely first."""
+    if "running_mean" in shapes and len(shapes["running_mean"]) == 1:
+        yield (
+            "batch_norm",
+            spec.BatchNorm("block", *shapes["running_mean"], affine="weight" in shapes),
+        )
+    shape, bias = shapes.get("weight", ()), shapes.get("bias", ())
+    if not 1 <= len(shape) <= 5 or "running_mean" in shapes:
+        return
+    rows, columns, *kernel = (*shape, 0) if len(shape) == 1 else shape
+    if len(shape) == 2:
+        yield "linear", spec.Linear("block", columns, rows, bias=bool(bias))
+        yield "embedding", spec.Embedding("block", rows, columns)
+    elif len(shape) > 2:
+        n = len(kernel)
+        sizes = tuple(kernel)
+        options: dict[str, Any] = {"bias": bool(bias), "over_time": True}
+        yield f"conv{n}d", spec.Convolution("block", columns, rows, sizes, **options)
+        groups = bias[0] // columns if len(bias) == 1 else 1
+        if groups and not rows % groups:
+            yield (
+                f"conv_transpose{n}d",
+                spec.Convolution(
+                    "block", rows, columns * groups, sizes, groups, transposed=True, **options
+                ),
+            )
+    yield "layer_norm", spec.LayerNorm("block", shape, bias=bool(bias))
+    yield "rms_norm", spec.RMSNorm("block", shape)
+    if len(shape) == 1:
+        yield "group_norm", spec.GroupNorm("block", 1, rows)
+        yield "instance_norm", spec.GroupNorm("block", rows, rows)
+        if not bias:
+            yield "prelu", None

@@ -15,11 +15,17 @@ from typing import Any
 
 from fastlstm.sources.pytorch.blocks import Known
 from fastlstm.sources.pytorch.checkpoint import StoredModule
-from fastlstm.sources.pytorch.order import WEIGHTED, Word
+from fastlstm.sources.pytorch.classes import CLASSES, NN, UnknownSettingError
+from fastlstm.sources.pytorch.kinds import KINDS
+from fastlstm.sources.pytorch.rebuild import is_setting
+from fastlstm.sources.pytorch.sequential import Order, eps_of
+from fastlstm.sources.pytorch.words import Word
 
 __all__ = [
     "SHELLS",
+    "Silent",
     "Told",
+    "called",
     "can_follow",
     "class_path",
     "is_module",
@@ -29,28 +35,8 @@ __all__ = [
     "word_of",
 ]
 
-_NN = "torch.nn.modules."
-_BASE = f"{_NN}module.Module"
-
-# Word of ``layers=`` of each class. What has no effect at inference shares the word "dropout".
-_KINDS = {
-    f"{_NN}rnn.LSTM": "lstm",
-    f"{_NN}rnn.LSTMCell": "lstm",
-    f"{_NN}rnn.GRU": "gru",
-    f"{_NN}rnn.GRUCell": "gru",
-    f"{_NN}rnn.RNN": "rnn",
-    f"{_NN}rnn.RNNCell": "rnn",
-    f"{_NN}sparse.Embedding": "embedding",
-    f"{_NN}linear.Linear": "linear",
-    f"{_NN}activation.ReLU": "relu",
-    f"{_NN}activation.Tanh": "tanh",
-    f"{_NN}activation.Sigmoid": "sigmoid",
-    f"{_NN}activation.Softmax": "softmax",
-    f"{_NN}activation.LogSoftmax": "log_softmax",
-    f"{_NN}dropout.Dropout": "dropout",
-    f"{_NN}linear.Identity": "dropout",
-}
-_SEQUENTIAL = f"{_NN}container.Sequential"
+_BASE = f"{NN}module.Module"
+_SEQUENTIAL = f"{NN}container.Sequential"
 
 # Classes that run the one module inside them, and where they keep it.
 SHELLS = {
@@ -58,6 +44,24 @@ SHELLS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A module that computes something, without weights that would tell so.
+
+    Parameters
+    ----------
+    path : str
+    called : str
+        For messages.
+    words : tuple of Word
+        What takes it; a parameter that the file does not keep is ``"?"``.
+    """
+
+    path: str
+    called: str
+    words: tuple[Word, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,18 @@ class Told:
         Why the order is not known, or "".
     notes : tuple of str
         What was left out of account.
+    silent : tuple of Silent
+        In file order.
+    unverified : tuple of str
+        What is taken without a check.
     """
 
     known: dict[str, Known]
     words: tuple[Word, ...] | None
     unsaid: str
     notes: tuple[str, ...]
+    silent: tuple[Silent, ...] = ()
+    unverified: tuple[str, ...] = ()
 
 
 def is_module(source: object) -> bool:
@@ -116,7 +126,7 @@ def record(module: Any) -> tuple[StoredModule, tuple[str, ...]]:
             parent, _, name = path.rpartition(".")
             records[parent][name] = part
     notes = tuple(
-        f"{_called(path, records[path])} has forward hooks, which are not run"
+        f"{called(path, records[path])} has forward hooks, which are not run"
         for path, part in parts.items()
         if getattr(part, "_forward_hooks", None) or getattr(part, "_forward_pre_hooks", None)
     )
@@ -145,24 +155,26 @@ def _path(cls: type) -> str:
 
 def is_torchs(path: str) -> bool:
     """Whether the class at an import path is one of torch's own modules."""
-    return path.startswith(_NN) and not path.endswith(" with a forward of its own")
+    return path.startswith(NN) and not path.endswith(" with a forward of its own")
 
 
 def word_of(module: Any) -> str:
     """The word of ``layers=`` for a module with weights; "" if there is none."""
-    kind = _KINDS.get(class_path(module), "")
-    return kind if kind in WEIGHTED else ""
+    found = CLASSES.get(class_path(module))
+    return found.word if found is not None and KINDS[found.word].weights else ""
 
 
 def _settings(module: Any) -> dict[str, object]:
     return {
         name: value
         for name, value in vars(module).items()
-        if not name.startswith("_") and isinstance(value, int | float | str | None)
+        if not name.startswith("_") and is_setting(value)
     }
 
 
-def tell(modules: Mapping[str, StoredModule], root: str) -> Told:
+def tell(
+    modules: Mapping[str, StoredModule], root: str, row: tuple[int, ...], input_size: int | None
+) -> Told:
     """Describe the modules of a model.
 
     Parameters
@@ -171,77 +183,111 @@ def tell(modules: Mapping[str, StoredModule], root: str) -> Told:
         By path.
     root : str
         The path of the module that is the whole model, if there is one there.
+    row : tuple of int
+        What a step of the input is said to be; () if nothing is said.
+    input_size : int, optional
+        Numbers of a step, if they are said.
     """
     modules = {path: module for path, module in modules.items() if module.class_name}
     known = {path: _known(path, module) for path, module in modules.items()}
-    words: list[Word] | None = None
-    reasons: list[str] = []
-    if root in modules:
-        words = list(_order(root, modules[root], reasons))
+    words: tuple[Word, ...] | None = None
+    unsaid = ""
     notes = [note for path, module in modules.items() for note in _notes(path, module)]
-    if words is None or reasons:
-        silent = [_called(path, module) for path, module in modules.items() if not module]
-        if silent:
-            named = ", ".join(silent[:20]) + (", ..." if len(silent) > 20 else "")
-            notes.append(f"without weights, running only where layers= says: {named}")
-        return Told(known, None, "; ".join(reasons[:10]), tuple(notes))
+    if root in modules:
+        order = Order(row, input_size)
+        _walk(root, modules[root], order)
+        words, unsaid = tuple(order.words), "; ".join(order.reasons[:10])
+    if words is None or unsaid:
+        silent = tuple(_silent(modules))
+        own = [
+            called(path, module)
+            for path, module in modules.items()
+            if not module and module.class_name not in CLASSES
+        ]
+        named = ", ".join(own[:20]) + (", ..." if len(own) > 20 else "")
+        unverified = (f"what these modules compute, which layers= does not say: {named}",)
+        return Told(known, None, unsaid, tuple(notes), silent, unverified if own else ())
     for position, word in enumerate(words):
-        if word.kind == "dropout":
-            called = _called(word.path or "", modules[word.path or ""])
-            notes.append(f"{called} has no effect at inference and was left out")
+        if word.kind in ("dropout", "identity"):
+            notes.append(
+                f"{called(word.path or '', modules[word.path or ''])} has no effect at inference "
+                f"and was left out"
+            )
         elif word.kind in ("lstm", "gru", "rnn") and position < len(words) - 1:
-            called = _called(word.path or "", modules[word.path or ""])
-            notes.append(f"{called} passes its output, without its state, to the next layer")
-    return Told(known, tuple(words), "", tuple(notes))
+            notes.append(
+                f"{called(word.path or '', modules[word.path or ''])} passes its output, without "
+                f"its state, to the next layer"
+            )
+    return Told(known, words, "", (*notes, *order.notes))
 
 
 def _known(path: str, module: StoredModule) -> Known:
-    kind = _KINDS.get(module.class_name)
-    called = _called(path, module)
-    if kind is None:
+    found = CLASSES.get(module.class_name)
+    name = called(path, module)
+    if found is None:
         return Known(
             None,
-            refusal=f"{called} holds weights, but it is not one of torch's plain LSTM, GRU, RNN, "
-            f"their cells, Linear or Embedding; allow its weights to be unused with ignore=, or, "
-            f"if it computes the same, convert the module's state_dict()",
+            refusal=f"{name} holds weights, and layers= has no word for its class; if it computes "
+            f"what one of torch's layers does, convert the module's state_dict() with the word of "
+            f"that layer, or a live module without layers=, whose forward is then followed",
         )
     if module.settings.get("max_norm") is not None:
         return Known(
             None,
-            refusal=f"{called} has max_norm={module.settings['max_norm']}, which scales rows when "
+            refusal=f"{name} has max_norm={module.settings['max_norm']}, which scales rows when "
             f"they are looked up; scale the rows of its weight once and set max_norm=None",
         )
     mode = module.settings.get("nonlinearity") or module.settings.get("mode")
-    nonlinearity = str(mode).lower().removeprefix("rnn_") if kind == "rnn" and mode else None
-    return Known(kind, nonlinearity)
+    nonlinearity = str(mode).lower().removeprefix("rnn_") if found.word == "rnn" and mode else None
+    try:
+        parameters = found.parameters(module.settings)
+    except UnknownSettingError as error:
+        if "in its code" not in str(error):
+            return Known(None, refusal=f"{name} {error}")
+        parameters = {}  # the word says them
+    if parameters.get("eps", 0) is None:
+        parameters = {k: v for k, v in parameters.items() if k != "eps"} | eps_of(module)
+    return Known(found.word, nonlinearity, parameters=parameters)
 
 
-def _order(path: str, module: StoredModule, reasons: list[str]) -> Iterator[Word]:
-    """The words of a module whose order is known, else reasons why it is not."""
+def _walk(path: str, module: StoredModule, order: Order) -> None:
+    """Go through a module whose order is known, else say why it is not."""
     name = module.class_name
     if name == _SEQUENTIAL or name in SHELLS:
         for key, child in module.items():
             if isinstance(child, StoredModule) and key == SHELLS.get(name, key):
-                yield from _order(f"{path}.{key}".removeprefix("."), child, reasons)
-    elif name not in _KINDS:
-        reasons.append(f"{_called(path, module)} runs code of its own")
-    elif "softmax" in _KINDS[name] and module.settings.get("dim") not in (-1, 2):
-        # Sequences have three dimensions here, so 2 is the last one; 1 would be the batch.
-        reasons.append(
-            f"{_called(path, module)} has dim={module.settings.get('dim')}; expected dim=-1"
-        )
+                _walk(f"{path}.{key}".removeprefix("."), child, order)
+    elif name not in CLASSES:
+        order.reasons.append(f"{called(path, module)} runs code of its own")
     else:
-        yield Word(_KINDS[name], path)
+        order.take(path, called(path, module), module)
+
+
+def _silent(modules: Mapping[str, StoredModule]) -> Iterator[Silent]:
+    """The modules that compute something and have no weights."""
+    for path, module in modules.items():
+        found = CLASSES.get(module.class_name)
+        if found is None or found.word in ("dropout", "identity", "flatten", "reduce"):
+            continue
+        if KINDS[found.word].weights and module:
+            continue
+        try:
+            words = found.made(module.settings)
+        except UnknownSettingError:
+            words = [Word(found.word, None, tuple((name, "?") for name in found.settings))]
+        yield Silent(path, called(path, module), tuple(words))
 
 
 def _notes(path: str, module: StoredModule) -> Iterator[str]:
-    if _KINDS.get(module.class_name) in ("lstm", "gru", "rnn"):
+    found = CLASSES.get(module.class_name)
+    if found is not None and found.word in ("lstm", "gru", "rnn"):
         if module.settings.get("batch_first"):
-            yield f"{_called(path, module)}: batch_first changes no weight and is not stored"
+            yield f"{called(path, module)}: batch_first changes no weight and is not stored"
         if module.settings.get("dropout"):
-            yield f"{_called(path, module)}: dropout has no effect at inference"
+            yield f"{called(path, module)}: dropout has no effect at inference"
 
 
-def _called(path: str, module: StoredModule) -> str:
+def called(path: str, module: StoredModule) -> str:
+    """A module, for a message."""
     kind = module.class_name.rpartition(".")[2] or "scripted"
     return f"{path!r:.200} ({kind:.100})" if path else f"the module ({kind:.100})"

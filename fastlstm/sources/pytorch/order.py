@@ -1,261 +1,319 @@
-"""From blocks to a model: in which order the layers run, what lies between, and their names.
+"""From words and blocks to a graph: in which order the layers run, and what they are called.
 
-Weights do not tell that. It is taken from the words of ``layers=``, or of a module that tells it,
-and only where the sizes of the blocks leave one way.
+Weights do not tell the order. It is taken from the words of ``layers=``, or of a module that tells
+it, and which weights are whose only where the sizes leave one way.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
-from fastlstm.sources.pytorch.blocks import Block, at
-from fastlstm.sources.pytorch.state_dict import listing
+from fastlstm.sources.pytorch.blocks import Block
+from fastlstm.sources.pytorch.blocks import at as at_
+from fastlstm.sources.pytorch.kinds import KINDS
+from fastlstm.sources.pytorch.making import MisfitError, Source, Value, Weights
+from fastlstm.sources.pytorch.program import State, advanced
+from fastlstm.sources.pytorch.state_dict import Tensor, listing
+from fastlstm.sources.pytorch.words import BRANCHES, OPEN, Word, joined
 
-__all__ = ["Placed", "Word", "joined", "merge", "parse", "place"]
+__all__ = ["Placed", "Placement", "Word", "place"]
 
-WEIGHTED = ("embedding", "lstm", "gru", "rnn", "linear")
-WORDS = ("one_hot", *WEIGHTED, *spec.ACTIVATIONS, "dropout")
+INPUT, OUTPUT = "input", "output"
 
 # Ways of placing blocks that are tried before asking for explicit bindings.
 MAX_TRIALS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One word of ``layers=``: a kind, and the path it is bound to if it is (``kind:path``)."""
+class Placed:
+    """A word of the model: what it is called, what it made, and of which weights."""
 
-    kind: str
-    path: str | None = None
-
-    def __str__(self) -> str:
-        return self.kind if self.path is None else f"{self.kind}:{self.path}"
+    word: Word
+    name: str
+    nodes: tuple[spec.Node, ...]
+    weights: Weights
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A layer of the model, and the block it is made of if it has weights."""
+class Placement:
+    """A graph, the sources of its tensors by full name, and what each word became."""
 
-    layer: spec.Layer
-    block: Block | None
-
-
-def parse(layers: str | Sequence[str]) -> list[Word]:
-    """Read the words of ``layers=``.
-
-    Raises
-    ------
-    ConvertError
-        If a word is unknown, or one without weights is bound to a path.
-    """
-    words = []
-    for text in layers.split(",") if isinstance(layers, str) else layers:
-        kind, colon, path = (part.strip() for part in text.partition(":"))
-        if kind.lower() not in WORDS:
-            raise ConvertError(
-                f"layers= holds {text.strip()!r:.100}; expected words out of {', '.join(WORDS)}, "
-                f"those with weights optionally as word:path"
-            )
-        if colon and kind.lower() not in WEIGHTED:
-            raise ConvertError(
-                f"layers= binds {text.strip()!r:.100} to a path, but {kind.lower()} has no "
-                f"weights; expected {kind.lower()!r} alone"
-            )
-        words.append(Word(kind.lower(), path if colon else None))
-    return words
+    graph: spec.Graph
+    sources: dict[str, Source]
+    placed: tuple[Placed, ...]
 
 
-def merge(given: Sequence[Word], own: Sequence[Word]) -> list[Word]:
-    """Words given for a source whose own words are known: they may add to them, no more.
-
-    Raises
-    ------
-    ConvertError
-        If a word of the source's own is missing, out of order or bound elsewhere.
-    """
-    left = [word for word in own if word.kind != "dropout"]
-    merged = []
-    for word in given:
-        if left and word.kind == left[0].kind and word.path in (None, left[0].path):
-            word = left.pop(0)
-        merged.append(word)
-    if left:
-        raise ConvertError(
-            f"layers={joined(given)!r} leaves out {str(left[0])!r} of the source, which runs "
-            f"{joined(own)!r}; leave layers= out, or add to these"
-        )
-    return merged
-
-
-def joined(words: Iterable[Word]) -> str:
-    """Words as ``layers=`` takes them."""
-    return ", ".join(map(str, words))
-
-
-def _suggestion(blocks: Sequence[Block], bound: bool = False) -> str:
-    """Words for the blocks in file order, to be pasted and corrected."""
-    words = []
-    for position, block in enumerate(blocks[:20]):
-        kinds = [layer.kind for layer in block.choices]
-        kind = "embedding" if "embedding" in kinds and position == 0 else kinds[0]
-        words.append(Word(kind, block.path if bound else None))
-    return f'layers="{joined(words)}"' + (", ..." if len(blocks) > 20 else "")
-
-
-def place(words: Sequence[Word] | None, blocks: Sequence[Block], unsaid: str = "") -> list[Placed]:
-    """Put the blocks in the order of the words, and give every layer its name.
+def place(
+    words: Sequence[Word],
+    blocks: Sequence[Block],
+    tensors: Mapping[str, Tensor],
+    nonlinearity: str | None,
+    example: str,
+) -> Placement:
+    """Run the words in their order, each with weights of its own.
 
     Parameters
     ----------
-    words : sequence of Word, or None
-        What the user or the module says; None for a model that is one recurrent block.
+    words : sequence of Word
+        What the user or the module says.
     blocks : sequence of Block
         In file order.
-    unsaid : str
-        Why a single block is not the whole model either, if that is known.
+    tensors : mapping of str to Tensor
+        All there are, by name, of which a word may take one.
+    nonlinearity : str or None
+        Of RNNs of which nothing else tells.
+    example : str
+        Words of these blocks, bound to their paths, for messages.
 
     Raises
     ------
     ConvertError
-        If the words fit the blocks in no way or in more than one, or there are no words and the
-        blocks are not one recurrent block alone.
+        If the words fit the weights in no way or in more than one.
     """
-    seen = listing(tensor for block in blocks for tensor in block.tensors.values())
-    if words is None:
-        if len(blocks) != 1 or unsaid or not isinstance(blocks[0].choices[0], spec.Recurrent):
-            raise ConvertError(
-                f"weights do not tell in which order layers run, nor what lies between them"
-                f"{unsaid and f' ({unsaid})'}; say it with layers=, for example "
-                f"{_suggestion(blocks)}, adding relu, tanh, ... where they belong (words: "
-                f"{', '.join(WORDS)}), or take one part with prefix=. Weights seen:\n{seen}"
-            )
-        words = [Word(blocks[0].choices[0].kind)]
-    weighted = [word for word in words if word.kind in WEIGHTED]
-    if not weighted:
+    if not any(KINDS[word.kind].weights for word in words if word.is_word):
         raise ConvertError(f"layers={joined(words)!r} names no layer with weights")
-    candidates = _candidates(weighted, blocks)
-    fits = _fits(weighted, candidates)
-    if len(fits) > 1:
+    search = _Search(words, blocks, tensors, nonlinearity)
+    fits = search.fits()
+    if len(fits) == 1:
+        return _named(words, *fits[0], nonlinearity)
+    seen = listing(tensor for block in blocks for tensor in block.tensors.values())
+    if fits:
         raise ConvertError(
             f"layers={joined(words)!r} fits these weights in more than one way; bind each word to "
-            f"its path, for example {_suggestion(blocks, bound=True)}. Weights seen:\n{seen}"
+            f"its path, for example {example}. Weights seen:\n{seen}"
         )
-    if not fits:
-        raise ConvertError(
-            f"layers={joined(words)!r} does not fit these weights: "
-            f"{_misfit(weighted, candidates)}. In file order they may be "
-            f"{_suggestion(blocks, bound=True)}. Weights seen:\n{seen}"
-        )
-    return _named(words, fits[0])
-
-
-def _candidates(words: Sequence[Word], blocks: Sequence[Block]) -> list[list[Block]]:
-    """The blocks each word may stand for: the one it is bound to, else those bound to no word."""
-    bound = [None if word.path is None else _bound(word.path, blocks) for word in words]
-    taken = [block.path for block in bound if block is not None]
-    twice = next((path for path in taken if taken.count(path) > 1), None)
-    if twice is not None:
-        raise ConvertError(
-            f"layers= binds two words to {twice!r:.100}; expected a path of its own for each"
-        )
-    free = [block for block in blocks if block.path not in taken]
-    return [free if block is None else [block] for block in bound]
-
-
-def _bound(path: str, blocks: Sequence[Block]) -> Block:
-    """The block at a path, or the only one whose path ends with it."""
-    exact = [block for block in blocks if block.path == path]
-    ending = [block for block in blocks if path and block.path.endswith(f".{path}")]
-    if len(exact or ending) != 1:
-        raise ConvertError(
-            f"layers= binds a word to {path!r:.100}, where there {'are' if ending else 'is'} "
-            f"{len(ending) or 'no'} block{'s' * bool(ending)} of weights; expected one of "
-            + ", ".join(repr(block.path)[:100] for block in blocks[:20])
-        )
-    return (exact or ending)[0]
-
-
-_Bound = tuple[Block, spec.Layer]
-
-
-def _fits(words: Sequence[Word], candidates: Sequence[Sequence[Block]]) -> list[tuple[_Bound, ...]]:
-    """At most two ways of giving each word a block of its own, of its kind, so that sizes chain."""
-    fits: list[tuple[_Bound, ...]] = []
-    open_ends: list[tuple[_Bound, ...]] = [()]
-    for _ in range(MAX_TRIALS):
-        if not open_ends or len(fits) > 1:
-            return fits
-        way = open_ends.pop()
-        if len(way) == len(words):
-            fits.append(way)
-            continue
-        used = {block.path for block, _ in way}
-        open_ends += [
-            (*way, (block, layer))
-            for block in reversed(candidates[len(way)])
-            if block.path not in used
-            for layer in block.choices
-            if layer.kind == words[len(way)].kind
-            and (not way or way[-1][1].output_size == layer.input_size)
-        ]
     raise ConvertError(
-        "too many orders of the layers would have to be tried; bind each word of layers= to its "
-        "path, as in layers='lstm:encoder.rnn, linear:fc'"
+        f"layers={joined(words)!r} does not fit these weights: {search.misfit}. In file order they "
+        f"may be {example}. Weights seen:\n{seen}"
     )
 
 
-def _misfit(words: Sequence[Word], candidates: Sequence[Sequence[Block]]) -> str:
-    """Why the words fit in no way: where taking the blocks in file order first fails."""
-    used: list[str] = []
-    size = None
-    for word, blocks in zip(words, candidates, strict=True):
-        free = ((b, c) for b in blocks if b.path not in used for c in b.choices)
-        block, layer = next(((b, c) for b, c in free if c.kind == word.kind), (None, None))
-        if block is None or layer is None:
-            return f"none of them is left that can be {str(word)!r}"
-        if size is not None and layer.input_size != size:
-            return (
-                f"the {word.kind} {at(block.path)} takes {layer.input_size} features, but the "
-                f"layer before it gives {size}"
-            )
-        used.append(block.path)
-        size = layer.output_size
-    raise AssertionError("the blocks do fit in file order")
+class _Fit(NamedTuple):
+    """A way that fits: the row of the input, and the weights of each word."""
+
+    row: spec.Row
+    weights: tuple[Weights, ...]
 
 
-def _named(words: Sequence[Word], fit: Sequence[_Bound]) -> list[Placed]:
-    """The layers in order, those without weights sized by their neighbours, all named."""
-    bound = iter(fit)
-    size = fit[0][1].input_size
-    placed: list[Placed] = []
-    paths: list[str | None] = []
-    for word in words:
-        if word.kind == "dropout":
-            continue
-        block, layer = None, None
-        if word.kind in WEIGHTED:
-            block, layer = next(bound)
-        elif word.kind == "one_hot":
-            layer = spec.OneHot("block", size)
+class _Search:
+    """All ways of giving each word weights of its own, of its kind, so that rows fit."""
+
+    def __init__(
+        self,
+        words: Sequence[Word],
+        blocks: Sequence[Block],
+        tensors: Mapping[str, Tensor],
+        nonlinearity: str | None,
+    ) -> None:
+        self.words, self.blocks, self.nonlinearity = words, blocks, nonlinearity
+        self.bound = [_bound(word, blocks, tensors) for word in words]
+        taken = {w.block.path for w in self.bound if w.block is not None}
+        self.free = [block for block in blocks if block.path not in taken]
+        self.misfit = "none of them takes an input"
+        self.furthest = -1
+
+    def fits(self) -> list[_Fit]:
+        """At most two of them."""
+        fits: list[_Fit] = []
+        ways: list[tuple[spec.Row, tuple[Weights, ...], State]] = [
+            (row, (), State((Value(INPUT, row),))) for row in dict.fromkeys(self.rows())
+        ]
+        for _ in range(MAX_TRIALS):
+            if not ways or len(fits) > 1:
+                return fits
+            row, weights, state = ways.pop()
+            at = len(weights)
+            if at == len(self.words):
+                fits.append(_Fit(row, weights))
+                continue
+            tried = False
+            for choice in reversed(list(self.choices(at, weights))):
+                tried = True
+                try:
+                    behind = advanced(state, self.words[at], str(at), choice, self.nonlinearity)
+                except MisfitError as error:
+                    self.missed(at, f"{self.described(at, choice)}: {error}")
+                else:
+                    ways.append((row, (*weights, choice), behind))
+            if not tried:
+                self.missed(at, f"none of them is left that can be {str(self.words[at])!r}")
+        raise ConvertError(
+            "too many orders of the layers would have to be tried; bind each word of layers= to "
+            "its path, as in layers='lstm:encoder.rnn, linear:fc'"
+        )
+
+    def missed(self, at: int, why: str) -> None:
+        if at > self.furthest:
+            self.furthest, self.misfit = at, why
+
+    def described(self, at: int, weights: Weights) -> str:
+        word = self.words[at]
+        return f"the {word.kind} {at_(weights.block.path)}" if weights.block else str(word)
+
+    def choices(self, at: int, before: Sequence[Weights]) -> Iterator[Weights]:
+        """What the word at a place may be bound to."""
+        word, bound = self.words[at], self.bound[at]
+        if not _takes_block(word):
+            yield bound
+        elif bound.block is not None:
+            if word.kind in bound.block.choices:
+                yield bound
         else:
-            layer = spec.Activation("block", word.kind, size)
-        placed.append(Placed(layer, block))
-        paths.append(block.path if block else word.path)
-        size = layer.output_size
-    kinds = [word.kind for word in words if word.kind != "dropout"]
-    return [
-        dataclasses.replace(item, layer=dataclasses.replace(item.layer, name=name))
-        for item, name in zip(placed, _names(paths, kinds), strict=True)
+            used = {weights.block.path for weights in before if weights.block is not None}
+            for block in self.free:
+                if word.kind in block.choices and block.path not in used:
+                    yield Weights(block)
+
+    def rows(self) -> Iterator[spec.Row]:
+        """What a step of the input may be, as the first layer that tells has it."""
+        tokens = False
+        for at, word in enumerate(self.words):
+            if word.kind == "input":
+                sizes = dict(word.given)["*sizes"]
+                if at or min(sizes) < 1:
+                    raise ConvertError(
+                        f"layers= has {str(word)!r:.100}; expected it first, with positive sizes"
+                    )
+                yield spec.Row(sizes)
+                return
+            if word.kind == "one_hot":
+                tokens = True
+                size = word.parameters["size"]
+                if isinstance(size, int):
+                    yield spec.Row((), size)
+                    return
+            elif _takes_block(word):
+                yield from self.rows_of(at, tokens)
+                return
+            elif not (
+                word.kind in (OPEN, "dropout", "identity", "softmax", "log_softmax")
+                or KINDS[word.kind].of_each
+                or (word.kind in KINDS and KINDS[word.kind].weights == "tensor")
+            ):
+                break
+        raise ConvertError(
+            f"layers={joined(self.words)!r} does not tell what a step of the input is; begin it "
+            f"with input(...): input(40) for 40 features, input(1, 80, 80) for 1 channel of 80 x 80"
+        )
+
+    def rows_of(self, at: int, tokens: bool) -> Iterator[spec.Row]:
+        """Rows that the word at a place may take, if those before it leave them as they are."""
+        word = self.words[at]
+        choices = list(self.choices(at, ()))
+        if not choices:
+            self.missed(at, f"none of them can be {str(word)!r}")
+        for choice in choices:
+            block = choice.block
+            layer = block.choices[word.kind] if block is not None else None
+            shape = getattr(layer, "input_shape", None)
+            if isinstance(layer, spec.Convolution) and shape is not None:
+                known = block.known.parameters if block is not None and block.known else {}
+                groups = dict(word.given).get("groups", known.get("groups", 1))
+                if not layer.transposed and isinstance(groups, int):
+                    shape = (layer.in_channels * groups,)
+            if shape is None:
+                raise ConvertError(
+                    f"layers= has {word.kind} before any layer that tells what a step of the input "
+                    f"is; begin it with input(...): input(1, 80, 80) for 1 channel of 80 x 80"
+                )
+            given = getattr(layer, "input_tokens", 0)
+            if tokens and len(shape) == 1 and not given:
+                yield spec.Row((), shape[0])
+            else:
+                yield spec.Row(tuple(shape), given)
+
+
+def _takes_block(word: Word) -> bool:
+    """Whether a word takes the tensors of a layer."""
+    if not word.is_word or KINDS[word.kind].weights != "layer":
+        return False
+    return word.path is not None or word.parameters.get("affine") is not False
+
+
+def _bound(word: Word, blocks: Sequence[Block], tensors: Mapping[str, Tensor]) -> Weights:
+    """What a word is bound to by its path, or by the only one that ends with it."""
+    what = KINDS[word.kind].weights if word.is_word else ""
+    path = word.path
+    if path is None or not what:
+        return Weights()
+    if what == "tensor":
+        names = [name for name in tensors if name == path] or [
+            name for name in tensors if path and name.endswith(f".{path}")
+        ]
+        if len(names) != 1:
+            raise _unbound("tensor{s}", path, names, list(tensors))
+        return Weights(tensor=tensors[names[0]])
+    exact = [block for block in blocks if block.path == path]
+    ending = [block for block in blocks if path and block.path.endswith(f".{path}")]
+    if len(exact or ending) != 1:
+        raise _unbound(
+            "block{s} of weights", path, [b.path for b in ending], [b.path for b in blocks]
+        )
+    return Weights((exact or ending)[0])
+
+
+def _unbound(what: str, path: str, found: Sequence[str], there: Sequence[str]) -> ConvertError:
+    shown = found or difflib.get_close_matches(path, there, 5, 0.4) or list(there)[:20]
+    is_there = f"are {len(found)} " if found else "is no "
+    return ConvertError(
+        f"layers= binds a word to {path!r:.100}, where there {is_there}"
+        f"{what.format(s='s' * bool(found))}; expected one of "
+        + ", ".join(repr(name)[:100] for name in shown[:20])
+    )
+
+
+def _named(
+    words: Sequence[Word], row: spec.Row, weights: Sequence[Weights], nonlinearity: str | None
+) -> Placement:
+    """The graph, every layer by its name."""
+    names = _names(words, weights)
+    state = State((Value(INPUT, row),))
+    layers: dict[str, str] = {}  # path of each block -> the layer that has its tensors
+    placed = []
+    for word, name, bound in zip(words, names, weights, strict=True):
+        if (block := bound.block) is not None:
+            bound = bound._replace(shared=layers.get(block.path, ""))
+            layers.setdefault(block.path, name)
+        before = len(state.made)
+        state = advanced(state, word, name, bound, nonlinearity)
+        if len(state.made) > before and state.made[-1].nodes:
+            placed.append(Placed(word, name, state.made[-1].nodes, bound))
+    sources: dict[str, Source] = {}
+    for made in state.made:
+        for full, source in made.sources.items():
+            if sources.setdefault(full, source) != source:
+                raise ConvertError(
+                    f"two tensors of the model would be called {full!r:.200}; expected names that "
+                    f"differ: give the source's tensors as a mapping under other names"
+                )
+    ends = [value.name for value in state.values]
+    if len({*ends}) < len(ends) or INPUT in ends:
+        raise ConvertError(
+            f"layers={joined(words)!r} gives {', '.join(map(repr, ends))}; expected each branch at "
+            f"the end to hold a layer of its own, since each is an output"
+        )
+    outputs = {OUTPUT: ends[0]} if len(ends) == 1 else {name: name for name in ends}
+    graph = spec.Graph(
+        (spec.Input(INPUT, row.shape, tokens=row.tokens),),
+        tuple(node for made in state.made for node in made.nodes),
+        outputs,
+    )
+    return Placement(graph, sources, tuple(placed))
+
+
+def _names(words: Sequence[Word], weights: Sequence[Weights]) -> list[str]:
+    """A name for each word: its path without what all paths share, else its kind; unique."""
+    paths = [
+        weight.block.path if weight.block else None if weight.tensor else word.path
+        for word, weight in zip(words, weights, strict=True)
     ]
-
-
-def _names(paths: Sequence[str | None], kinds: Sequence[str]) -> list[str]:
-    """A name for each layer: its path without what all paths share, else its kind; unique."""
     # "module" and "_orig_mod" are what DataParallel and torch.compile put into every path.
     parts = [
         [part for part in (path or "").split(".") if part not in ("", "module", "_orig_mod")]
@@ -264,12 +322,17 @@ def _names(paths: Sequence[str | None], kinds: Sequence[str]) -> list[str]:
     inner = [part[:-1] for part, path in zip(parts, paths, strict=True) if path is not None]
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*inner, strict=False))
     shared = len(list(same))
-    names: dict[str, None] = {}
-    for part, kind in zip(parts, kinds, strict=True):
-        name = re.sub(r"[^A-Za-z0-9_.\-]", "_", ".".join(part[shared:])).lstrip(".-")[:180] or kind
-        unique, number = name, 1
+    names = {INPUT: None}
+    made = []
+    for part, word in zip(parts, words, strict=True):
+        if word.kind in (*BRANCHES, "dropout", "identity", "input"):
+            made.append("")  # they make no layer
+            continue
+        name = re.sub(r"[^A-Za-z0-9_.\-]", "_", ".".join(part[shared:])).lstrip(".-")[:180]
+        unique, number = name or word.kind, 1
         while unique in names:
             number += 1
-            unique = f"{name}_{number}"
+            unique = f"{name or word.kind}_{number}"
         names[unique] = None
-    return list(names)
+        made.append(unique)
+    return made

@@ -1,37 +1,46 @@
-"""What PyTorch holds or saves, and arrays under its names, into layers and tensors.
+"""What PyTorch holds or saves, and arrays under its names, into a graph and tensors.
 
 The path of a checkpoint through this package: ``checkpoint`` (or ``format``, or
 ``module.record``) reads what was saved, ``state_dict`` finds the model's tensors in it,
-``handwritten`` gives those of a cell written by hand their PyTorch form, as a ``recipe`` tells,
-``blocks`` finds the layers they make, ``order`` the order in which those run, and :func:`read`
-converts the tensors and says what it did. The forward of a live module is followed by ``trace``.
+``computed`` makes those that others stand for, ``handwritten`` gives those of a cell written by
+hand their PyTorch form, as a ``recipe`` tells, ``blocks`` finds the layers they may make, ``order``
+runs the words of ``layers=`` over them, and :func:`read` converts the tensors and says what it did.
+The forward of a live module is followed by ``trace``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fastlstm import chain as spec
-from fastlstm.chain.lower import lowered
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import spec
 from fastlstm.container import is_ours
 from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
-from fastlstm.sources.pytorch import module, order
-from fastlstm.sources.pytorch.blocks import find_blocks
+from fastlstm.sources.pytorch import advice, module, order, words
+from fastlstm.sources.pytorch.blocks import Block, find_blocks
 from fastlstm.sources.pytorch.checkpoint import StoredTensor, read_checkpoint
+from fastlstm.sources.pytorch.computed import computed
+from fastlstm.sources.pytorch.making import Source
+from fastlstm.sources.pytorch.module import Told
 from fastlstm.sources.pytorch.order import Placed
 from fastlstm.sources.pytorch.state_dict import (
     StateDict,
     Tensor,
+    described,
     find_state_dict,
     listing,
     to_array,
 )
+from fastlstm.sources.pytorch.words import Word
 from fastlstm.sources.recipe import built_in_recipes, handwritten, read_recipe
 
 __all__ = ["read"]
@@ -55,31 +64,30 @@ def read(
     :func:`fastlstm.sources.read`.
     """
     by_hand = None if recipe is None else read_recipe(recipe)
+    given = None if layers is None else words.parse(layers)
     tree, notes = _open(source)
     strings, tree = _found_vocabulary(tree)
     found = find_state_dict(tree, prefix)
     ignored = _ignored(found, [ignore] if isinstance(ignore, str) else ignore)
     path = (prefix or "").removesuffix(".")
-    if layers is None and by_hand is None and module.can_follow(source, path):
-        from fastlstm.sources import trace  # which only live modules need
-
-        traced = trace.trace(source, dtype, path, nonlinearity, input_size)
-        _refuse_ignored(ignored, traced.read)
-        graph = lowered(traced.layers)
-        chosen, note = chosen_vocabulary(vocabulary, strings, graph)
-        report = [*traced.report, *conversions(traced.read.values(), dtype), *found.notes, *note]
-        return Conversion(graph, traced.tensors, tuple(report), chosen)
+    if given is None and by_hand is None and module.can_follow(source, path):
+        return _followed(
+            source, found, ignored, path, nonlinearity, dtype, vocabulary, strings, input_size
+        )
     found.refuse_unreadable(ignored)
-    told = module.tell(found.modules, path)
-    seen = len(found.tensors)
+    told = module.tell(found.modules, path, _row(given), input_size)
+    found = computed(found, ignored)
     originals: tuple[Tensor, ...] = ()
+    seen = len(found.tensors)
     if by_hand is not None:
         made = handwritten.translate(by_hand, found, told, ignored, dtype)
-        found, told, originals = made.found, made.told, made.sources
-
-    given = None if layers is None else order.parse(layers)
-    words = told.words if given is None else order.merge(given, told.words or ())
-    blocks = find_blocks(found.tensors, ignored, told.known, nonlinearity)
+        found, originals = made.found, made.sources
+        told = dataclasses.replace(made.told, silent=told.silent, unverified=told.unverified)
+    own = told.words
+    if given is not None and own is not None:
+        own = tuple(word for word in own if not _is_ignored(word, found, ignored))
+    chosen = words.merged(given, own)
+    blocks = find_blocks(found.tensors, ignored, told.known)
     if not blocks:
         raise ConvertError(
             f"there are no weights under PyTorch's names (weight_ih_l0, weight_hh_l0, ...); "
@@ -87,37 +95,129 @@ def read(
             f"file, or one of {', '.join(built_in_recipes())}). Tensors seen:\n"
             f"{listing(found.tensors.values())}"
         )
-    placed = order.place(words, blocks, told.unsaid)
-    model = tuple(item.layer for item in placed)
-    if nonlinearity is not None and not any(isinstance(layer, spec.RNN) for layer in model):
+    alone = chosen is None
+    chosen = _of_one_block(blocks, told) if chosen is None else chosen
+    if given is not None:
+        advice.check_silent(chosen, told, ignored, blocks)
+    placement = order.place(
+        chosen, blocks, found.tensors, nonlinearity, advice.example(blocks, told, bound=True)
+    )
+    graph = placement.graph
+    recurrent = [node.layer for node in graph.nodes if isinstance(node.layer, spec.RNN)]
+    if nonlinearity is not None and not recurrent:
         raise ConvertError(
             f"nonlinearity={nonlinearity!r} was given, but there is no RNN among the layers "
-            f"({', '.join(layer.kind for layer in model)}); leave it out"
+            f"({', '.join(node.layer.kind for node in graph.nodes)}); leave it out"
         )
-    unused = _check_use(found, placed, ignored, seen)
-    sources = dict(_sources(placed))
+    of_source = {s.tensor.name for s in placement.sources.values() if isinstance(s.tensor, Tensor)}
+    _refuse_ignored(ignored, [name for name in found.tensors if name in of_source])
+    unused, counts = advice.check_unused(found.tensors, frozenset(of_source), ignored, blocks, seen)
     try:
-        spec.check_layers(model)
-        spec.check_tensors(model, {name: tensor.shape for name, tensor in sources.items()})
+        facts = spec.check(graph)
+        spec.check_tensors(facts, {name: s.shape for name, s in placement.sources.items()})
     except ValueError as error:
         raise ConvertError(f"the layers make no model: {error}") from None
-    tensors = {name: to_array(tensor, dtype) for name, tensor in sources.items()}
+    tensors = {name: _array(source, dtype) for name, source in placement.sources.items()}
 
-    report = [*map(_describe, placed), *conversions((*originals, *sources.values()), dtype)]
-    if words is None:
+    read_ = [s.tensor for s in placement.sources.values() if isinstance(s.tensor, Tensor)]
+    report = [*map(_describe, placement.placed), *conversions((*originals, *read_), dtype)]
+    if alone:
         report.append("it is the only block of weights and was taken as the whole model")
-    if given is not None:
-        report.append(f"layers={order.joined(given)!r} was taken on your word")
-    if nonlinearity is not None:
-        report.append(f"nonlinearity={nonlinearity!r} was taken on your word")
-    if given and any(word.kind == "dropout" for word in given):
+    if any(word.kind == "dropout" for word in given or ()):
         report.append("dropout has no effect at inference and was left out")
     report += [*notes, *told.notes, *found.notes]
+    if counts:
+        report.append(f"not used, counts of training that change no number: {joined(counts)}")
+    vocabulary_, note = chosen_vocabulary(vocabulary, strings, graph)
+    unverified = _unverified(given, nonlinearity, placement.placed, found, told, source)
     if unused:
-        report.append(f"not used, as ignore= allows: {joined(unused)}")
-    graph = lowered(model)
+        unverified.append(f"not verified: not used, as ignore= allows: {joined(unused)}")
+    return Conversion(graph, tensors, (*report, *note, *unverified), vocabulary_)
+
+
+def _followed(
+    source: object,
+    found: StateDict,
+    ignored: frozenset[str],
+    path: str,
+    nonlinearity: str | None,
+    dtype: str,
+    vocabulary: Sequence[str] | None,
+    strings: tuple[str, tuple[str, ...]] | None,
+    input_size: int | None,
+) -> Conversion:
+    """A live module, whose forward tells all."""
+    from fastlstm.chain.lower import lowered
+    from fastlstm.sources import trace  # which only live modules need
+
+    traced = trace.trace(source, dtype, path, nonlinearity, input_size)
+    _refuse_ignored(ignored, traced.read)
+    graph = lowered(traced.layers)
     chosen, note = chosen_vocabulary(vocabulary, strings, graph)
-    return Conversion(graph, tensors, (*report, *note), chosen)
+    report = [*traced.report, *conversions(traced.read.values(), dtype), *found.notes, *note]
+    return Conversion(graph, traced.tensors, tuple(report), chosen)
+
+
+def _row(given: Sequence[Word] | None) -> tuple[int, ...]:
+    """What a step of the input is, if layers= begins with that."""
+    first = given[0] if given else None
+    return first.parameters["*sizes"] if first is not None and first.kind == "input" else ()
+
+
+def _of_one_block(blocks: Sequence[Block], told: Told) -> list[Word]:
+    """The word of a model that is one recurrent block and nothing else."""
+    kind = next(iter(blocks[0].choices))
+    if len(blocks) == 1 and not told.unsaid and kind in ("lstm", "gru", "rnn"):
+        return [Word(kind)]
+    seen = listing(tensor for block in blocks for tensor in block.tensors.values())
+    raise ConvertError(
+        f"weights do not tell in which order layers run, nor what lies between them"
+        f"{told.unsaid and f' ({told.unsaid})'}; say it with layers=, for example "
+        f"{advice.example(blocks, told)}, with relu, tanh, ... wherever forward computes them (a ? "
+        f"is to be filled in; docs/layers.md has all words), or convert one part alone with "
+        f"prefix=. Weights seen:\n{seen}"
+    )
+
+
+def _unverified(
+    given: Sequence[Word] | None,
+    nonlinearity: str | None,
+    placed: Sequence[Placed],
+    found: StateDict,
+    told: Told,
+    source: object,
+) -> list[str]:
+    """What was taken on somebody's word, to be read last."""
+    lines = [*found.unverified, *told.unverified]
+    if given is not None:
+        lines.append(
+            f"the order of the layers and what lies between them: layers={words.joined(given)!r} "
+            f"was taken on your word" + ", and forward was not followed" * module.is_module(source)
+        )
+    if nonlinearity is not None:
+        lines.append(f"nonlinearity={nonlinearity!r} was taken on your word")
+    if assumed := list(_assumed(placed)):
+        lines.append(f"PyTorch's defaults, of which the source does not tell: {joined(assumed)}")
+    if not found.modules and (empty := advice.gaps(placed)):
+        lines.append(
+            f"what runs at {joined(empty)}, of which no weights are stored: nothing, or what "
+            f"layers= says there"
+        )
+    return [f"not verified: {line}" for line in lines]
+
+
+def _assumed(placed: Sequence[Placed]) -> Iterable[str]:
+    """Parameters that nobody said, of layers whose weights do not tell them."""
+    for item in placed:
+        block = item.weights.block
+        if block is None or item.word.kind in ("lstm", "gru", "rnn"):
+            continue
+        known = block.known.parameters if block.known is not None else {}
+        # Sizes tell the groups, and tensors whether a norm is affine.
+        said = {*dict(item.word.given), *known, "affine", "groups"}
+        left = [f"{n}={v}" for n, v in item.word.parameters.items() if n not in said]
+        if left:
+            yield f"{', '.join(left)} of {block.path!r}"
 
 
 def _open(source: object) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
@@ -153,16 +253,17 @@ def _open_file(path: str) -> Mapping[Any, Any]:
     saved = read_checkpoint(path)
     if not isinstance(saved, Mapping):
         raise ConvertError(
-            f"{path!r:.500} holds {saved!r:.100}; expected a state dict, or a mapping that holds "
-            f"one: save module.state_dict()"
+            f"{path!r:.500} holds {described(saved)}; expected a state dict, or a mapping that "
+            f"holds one: save module.state_dict()"
         )
     return saved
 
 
 def _ignored(found: StateDict, patterns: Iterable[str]) -> frozenset[str]:
     ignored: set[str] = set()
+    named = (*found.tensors, *found.others, *found.modules)
     for pattern in patterns:
-        names = {n for n in (*found.tensors, *found.others) if fnmatchcase(n, pattern)}
+        names = {name for name in named if fnmatchcase(name, pattern)}
         if not names:
             raise ConvertError(
                 f"ignore={pattern!r:.200} matches no tensor; expected a pattern of names out of\n"
@@ -172,21 +273,10 @@ def _ignored(found: StateDict, patterns: Iterable[str]) -> frozenset[str]:
     return frozenset(ignored)
 
 
-def _check_use(
-    found: StateDict, placed: Sequence[Placed], ignored: frozenset[str], seen: int
-) -> list[str]:
-    """The tensors that no layer uses, all of which must be allowed to stay unused."""
-    used = {tensor.name for _, tensor in _sources(placed)}
-    _refuse_ignored(ignored, [name for name in found.tensors if name in used])
-    unused = [name for name in found.tensors if name not in used]
-    refused = [found.tensors[name] for name in unused if name not in ignored]
-    if refused:
-        raise ConvertError(
-            f"no layer uses {len(refused)} of the {seen} tensors; name their layers "
-            f"in layers=, choose a part of the model with prefix=, or allow it with ignore=, for "
-            f"example ignore={refused[0].name!r:.200}. Not used:\n{listing(refused)}"
-        )
-    return unused
+def _is_ignored(word: Word, found: StateDict, ignored: frozenset[str]) -> bool:
+    """Whether a module is named in ignore=, or all the tensors there are of it."""
+    tensors = [n for n in found.tensors if n.rpartition(".")[0] == word.path]
+    return word.path in ignored or (bool(tensors) and ignored.issuperset(tensors))
 
 
 def _refuse_ignored(ignored: frozenset[str], used: Iterable[str]) -> None:
@@ -199,24 +289,34 @@ def _refuse_ignored(ignored: frozenset[str], used: Iterable[str]) -> None:
             )
 
 
-def _sources(placed: Iterable[Placed]) -> Iterable[tuple[str, Tensor]]:
-    """Name of each tensor of the model, and the tensor of the source it is made of."""
-    for layer, block in ((item.layer, item.block) for item in placed):
-        if block is not None:
-            for name in layer.tensors():
-                yield name, block.tensors[name.removeprefix(f"{layer.name}.")]
+def _array(source: Source, dtype: str) -> npt.NDArray[Any]:
+    if isinstance(source.tensor, Tensor):
+        return to_array(source.tensor, dtype).reshape(source.shape)
+    return np.full(source.shape, source.tensor, dtype)
 
 
 def _describe(item: Placed) -> str:
-    text = f"layer {item.layer.name!r}: {item.layer.describe()}"
-    if item.block is None:
+    """What a word became."""
+    layers = ", ".join(_layer(node.layer) for node in item.nodes[-8:])
+    more = f"{len(item.nodes) - 8} more, " if len(item.nodes) > 8 else ""
+    text = f"layer {item.name!r}: {more}{layers}"
+    block, tensor = item.weights.block, item.weights.tensor
+    if tensor is not None:
+        return f"{text}, from {tensor.name!r:.200}"
+    if block is None:
         return text
     renamed = []
-    for suffix, tensor in item.block.tensors.items():
-        own = tensor.name.rpartition(".")[2]
-        renamed.append(own if own == suffix else f"{own} (now {suffix})")
-    where = f"{item.block.path!r}: " if item.block.path else ""
+    for suffix, own in block.tensors.items():
+        last = own.name.rpartition(".")[2]
+        renamed.append(last if last == suffix else f"{last} (now {suffix})")
+    where = f"{block.path!r}: " if block.path else ""
     return f"{text}, from {where}{joined(renamed)}"
+
+
+def _layer(layer: spec.Layer) -> str:
+    if isinstance(layer, spec.Index):  # whose runs may be many
+        return f"index(shape={list(layer.shape)})"
+    return layer.describe()
 
 
 def _found_vocabulary(

@@ -18,9 +18,10 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.storages import DTYPES, MAX_DIMENSIONS, RETRY, Storage, Storages
 from fastlstm.sources.pytorch.unpickle import Budget, Opaque
 
-__all__ = ["Meaning", "StoredModule"]
+__all__ = ["Meaning", "StoredModule", "is_setting"]
 
 MAX_DEPTH = 100
+MAX_SETTING = 8  # values in a setting that has several, as a stride an axis
 
 
 class StoredModule(dict[str, object]):
@@ -31,8 +32,8 @@ class StoredModule(dict[str, object]):
     class_name : str
         The import path of its class, such as ``"torch.nn.modules.rnn.LSTM"``.
     settings : dict
-        Its public attributes that are numbers, strings or None, such as ``num_layers``. TorchScript
-        keeps only what is no constant of the class.
+        Its public attributes that are numbers, strings or None, such as ``num_layers``, or a few of
+        them, such as ``stride``. TorchScript keeps only what is no constant of the class.
     """
 
     def __init__(self, class_name: str = "", settings: dict[str, object] | None = None) -> None:
@@ -46,6 +47,13 @@ _ATOMS = frozenset({str, bytes, int, float, complex, bool, type(None)})
 # What the graph is made of; everything else is a value already.
 _NODES = frozenset({Opaque, Storage, list, tuple, dict, set, frozenset})
 _Handler = Callable[["Meaning", Opaque], object]
+
+
+def is_setting(value: object) -> bool:
+    """Whether an attribute of a module is a setting: a number, a text, None, or a few of them."""
+    if type(value) is tuple:
+        return len(value) <= MAX_SETTING and all(type(item) in _ATOMS for item in value)
+    return type(value) in _ATOMS
 
 
 class Meaning:
@@ -207,7 +215,7 @@ class Meaning:
         return {
             name: item
             for name, item in state.items()
-            if isinstance(name, str) and not name.startswith("_") and type(item) in _ATOMS
+            if isinstance(name, str) and not name.startswith("_") and is_setting(item)
         }
 
     def scripted_module(self, node: Opaque, state: dict[Any, Any]) -> StoredModule:

@@ -16,9 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import ConvertError
-from fastlstm.sources.pytorch.checkpoint import StoredModule, StoredTensor
+from fastlstm.sources.pytorch.checkpoint import Opaque, StoredModule, StoredTensor
+from fastlstm.sources.pytorch.sets import STATISTICS, in_order, refuse_several
 
-__all__ = ["RECURRENT", "StateDict", "Tensor", "find_state_dict", "listing", "to_array"]
+__all__ = [
+    "RECURRENT",
+    "StateDict",
+    "Tensor",
+    "described",
+    "find_state_dict",
+    "is_parameter",
+    "listing",
+    "to_array",
+]
 
 # The names torch.nn.LSTM, GRU and RNN give their tensors, and (without "_l0") those of the cells.
 RECURRENT = re.compile(
@@ -31,11 +41,6 @@ WRAPPERS = (
     *("network", "module", "weights", "params"),
 )
 
-# Weights that are not stored but computed from these: weight norm, spectral norm, pruning.
-_PARTS = re.compile(
-    r"(?:.*\.)?parametrizations\..*"
-    r"|(?:.*\.)?(?:weight|bias)(?:_ih|_hh|_hr)?(?:_l\d+)?(?:_reverse)?_(?:g|v|u|orig|mask)"
-)
 _QUANTIZED = re.compile(r"(?:.*\.)?(?:_packed_params|_all_weight_values)(?:\..*)?")
 _PACKED = (
     "weights are packed for one kernel; expected float weights: convert the model before "
@@ -76,38 +81,33 @@ class StateDict:
         By path, the modules that hold them, if whole modules were saved.
     notes : tuple of str
         What was left out.
+    unverified : tuple of str
+        What is taken without a check.
     """
 
     tensors: dict[str, Tensor]
     others: dict[str, Any]
     modules: dict[str, StoredModule]
     notes: tuple[str, ...]
+    unverified: tuple[str, ...] = ()
 
     def refuse_unreadable(self, ignored: frozenset[str]) -> None:
-        """Refuse weights that are there, but not as tensors that can be used as they are.
+        """Refuse weights that are there, but not as tensors.
 
         Raises
         ------
         ConvertError
-            Naming a quantised or reparametrised weight, or a record where a weight belongs.
+            Naming a quantised weight, or a record where a weight belongs.
         """
         for name in (name for name in (*self.tensors, *self.others) if name not in ignored):
             if _QUANTIZED.fullmatch(name):
                 raise ConvertError(f"{name!r:.200} belongs to a quantised module, whose {_PACKED}")
-            if name in self.tensors and _PARTS.fullmatch(name):
-                raise ConvertError(
-                    f"{name!r:.200} is one part of a reparametrised weight (weight norm, spectral "
-                    f"norm or pruning); expected the weight itself: before saving, call "
-                    f"torch.nn.utils.remove_weight_norm, "
-                    f"torch.nn.utils.parametrize.remove_parametrizations or "
-                    f"torch.nn.utils.prune.remove"
-                )
         for name, value in self.others.items():
             # True, 4 or None under such a name is an option of a module ("bias": True).
-            if name not in ignored and _is_parameter(name) and not _is_plain(value):
+            if name not in ignored and is_parameter(name) and not _is_plain(value):
                 raise ConvertError(
-                    f"{name!r:.200} is {value!r:.100}; expected a tensor, since that is the name "
-                    f"of a weight"
+                    f"{name!r:.200} is {described(value)}; expected a tensor, since that is the "
+                    f"name of a weight"
                 )
 
 
@@ -117,6 +117,23 @@ def listing(tensors: Iterable[Tensor], most: int = 20) -> str:
     if len(lines) > most:
         lines[most:] = [f"  and {len(lines) - most} more ({len(lines)} in all)"]
     return "\n".join(lines)
+
+
+def described(value: object) -> str:
+    """What something is that is no tensor, for a message, in words of its file."""
+    if isinstance(value, Opaque):
+        what = f"{value.module}.{value.name}".removeprefix("builtins.")
+        return f"{value.reason or f'an object of class {what}'!s:.200}"
+    if isinstance(value, StoredModule):
+        return f"a module of class {value.class_name:.100}"
+    return f"{value!r:.100}"
+
+
+def _kind(value: object) -> str:
+    """The same in one word."""
+    if isinstance(value, Opaque):
+        return value.name[:80] if value.reason is None else "array that is not read"
+    return type(value).__name__
 
 
 class _Optimizer:
@@ -151,11 +168,15 @@ def find_state_dict(tree: Mapping[Any, Any], prefix: str | None) -> StateDict:
         wrapper = _wrapper(leaves, modules)
         inner = {p[len(wrapper) :]: v for p, v in leaves.items() if p[: len(wrapper)] == wrapper}
         chosen = inner if prefix is None else _under(inner, prefix)
-
+    if prefix is None:
+        own = {(*wrapper, *path) for path in chosen}
+        beside = {path: value for path, value in leaves.items() if path not in own}
+        refuse_several(_shapes(chosen), _shapes(beside), wrapper)
+    named = _named_as_model(chosen, leaves, modules) if prefix else {}
     tensors: dict[str, Tensor] = {}
     others: dict[str, Any] = {}
-    for keys, value in chosen.items():
-        name = ".".join(keys)
+    entries = named.items() or [(".".join(path), value) for path, value in chosen.items()]
+    for name, value in entries:
         if name in tensors or name in others:
             raise ConvertError(f"two entries are called {name!r:.200}; expected one")
         tensor = _as_tensor(name, value)
@@ -181,7 +202,49 @@ def find_state_dict(tree: Mapping[Any, Any], prefix: str | None) -> StateDict:
     if others:
         among: dict[_Path, Any] = {(name,): value for name, value in others.items()}
         notes.append(f"left out, not a tensor: {_entries(among, 0)}")
-    return StateDict(tensors, others, inside, tuple(notes))
+    unverified = []
+    if named:
+        unverified.append(
+            f"{prefix!r:.200} is a list without names; its tensors were taken for the model's, "
+            f"one after the other"
+        )
+    return StateDict(tensors, others, inside, tuple(notes), tuple(unverified))
+
+
+def _shapes(leaves: Mapping[_Path, Any]) -> dict[_Path, tuple[int, ...]]:
+    """The shapes of those that are tensors; of tied weights, which are one, the first."""
+    own: dict[int, _Path] = {}
+    for path, value in leaves.items():
+        if _is_tensor(value):
+            own.setdefault(id(value), path)
+    return {path: _shape(leaves[path]) for path in leaves if own.get(id(leaves[path])) == path}
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if _is_uninitialized(value):
+        return ()
+    return tuple(int(n) for n in getattr(value, "array", value).shape)
+
+
+def _named_as_model(
+    chosen: Mapping[_Path, Any],
+    leaves: Mapping[_Path, Any],
+    modules: Mapping[_Path, StoredModule],
+) -> dict[str, Any]:
+    """A list of tensors under the names of the model that has such parameters; {} if none has."""
+    if not all(path[-1].isdigit() and _is_tensor(value) for path, value in chosen.items()):
+        return {}
+    others = {path: value for path, value in leaves.items() if path not in chosen}
+    wrapper = _wrapper(others, modules)
+    model = {path: v for path, v in others.items() if path[: len(wrapper)] == wrapper}
+    shapes = {".".join(p[len(wrapper) :]): shape for p, shape in _shapes(model).items()}
+    names = in_order(shapes, [_shape(value) for value in chosen.values()])
+    if not names:
+        return {}
+    # Running statistics are no parameters, and averaged in no list.
+    own = {".".join(path[len(wrapper) :]): value for path, value in model.items()}
+    statistics = {n: v for n, v in own.items() if n.rpartition(".")[2] in STATISTICS}
+    return dict(zip(names, chosen.values(), strict=True)) | statistics
 
 
 def _flatten(tree: Mapping[Any, Any]) -> tuple[dict[_Path, Any], dict[_Path, StoredModule]]:
@@ -242,16 +305,19 @@ def _modules_in(
 
 
 def _under(leaves: dict[_Path, Any], prefix: str | None) -> dict[_Path, Any]:
-    """The leaves below a dotted prefix; the prefix may end inside a key that holds dots."""
+    """The leaves below a dotted prefix, which may end inside a key that holds dots; or, where
+    there are none, those whose names begin with it.
+    """
     if prefix is None:
         return {}
-    return {p: v for p, v in leaves.items() if ".".join(p).startswith(f"{prefix}.")}
+    below = {p: v for p, v in leaves.items() if ".".join(p).startswith(f"{prefix}.")}
+    return below or {p: v for p, v in leaves.items() if ".".join(p).startswith(prefix)}
 
 
 def _wrapper(leaves: Mapping[_Path, Any], modules: Mapping[_Path, StoredModule]) -> _Path:
     """The keys that lead to the state dict or module, () if the whole is one."""
     parameters = [
-        path for path, value in leaves.items() if _is_tensor(value) and _is_parameter(path[-1])
+        path for path, value in leaves.items() if _is_tensor(value) and is_parameter(path[-1])
     ]
     scope: _Path = ()
     while True:
@@ -284,14 +350,14 @@ def _entries(leaves: Mapping[_Path, Any], depth: int, most: int = 20) -> str:
         elif tensors:
             what = "tensor" if len(values) == 1 else f"{tensors} tensors"
         else:
-            what = type(values[0]).__name__ if len(values) == 1 else f"{len(values)} entries"
+            what = _kind(values[0]) if len(values) == 1 else f"{len(values)} entries"
         texts.append(f"{name!r:.120} ({what})")
     if len(groups) > most:
         texts.append(f"and {len(groups) - most} more")
     return ", ".join(texts) or "none"
 
 
-def _is_parameter(name: str) -> bool:
+def is_parameter(name: str) -> bool:
     last = name.rpartition(".")[2]
     return last in ("weight", "bias") or RECURRENT.fullmatch(last) is not None
 
@@ -307,12 +373,16 @@ def _is_tensor(value: Any) -> bool:
     )
 
 
+def _is_uninitialized(value: Any) -> bool:
+    return type(value).__name__ in ("UninitializedParameter", "UninitializedBuffer")
+
+
 def _as_tensor(name: str, value: Any) -> Tensor | None:
     if not _is_tensor(value):
         return None
     if isinstance(value, StoredTensor):
         return Tensor(name, tuple(value.array.shape), value.dtype, value.array)
-    if type(value).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
+    if _is_uninitialized(value):
         raise ConvertError(
             f"{name!r:.200} belongs to a lazy module that is not initialised, so it has no shape; "
             f"run the module once on an example before converting it"
