@@ -83,12 +83,11 @@ def test_what_is_not_numbers_is_noted(tmp_path: Path, rng: np.random.Generator) 
     saved["table"] = np.zeros(2, [("a", "f4"), ("b", "f4")])
     np.savez(tmp_path / "a.npz", **saved)
     report = "\n".join(read(tmp_path / "a.npz").report)
-    assert "not a tensor: 'words' (array that is not read), 'config' (array that is not read)" in report
+    for name in ("words", "config", "table"):
+        assert f"'{name}' (array that is not read)" in report
     saved["weight_hh_l0"] = saved["config"]
     np.savez(tmp_path / "a.npz", **saved)
-    with pytest.raises(
-        ConvertError, match=r"'weight_hh_l0' is an array of"
-    ):
+    with pytest.raises(ConvertError, match=r"'weight_hh_l0' is an array of"):
         read(tmp_path / "a.npz")
 
 

@@ -120,7 +120,7 @@ def test_a_pickle_runs_nothing(arrays: Arrays, tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(arrays | {"extra": Runs()}))
     made = read(path, layers="lstm, linear")
     assert not (tmp_path / "made").exists()
-    assert "left out, not a tensor: 'extra' (Opaque)" in made.report
+    assert "left out, not a tensor: 'extra' (open)" in made.report
 
 
 @pytest.mark.parametrize("protocol", range(6))
