@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from fastlstm.errors import ConvertError
+from fastlstm.sources import foreign
 from fastlstm.sources.pytorch.archive import Archive
 from fastlstm.sources.pytorch.rebuild import Meaning, StoredModule
 from fastlstm.sources.pytorch.storages import RETRY, Extent, Storages, StoredTensor
@@ -66,12 +67,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> object:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            return _read(file, size, os.path.splitext(path)[1].lower())
+            return _read(file, size, os.fspath(path))
         except ConvertError as error:
             raise ConvertError(f"{os.fspath(path)}: {error}") from error.__cause__
 
 
-def _read(file: BinaryIO, size: int, suffix: str) -> object:
+def _read(file: BinaryIO, size: int, path: str) -> object:
     head = file.read(512)
     file.seek(0)
     budget = Budget(2 * size + SPARE_MEMORY)
@@ -81,51 +82,11 @@ def _read(file: BinaryIO, size: int, suffix: str) -> object:
     elif any(magic in head[:32] for magic in LEGACY_MAGIC):
         root, find, order = _open_legacy(file, size, budget, storages)
     else:
-        raise ConvertError(_describe(head, size, suffix))
+        raise ConvertError(foreign.described(head, size, path))
     value = Meaning(budget, storages).value(root)
     del root
     storages.read_tensors(file, find, order, budget)
     return value
-
-
-def _describe(head: bytes, size: int, suffix: str) -> str:
-    """What a file is that is no checkpoint, and what to do with it."""
-    text = head.lstrip().lower()
-    if size == 0:
-        return "the file is empty; expected a PyTorch checkpoint; download or save it again"
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "this is a git-lfs pointer, not the checkpoint itself; run 'git lfs pull'"
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return (
-            "this is a web page, not a checkpoint; the download went wrong (a login page or an "
-            "error message); fetch the file itself"
-        )
-    if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return "this is a safetensors file, not a PyTorch checkpoint; open it with fastlstm.load"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "this is an HDF5 file, as Keras writes it, not a PyTorch checkpoint"
-    if suffix == ".onnx" or re.match(rb"\x08[\x03-\x1f][\x12\x1a\x22\x2a\x32\x3a]", head):
-        return (
-            "this is an ONNX model, not a PyTorch checkpoint; give it a name that ends with .onnx"
-        )
-    if head[257:262] == b"ustar":
-        return (
-            "this is a tar archive; if torch before 0.1.10 wrote it, load it with that version and "
-            "save it with a newer one; otherwise unpack it and give the checkpoint inside"
-        )
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")):
-        return "the file is compressed; unpack it and give the checkpoint inside"
-    if head.startswith(b"\x93NUMPY"):
-        return "this is a NumPy array file, not a PyTorch checkpoint; read it with numpy.load"
-    if re.match(rb"\x80[\x01-\x05]", head):
-        return (
-            "this is a plain pickle, not written by torch.save; expected a PyTorch checkpoint; if "
-            "you trust it, load it with its own program and save the weights with torch.save"
-        )
-    return (
-        f"the file begins with {head[:8]!r}; expected a PyTorch checkpoint written by torch.save "
-        "or torch.jit.save"
-    )
 
 
 def _open_zip(
