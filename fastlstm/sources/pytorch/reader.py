@@ -24,6 +24,7 @@ from fastlstm import spec
 from fastlstm.container import is_ours
 from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
+from fastlstm.sources import foreign
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
 from fastlstm.sources.pytorch import advice, module, order, words
 from fastlstm.sources.pytorch.blocks import Block, find_blocks
@@ -41,7 +42,7 @@ from fastlstm.sources.pytorch.state_dict import (
     to_array,
 )
 from fastlstm.sources.pytorch.words import Word
-from fastlstm.sources.recipe import built_in_recipes, handwritten, read_recipe
+from fastlstm.sources.recipe import Recipe, built_in_recipes, handwritten, read_recipe
 
 __all__ = ["read"]
 
@@ -74,20 +75,47 @@ def read(
         return _followed(
             source, found, ignored, path, nonlinearity, dtype, vocabulary, strings, input_size
         )
+    options = (prefix, nonlinearity, dtype, vocabulary, input_size)
+    try:
+        return _of_state_dict(source, found, ignored, given, by_hand, strings, notes, *options)
+    except ConvertError as error:
+        named = handwritten.told_of(found.tensors) if by_hand is None else ""
+        if not named:
+            raise
+        raise ConvertError(f"{named}\nIf it is none of them: {error}") from None
+
+
+def _of_state_dict(
+    source: object,
+    found: StateDict,
+    ignored: frozenset[str],
+    given: list[Word] | None,
+    by_hand: Recipe | None,
+    strings: tuple[str, tuple[str, ...]] | None,
+    notes: tuple[str, ...],
+    prefix: str | None,
+    nonlinearity: str | None,
+    dtype: str,
+    vocabulary: Sequence[str] | None,
+    input_size: int | None,
+) -> Conversion:
+    """Layers of named tensors, in the order that words, a recipe or modules tell."""
+    path = (prefix or "").removesuffix(".")
     found.refuse_unreadable(ignored)
     told = module.tell(found.modules, path, _row(given), input_size)
     found = computed(found, ignored)
     originals: tuple[Tensor, ...] = ()
+    by_recipe: tuple[Block, ...] = ()
     seen = len(found.tensors)
     if by_hand is not None:
         made = handwritten.translate(by_hand, found, told, ignored, dtype)
-        found, originals = made.found, made.sources
+        found, originals, by_recipe = made.found, made.sources, made.blocks
         told = dataclasses.replace(made.told, silent=told.silent, unverified=told.unverified)
     own = told.words
     if given is not None and own is not None:
         own = tuple(word for word in own if not _is_ignored(word, found, ignored))
     chosen = words.merged(given, own)
-    blocks = find_blocks(found.tensors, ignored, told.known)
+    blocks = [*by_recipe, *find_blocks(found.tensors, ignored, told.known)]
     if not blocks:
         raise ConvertError(
             f"there are no weights under PyTorch's names (weight_ih_l0, weight_hh_l0, ...); "
@@ -226,19 +254,19 @@ def _open(source: object) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
         return module.record(source)
     if isinstance(source, Mapping):
         return source, ()
+    if isinstance(source, list | tuple) and source and all(hasattr(a, "shape") for a in source):
+        return {str(place): item for place, item in enumerate(source)}, ()
     if isinstance(source, str | os.PathLike) and isinstance(os.fspath(source), str):
         return _open_file(os.fspath(source)), ()
     raise TypeError(
         f"source is of type {type(source).__name__}; expected the path of a checkpoint, a "
-        f"torch.nn.Module or a mapping of names to arrays"
+        f"torch.nn.Module, a mapping of names to arrays or a list of arrays"
     )
 
 
 def _open_file(path: str) -> Mapping[Any, Any]:
     if os.path.isdir(path):
-        raise IsADirectoryError(
-            errno.EISDIR, "is a directory; expected a checkpoint, give the file inside it", path
-        )
+        raise IsADirectoryError(errno.EISDIR, foreign.described_directory(path), path)
     with open(path, "rb") as file:
         head = file.read(512)
         size = os.fstat(file.fileno()).st_size
@@ -251,6 +279,8 @@ def _open_file(path: str) -> Mapping[Any, Any]:
         tensors = read_tensors(path)
         return {name: StoredTensor(array, dtype) for name, (array, dtype) in tensors.items()}
     saved = read_checkpoint(path)
+    if isinstance(saved, list | tuple) and saved:
+        return {str(place): item for place, item in enumerate(saved)}
     if not isinstance(saved, Mapping):
         raise ConvertError(
             f"{path!r:.500} holds {described(saved)}; expected a state dict, or a mapping that "

@@ -1,37 +1,47 @@
-"""Cells written by hand: their tensors, as a recipe tells them, become PyTorch's.
+"""Cells written by hand: their tensors, as a recipe tells them, become those of layers.
 
-What a recipe names is replaced in the state dict by the tensors that PyTorch's layer of that kind
-would have, and the order of its layers becomes words of ``layers=``. From there on a hand-written
-cell is one like any other.
+What a recipe names leaves the state dict. The layers it makes stand beside those that PyTorch's
+names tell, and its order becomes words of ``layers=``: from there on a cell written by hand is one
+like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
-from fastlstm.sources.pytorch.blocks import Known
+from fastlstm.sources.pytorch.blocks import Block, Known
 from fastlstm.sources.pytorch.module import Told
-from fastlstm.sources.pytorch.order import Word
-from fastlstm.sources.pytorch.state_dict import StateDict, Tensor, listing, to_array
-from fastlstm.sources.recipe import Entry, Recipe, Stacked
+from fastlstm.sources.pytorch.state_dict import StateDict, Tensor
+from fastlstm.sources.pytorch.words import Word, parse
+from fastlstm.sources.recipe.cells import Found
+from fastlstm.sources.recipe.entries import CELLS, Entry, Recipe
+from fastlstm.sources.recipe.file import built_in_recipes, read_recipe
+from fastlstm.sources.recipe.places import Names, Place, best, first_number, places
+from fastlstm.sources.recipe.table import KEYS
 
-__all__ = ["Translation", "translate"]
-
-_GATES = {"lstm": spec.LSTM.gates, "gru": spec.GRU.gates}  # of the others, one without a name
+__all__ = ["Translation", "told_of", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A state dict in PyTorch's names, what is told of it, and the tensors it was made of."""
+    """What is left of a state dict, and what the recipe made of the rest.
+
+    Parameters
+    ----------
+    found : StateDict
+        Without the tensors that the recipe names; those of a layer that it only renames are there
+        under their new names.
+    blocks : tuple of Block
+        The layers that it makes.
+    told : Told
+    sources : tuple of Tensor
+        What it named.
+    """
 
     found: StateDict
+    blocks: tuple[Block, ...]
     told: Told
     sources: tuple[Tensor, ...]
 
@@ -39,7 +49,7 @@ class Translation:
 def translate(
     recipe: Recipe, found: StateDict, told: Told, ignored: frozenset[str], dtype: str
 ) -> Translation:
-    """Replace the tensors that a recipe names by those of PyTorch's layers.
+    """Make layers of the tensors that a recipe names.
 
     Parameters
     ----------
@@ -58,10 +68,8 @@ def translate(
     ConvertError
         If a tensor is missing, is there twice, is ignored, cannot be read or has a wrong shape.
     """
-    layers = [
-        _Layer(recipe, entry, found, dtype) if entry.tensors else None for entry in recipe.entries
-    ]
-    used = {tensor.name: tensor for layer in layers if layer for tensor in layer.sources()}
+    located = list(_located(recipe, found, dtype))
+    used = {tensor.name: tensor for layer in located for tensor in _sources(layer)}
     for name in used:
         if name in ignored:
             raise ConvertError(
@@ -70,43 +78,149 @@ def translate(
             )
     tensors = {name: tensor for name, tensor in found.tensors.items() if name not in used}
     taken = {name.rpartition(".")[0] for name in tensors}
-    known, words, notes = dict(told.known), [], []
-    for entry, layer in zip(recipe.entries, layers, strict=True):
-        if layer is None:
-            words.append(Word(entry.kind))
+    known, words, notes = dict(told.known), list[Word](), list[str]()
+    blocks = []
+    for one in located:
+        if isinstance(one, Entry):
+            words += parse(one.kind)
             continue
-        path = _new_path(layer, taken)
+        path = _new_path(one, found, taken)
         taken.add(path)
-        known[path] = Known(entry.kind, entry.nonlinearity, options=entry.options)
-        words.append(Word(entry.kind, path))
-        for suffix, array in layer.arrays():
-            name = f"{path}.{suffix}"
-            tensors[name] = Tensor(name, array.shape, array.dtype.name, array)
-        notes += [f"{path!r:.200}: {note}" for note in layer.notes]
+        (word,) = parse(one.entry.kind)
+        words.append(replace(word, path=path))
+        layer, arrays = one.layer(), one.arrays()
+        made = {
+            suffix: Tensor(f"{path}.{suffix}", arrays[suffix].shape, dtype, arrays[suffix])
+            for suffix in (arrays if layer is None else layer.tensors())
+        }
+        if layer is None:  # the word makes it, of these names
+            tensors |= {tensor.name: tensor for tensor in made.values()}
+            known[path] = Known(word.kind, parameters=dict(word.given))
+        else:
+            options = one.entry.options or {}
+            its = Known(one.entry.kind, one.entry.nonlinearity, options=options)
+            blocks.append(Block(path, made, {one.entry.kind: layer}, its))
+        notes += [f"{path!r:.200}: {note}" for note in one.notes]
     what = f" ({recipe.description})" if recipe.description else ""
-    kinds = ", ".join(entry.kind for entry in recipe.entries)
+    kinds = ", ".join(one.kind if isinstance(one, Entry) else one.entry.kind for one in located)
     notes.insert(0, f"recipe {recipe.name!r}{what} was taken on your word: {kinds}")
+    in_order = recipe.ordered or (len(words) == 1 and not tensors)
     return Translation(
         replace(found, tensors=tensors),
-        Told(known, tuple(words), "", (*told.notes, *notes)),
+        tuple(blocks),
+        replace(
+            told,
+            known=known,
+            words=tuple(words) if in_order else None,
+            unsaid="",
+            notes=(*told.notes, *notes),
+        ),
         tuple(used.values()),
     )
 
 
-def _new_path(layer: _Layer, taken: set[str]) -> str:
+def _fitting(tensors: Mapping[str, Tensor]) -> list[Recipe]:
+    """The built-in recipes whose names and shapes these tensors have, those that use most first."""
+    found = StateDict(dict(tensors), {}, {}, ())
+    counts: dict[int, list[Recipe]] = {}
+    for name in built_in_recipes():
+        recipe = read_recipe(name)
+        try:
+            layers = [one for one in _located(recipe, found, "float32") if isinstance(one, Found)]
+            for layer in layers:
+                layer.layer()
+        except ConvertError:
+            continue
+        cells = any(layer.entry.kind in CELLS for layer in layers)
+        used = {tensor.name for layer in layers for tensor in layer.sources()}
+        if cells:
+            counts.setdefault(len(used), []).append(recipe)
+    return [recipe for count in sorted(counts, reverse=True) for recipe in counts[count]]
+
+
+def _sources(one: Found | Entry) -> Iterable[Tensor]:
+    return one.sources() if isinstance(one, Found) else ()
+
+
+def _located(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found | Entry]:
+    """The layers of a recipe where they lie; as they are, those without tensors."""
+    if not recipe.ordered:
+        yield from _everywhere(recipe, found, dtype)
+        return
+    names = Names(found.tensors)
+    for entry in recipe.entries:
+        if not entry.tensors:
+            yield entry
+            continue
+        first = first_number(entry, found.tensors)
+        wanted = {name: names.forms(name) for name in Place(entry, "", first).names()}
+        below = places(found.tensors, wanted)
+        whole = best(below, wanted)
+        if len(whole) > 1:
+            paths = [Place(entry, path).name for path in whole[:20]]
+            raise ConvertError(
+                f"recipe {recipe.name!r:.200}: the tensors of {entry.label} are there more than "
+                f"once, at {', '.join(map(repr, paths))}; expected one of them: choose it with "
+                f"prefix="
+            )
+        # Where some are missing, the place with the most tells best which.
+        some = max(below, key=lambda path: (len(below[path]), path == ""), default="")
+        path = whole[0] if whole else some
+        yield Found(recipe, entry, names, found.others, Place(entry, path, first), dtype)
+
+
+def _everywhere(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found]:
+    """Layers wherever their tensors are, in file order; each kind takes what is left."""
+    left, made = dict(found.tensors), list[Found]()
+    unfit: dict[str, ConvertError] = {}
+    for entry in recipe.entries:
+        names = Names(dict(left))  # those that are left now
+        wanted = {name: names.forms(name) for name in Place(entry).names()}
+        fit = []
+        for path, there in places(left, wanted).items():
+            # An entry of "lstm_cell/kernel" is not what "basic_lstm_cell/kernel" is.
+            if len(there) < len(wanted) or path.endswith("_"):
+                continue
+            try:
+                layer = Found(recipe, entry, names, found.others, Place(entry, path), dtype)
+                layer.layer()
+            except ConvertError as error:
+                if entry.kind in CELLS:  # the names of a cell are nothing else's
+                    unfit.setdefault(path, error)
+                continue
+            fit.append(layer)
+            unfit.pop(path, None)
+        for layer in fit:
+            for tensor in layer.sources():
+                left.pop(tensor.name, None)
+        made += fit
+    if unfit:
+        raise next(iter(unfit.values()))
+    if not made:
+        kinds = ", ".join(dict.fromkeys(entry.kind for entry in recipe.entries))
+        raise ConvertError(
+            f"recipe {recipe.name!r:.200}: none of its layers is there ({kinds}); expected "
+            f"{', '.join(Place(recipe.entries[0]).names())}, below any path, or those of another"
+        )
+    order = {name: at for at, name in enumerate(found.tensors)}
+    yield from sorted(made, key=lambda layer: min(order[t.name] for t in layer.sources()))
+
+
+def _new_path(layer: Found, found: StateDict, taken: set[str]) -> str:
     """A path for a layer's new tensors, unlike those taken.
 
     It is the name the recipe gives, or where the tensors were found, if nothing else lies there,
     or else their kind below that.
     """
-    entry, old = layer.entry, layer.path
+    entry, old = layer.entry, layer.place.name
     own = {tensor.name for tensor in layer.sources()}
     if entry.name is not None:
         wanted = entry.name
-    elif old and own.issuperset(n for n in layer.found.tensors if n.startswith(f"{old}.")):
+    elif old and own.issuperset(n for n in found.tensors if n.startswith(layer.place.path)):
         wanted = old
     else:
-        wanted = f"{old}.{entry.kind}".removeprefix(".")
+        kind = entry.kind if entry.kind in KEYS else parse(entry.kind)[0].kind
+        wanted = f"{old}.{kind}".removeprefix(".")
     path, number = wanted, 1
     while path in taken:
         number += 1
@@ -114,251 +228,9 @@ def _new_path(layer: _Layer, taken: set[str]) -> str:
     return path
 
 
-class _Layer:
-    """One layer of a recipe, found among the tensors: its path and sizes, and then its arrays."""
-
-    def __init__(self, recipe: Recipe, entry: Entry, found: StateDict, dtype: str) -> None:
-        self.recipe, self.entry, self.found, self.dtype = recipe, entry, found, dtype
-        self.gates = _GATES.get(entry.kind, "")
-        self.notes: list[str] = []
-        self.why = ""
-        self.path = self.locate()
-        self.copies = list(self.all_copies())
-        for copy in self.copies:
-            self.check_names(copy)
-
-    # --- which tensors
-
-    def names(self, number: int = 0, direction: int = 0) -> list[str]:
-        """Full names of the tensors of one layer of a stack, in one direction."""
-        parts = (part for stack in self.entry.tensors.values() for part in stack)
-        return [self.full(part.name, number, direction) for part in parts if part.name]
-
-    def full(self, name: str, number: int, direction: int) -> str:
-        name = name.replace("{layer}", str(number))
-        if self.entry.directions:
-            name = name.replace("{direction}", self.entry.directions[direction])
-        return f"{self.path}.{name}" if self.path else name
-
-    def locate(self) -> str:
-        """The one dotted path below which the first layer's tensors lie, "" where they are bare."""
-        self.path = ""
-        wanted = set(self.names())
-        if wanted <= self.found.tensors.keys():
-            return ""
-        below: dict[str, set[str]] = {}
-        for name in self.found.tensors:
-            path, _, rest = name.partition(".")
-            while rest:
-                if rest in wanted:
-                    below.setdefault(path, set()).add(rest)
-                step, _, rest = rest.partition(".")
-                path += f".{step}"
-        whole = [path for path, names in below.items() if names == wanted]
-        if len(whole) > 1:
-            raise self.refused(
-                f"the tensors of {self.entry.label} are there more than once, at "
-                f"{', '.join(map(repr, whole[:20]))}; expected one of them: choose it with prefix="
-            )
-        # Where some are missing, the place with the most tells best which.
-        some = max(below, key=lambda path: len(below[path]), default="")
-        bare = wanted & self.found.tensors.keys()
-        return whole[0] if whole else some if len(below.get(some, ())) > len(bare) else ""
-
-    def all_copies(self) -> Iterable[tuple[int, int]]:
-        """(number, direction) of each layer of the stack, in PyTorch's order."""
-
-        def is_there(number: int, direction: int) -> bool:
-            return any(name in self.found.tensors for name in self.names(number, direction))
-
-        both = bool(self.entry.directions) and is_there(0, 1)
-        depth = 1
-        if "{layer}" in self.some_name:
-            while is_there(depth, 0):
-                depth += 1
-        return [(n, d) for n in range(depth) for d in range(1 + both)]
-
-    @property
-    def some_name(self) -> str:
-        return next(p.name for stack in self.entry.tensors.values() for p in stack if p.name)
-
-    def check_names(self, copy: tuple[int, int]) -> None:
-        missing = [name for name in self.names(*copy) if name not in self.found.tensors]
-        if not missing:
-            return
-        if missing[0] in self.found.others:
-            raise self.refused(
-                f"{missing[0]!r:.200} is {self.found.others[missing[0]]!r:.100}; expected a "
-                f"tensor, one of {self.entry.label}"
-            )
-        shown = ", ".join(repr(name)[:200] for name in missing[:20])
-        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
-        raise self.refused(
-            f"{self.entry.label} lacks {shown}{more}. Tensors seen:\n"
-            f"{listing(self.found.tensors.values())}"
-        )
-
-    def sources(self) -> list[Tensor]:
-        return [self.found.tensors[name] for copy in self.copies for name in self.names(*copy)]
-
-    def refused(self, why: str) -> ConvertError:
-        return ConvertError(f"recipe {self.recipe.name!r:.200}: {why}")
-
-    # --- what becomes of them
-
-    def arrays(self) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        """The new tensors, by their PyTorch names without the path; fills the notes."""
-        if self.entry.kind in ("linear", "embedding"):
-            return self.affine()
-        return self.cell()
-
-    def affine(self) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        (weight,) = self.entry.tensors["weight"]
-        rows, columns = self.oriented(weight, (0, 0))
-        self.why = f"the outputs of {self.full(weight.name or '', 0, 0)!r:.200}"
-        yield "weight", self.made("weight", "weight", (0, 0), rows, columns)
-        if self.entry.tensors.get("bias"):
-            yield "bias", self.made("bias", "bias", (0, 0), rows, 0)
-
-    def cell(self) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        hidden, columns = self.sizes()
-        self.why = f"as the first weights tell input size {columns} and hidden size {hidden}"
-        directions = self.copies[-1][1] + 1
-        for number, direction in self.copies:
-            copy = (number, direction)
-            end = f"_l{number}{'_reverse' if direction else ''}"
-            input_size = columns if number == 0 else hidden * directions
-            yield from self.weights(copy, end, hidden, input_size)
-            yield from self.biases(copy, end, hidden)
-
-    def sizes(self) -> tuple[int, int]:
-        """Hidden and input size, which the first weights tell."""
-        tensors, first = self.entry.tensors, (0, 0)
-        if self.entry.concatenated:
-            part = tensors["weight"][0]
-            rows, columns = self.oriented(part, first)
-            hidden = rows // max(1, len(part.gates))
-            if columns <= hidden:
-                raise self.refused(
-                    f"{self.said(part, first)} has {columns} inputs; expected more than "
-                    f"{hidden}, the hidden size, since it multiplies x and h side by side"
-                )
-            return hidden, columns - hidden
-        _, hidden = self.oriented(tensors["hidden_weight"][0], first)
-        _, columns = self.oriented(tensors["input_weight"][0], first)
-        return hidden, columns
-
-    def weights(
-        self, copy: tuple[int, int], end: str, hidden: int, input_size: int
-    ) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        if not self.entry.concatenated:
-            # The hidden weights are judged first: as their gates are square, they tell the most.
-            for part in self.entry.tensors["hidden_weight"]:
-                self.check_shape("hidden_weight", part, copy, hidden, hidden)
-            for suffix, key, columns in (
-                (f"weight_ih{end}", "input_weight", input_size),
-                (f"weight_hh{end}", "hidden_weight", hidden),
-            ):
-                yield suffix, self.made(suffix, key, copy, hidden, columns)
-            return
-        suffixes = [f"weight_ih{end}", f"weight_hh{end}"]
-        whole = self.made(" and ".join(suffixes), "weight", copy, hidden, input_size + hidden)
-        cut = input_size if self.entry.concatenated == "xh" else hidden
-        halves = [whole[:, :cut], whole[:, cut:]]
-        yield from zip(
-            suffixes, halves if self.entry.concatenated == "xh" else halves[::-1], strict=True
-        )
-
-    def biases(
-        self, copy: tuple[int, int], end: str, hidden: int
-    ) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        given = {key: stack for key, stack in self.entry.tensors.items() if key.endswith("bias")}
-        if not any(given.values()):
-            return
-        sides = {"bias_ih": ("bias", "input_bias"), "bias_hh": ("hidden_bias",)}
-        for side, keys in sides.items():
-            suffix = f"{side}{end}"
-            key = next((key for key in keys if given.get(key)), None)
-            if key is not None:
-                yield suffix, self.made(suffix, key, copy, hidden, 0)
-            else:
-                self.notes.append(f"{suffix} zero")
-                yield suffix, np.zeros(hidden * max(1, len(self.gates)), self.dtype)
-
-    def oriented(self, part: Stacked, copy: tuple[int, int]) -> tuple[int, int]:
-        """(outputs, inputs) of a weight."""
-        tensor = self.tensor(part, copy)
-        if len(tensor.shape) != 2 or 0 in tensor.shape:
-            raise self.refused(
-                f"{self.said(part, copy)} has shape {tensor.shape}; expected 2 dimensions, none "
-                f"of them 0"
-            )
-        rows, columns = tensor.shape[:: -1 if self.entry.transposed else 1]
-        return rows, columns
-
-    def tensor(self, part: Stacked, copy: tuple[int, int]) -> Tensor:
-        return self.found.tensors[self.full(part.name or "", *copy)]
-
-    def made(
-        self, suffix: str, key: str, copy: tuple[int, int], rows: int, columns: int
-    ) -> npt.NDArray[Any]:
-        """One weight (G * rows, columns), or bias (G * rows,) where columns is 0."""
-        stack = self.entry.tensors[key]
-        blocks: dict[str, npt.NDArray[Any]] = {}
-        for part in stack:
-            count = max(1, len(part.gates))
-            if part.name is None:
-                array = np.zeros(count * rows, self.dtype)
-            else:
-                self.check_shape(key, part, copy, rows, columns)
-                array = to_array(self.tensor(part, copy), self.dtype)
-                if columns == 0:
-                    array = array.reshape(-1)
-                elif self.entry.transposed:
-                    array = array.T
-            blocks |= zip(part.gates or ("",), np.split(array, count), strict=True)
-        for gate in self.entry.negated:
-            # 1 - sigmoid(a) is sigmoid(-a), so what makes 1 - z is what makes z, negated.
-            blocks[gate] = -blocks[gate]
-        self.notes.append(self.note(suffix, stack, copy, columns))
-        return np.ascontiguousarray(np.concatenate([blocks[g] for g in self.gates or ("",)]))
-
-    def check_shape(
-        self, key: str, part: Stacked, copy: tuple[int, int], rows: int, columns: int
-    ) -> None:
-        """Refuse a weight that is not (gates * rows, columns), or, without columns, a bias."""
-        shape, gates = self.tensor(part, copy).shape, max(1, len(part.gates))
-        rows *= gates
-        if columns == 0:
-            allowed = [(rows,), (1, rows), (rows, 1)]
-        else:
-            allowed = [(columns, rows) if self.entry.transposed else (rows, columns)]
-        if shape in allowed:
-            return
-        hint = ""
-        if columns and len(shape) == 2:
-            outputs, inputs = shape[:: 1 if self.entry.transposed else -1]
-            fitting = {"hidden_weight": gates * inputs, "input_weight": rows}
-            if outputs == fitting.get(key):
-                other_way = str(not self.entry.transposed).lower()
-                hint = f"; it would fit with transposed = {other_way}"
-        raise self.refused(
-            f"{self.said(part, copy)} has shape {shape}; expected {allowed[0]}, {self.why}{hint}"
-        )
-
-    def said(self, part: Stacked, copy: tuple[int, int]) -> str:
-        gates = f"gate{'s' * (len(part.gates) > 1)} {part.gates} of " if part.gates else ""
-        return f"tensor {self.full(part.name or '', *copy)!r:.200} ({gates}{self.entry.label})"
-
-    def note(
-        self, suffix: str, stack: Iterable[Stacked], copy: tuple[int, int], columns: int
-    ) -> str:
-        """What a tensor was made of."""
-        names = [repr(self.full(p.name, *copy))[:200] if p.name else "zeros" for p in stack]
-        said = "".join(part.gates for part in stack)
-        how = [", transposed"] if columns and self.entry.transposed else []
-        if said != self.gates:
-            how.append(f", its gates {said} put in the order {self.gates}")
-        if self.entry.negated:
-            how.append(f", {self.entry.negated} negated")
-        return f"{suffix} from {', '.join(names)}{''.join(how)}"
+def told_of(tensors: Mapping[str, Tensor]) -> str:
+    """That tensors have the names of what built-in recipes are for; "" if they have of none."""
+    lines = [f"  recipe={recipe.name!r}: {recipe.description}" for recipe in _fitting(tensors)]
+    if not lines:
+        return ""
+    return "\n".join(["these are names and shapes of what a built-in recipe is for:", *lines])
