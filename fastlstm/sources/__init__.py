@@ -80,7 +80,7 @@ def read(
         If an argument is of a type that is not accepted.
     """
     _check_arguments(layers, prefix, nonlinearity, ignore, dtype, vocabulary, recipe, input_size)
-    named = {
+    named: dict[str, object] = {
         "layers": layers,
         "prefix": prefix,
         "nonlinearity": nonlinearity,
@@ -97,7 +97,9 @@ def read(
     elif onnx.is_model(source) or (is_file and path.endswith(".onnx")):
         made = _from_graph("an ONNX model", lambda: onnx.read(source), named, dtype, vocabulary)
     elif is_file and keras.is_keras(path):
-        made = _from_graph("a Keras model", lambda: keras.read(path), named, dtype, vocabulary)
+        named.pop("ignore")
+        _refuse_options("a Keras model", named)
+        made = keras.read(path, ignore=ignore, dtype=dtype, vocabulary=vocabulary)
     else:
         made = pytorch.read(
             source if held is None else numbers.named(held, path),

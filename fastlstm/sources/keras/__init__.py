@@ -1,63 +1,49 @@
-"""Read a Keras model from its file: a straight line of layers, without Keras and without its code.
+"""Read a Keras model from its file, without Keras and without its code.
 
-`keras_file` opens the file, `keras_config` reads what it says of the layers, `keras_layers` and
-`keras_recurrent` make ours of them.
+`file` opens it, `network` reads how its layers call each other, `config` what it says of a layer;
+`translation` makes a graph of that, by `builder`, `rows`, `joins`, `movement`, `sliding` and
+`recurrent`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy.typing as npt
-
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
-from fastlstm.sources.keras.config import FUNCTION_LAYERS, Entry, chain, layer_functions
-from fastlstm.sources.keras.file import LayerWeights, SavedModel, is_keras, opened
-from fastlstm.sources.keras.layers import LAYERS, Shape, Translate, Translation
-from fastlstm.sources.keras.recurrent import RECURRENT
+from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
+from fastlstm.sources.keras.builder import WholeSequenceError
+from fastlstm.sources.keras.file import SavedModel, is_keras, opened
+from fastlstm.sources.keras.network import Network, read_network
+from fastlstm.sources.keras.translation import Translation
+from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
-__all__ = ["KerasModel", "is_keras", "read"]
-
-_WITHOUT_EFFECT = (
-    *("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout"),
-    *("AlphaDropout", "ActivityRegularization"),
-)
-_REFUSED = {
-    "Masking": "skips steps by what they hold, which is not supported",
-    **dict.fromkeys(("Sequential", "Functional", "Model"), "is a model within the model"),
-}
-# Those that skip the steps that an embedding with mask_zero marks.
-_MASK_READERS = (*RECURRENT, "TimeDistributed", "GlobalAveragePooling1D", "Softmax")
+__all__ = ["is_keras", "read"]
 
 
-class KerasModel(NamedTuple):
-    """A model read from a file of Keras.
+def read(
+    path: str | os.PathLike[str],
+    *,
+    ignore: str | Sequence[str] = (),
+    dtype: str = "float32",
+    vocabulary: Sequence[str] | None = None,
+) -> Conversion:
+    """Read a Sequential or functional model.
 
-    Parameters
-    ----------
-    layers : tuple of spec.Layer
-        Checked, with the tensors.
-    tensors : dict of str to array
-        Exactly those the layers ask for, of the dtype they were stored in: float16, float32 or
-        float64.
-    report : list of str
-        What became of each layer.
-    """
-
-    layers: tuple[spec.Layer, ...]
-    tensors: dict[str, npt.NDArray[Any]]
-    report: list[str]
-
-
-def read(path: str | os.PathLike[str]) -> KerasModel:
-    """Read a Sequential model, or a functional one that is a straight line of layers.
+    The first axis of an input behind the batch is time, and so is that of all that is computed of
+    it step by step. Where a layer needs all steps at once and the file says how many there are, a
+    whole sequence is one row, and a call one step.
 
     Parameters
     ----------
     path : str or path-like
         A ``.keras`` file, or an ``.h5`` file with a whole model, of Keras 2 or 3.
+    ignore : str or sequence of str
+        Patterns (:mod:`fnmatch`) of names of layers that are left out, each giving what it reads,
+        and of weights that no layer uses.
+    dtype : {"float32", "float64"}
+    vocabulary : sequence of str, optional
 
     Raises
     ------
@@ -67,9 +53,12 @@ def read(path: str | os.PathLike[str]) -> KerasModel:
     OSError
         If the file cannot be read.
     """
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     with opened(path) as saved:
         try:
-            return _translate_all(saved)
+            network = read_network(saved.config, saved.version)
+            made, facts = _translated(saved, network, patterns)
+            return _conversion(made, facts, dtype, vocabulary)
         except ConvertError:
             raise
         except ValueError as error:
@@ -78,76 +67,30 @@ def read(path: str | os.PathLike[str]) -> KerasModel:
             raise ConvertError("the configuration is nested too deeply for a model") from error
 
 
-def _translate_all(saved: SavedModel) -> KerasModel:
-    listed, run, shape = chain(saved.config, saved.version)
-    weights = saved.weights([(entry.class_name, entry.name) for entry in listed])
-    weights_of = {entry.name: own for entry, own in zip(listed, weights, strict=True)}
-    model = Translation(None if shape is None else _axes(shape))
-    report = []
-    for entry in run:
-        made = len(model.layers)
-        _translate(model, entry, weights_of[entry.name])
-        report += [
-            f"layer {layer.name!r}: {layer.describe()}, from {entry.what}"
-            for layer in model.layers[made:]
-        ] or [f"{entry.what} has no effect at inference and was left out"]
-    if unused := saved.unused():
-        raise ConvertError(
-            f"no layer uses {len(unused)} of the weights, among them {unused[0]!r:.200}; expected "
-            f"those of the layers and no others: load the model with Keras and save it again"
-        )
-    spec.check_layers(model.layers)
-    spec.check_tensors(model.layers, {name: a.shape for name, a in model.tensors.items()})
-    return KerasModel(tuple(model.layers), model.tensors, [*report, *model.notes])
+def _translated(
+    saved: SavedModel, network: Network, ignore: tuple[str, ...]
+) -> tuple[Translation, spec.Facts]:
+    made = Translation(saved, network, ignore, over_time=True)
+    try:
+        return made, made.run()
+    except WholeSequenceError:
+        again = Translation(saved, network, ignore, over_time=False)
+        if not (made.over_time and again.fixed):
+            raise
+        return again, again.run()
 
 
-def _axes(shape: object) -> Shape:
-    """The axes of one row of the batch, of the shape of the input with the batch."""
-    if (
-        not isinstance(shape, list)
-        or len(shape) not in (2, 3)
-        or not all(n is None or (type(n) is int and n > 0) for n in shape)
-    ):
-        raise ConvertError(
-            f"the shape of the input is {shape!r:.80}; expected (batch, steps, features), (batch, "
-            f"steps) of tokens or (batch, features)"
-        )
-    return tuple(shape[1:])
-
-
-def _translate(model: Translation, entry: Entry, weights: LayerWeights) -> None:
-    """Add what one layer of Keras is, once all that it says is known to be supported."""
-    kind, options = entry.class_name, entry.options
-    if model.masked is not None and kind in _MASK_READERS:
-        name = model.masked.name
-        raise ConvertError(
-            f"{model.masked.what} has mask_zero=True, so that {entry.what} skips each step whose "
-            f"token is 0; expected mask_zero=False: set model.get_layer({name!r:.80}).mask_zero = "
-            f"False, save the model again, and give lengths= of sequences padded at their end"
-        )
-    if kind in _TRANSLATIONS:
-        _TRANSLATIONS[kind](model, entry, weights)
-    elif kind in FUNCTION_LAYERS:
-        functions = layer_functions(kind, options, len(model.known_axes(entry)))
-        model.activate(entry, entry.name, functions)
-    elif kind not in _WITHOUT_EFFECT:
-        known = sorted((*_TRANSLATIONS, *FUNCTION_LAYERS, *_WITHOUT_EFFECT))
-        why = _REFUSED.get(kind, "is not supported")
-        raise ConvertError(f"{entry.what} {why}; expected one of {', '.join(known)}")
-    options.finish()
-    if "float16" in (policy := options.computed_in()):
-        model.notes.append(f"{entry.what} computes in {policy} in Keras, but not here")
-
-
-def _time_distributed(model: Translation, entry: Entry, weights: LayerWeights) -> None:
-    """A layer that sees one step at a time: as if there were no time."""
-    inner = Entry(entry.options.take("layer"), entry.options.version)
-    inner.name = entry.name
-    model.features_of_steps(entry)
-    steps, *axes = model.known_axes(entry)
-    model.axes = tuple(axes)
-    _translate(model, inner, weights.inside("layer"))
-    model.axes = (steps, *model.axes)
-
-
-_TRANSLATIONS: dict[str, Translate] = LAYERS | RECURRENT | {"TimeDistributed": _time_distributed}
+def _conversion(
+    made: Translation, facts: spec.Facts, dtype: str, vocabulary: Sequence[str] | None
+) -> Conversion:
+    tensors = made.model.tensors
+    stored = [Tensor(name, tensors[name].shape, str(tensors[name].dtype), tensors[name])
+              for name in facts.tensors]  # fmt: skip
+    chosen, note = chosen_vocabulary(vocabulary, None, made.graph)
+    return Conversion(
+        made.graph,
+        {tensor.name: to_array(tensor, dtype) for tensor in stored},
+        (*made.report, *conversions(stored, dtype), *note, *made.on_your_word),
+        chosen,
+        made.call,
+    )

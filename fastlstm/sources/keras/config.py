@@ -1,7 +1,7 @@
-"""What the configuration of a Keras model says: its layers in order, their options, activations.
+"""What the configuration of a Keras model says of a layer: its class, options and activations.
 
-The layouts are those of keras/src/models (``Sequential.get_config``, ``Functional.get_config``) and
-of keras/src/activations, and of the same files of Keras 2. Everything in a configuration is checked
+The layouts are those of keras/src/layers and keras/src/activations (``get_config``), and of the
+same files of Keras 2. Everything in a configuration is checked
 before it is believed, and an option that nobody asked for is refused unless it has no effect.
 """
 
@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from fastlstm.errors import ConvertError
 from fastlstm.spec import MAX_SIZE
 
-__all__ = ["FUNCTION_LAYERS", "Entry", "Options", "chain", "layer_functions"]
+__all__ = [
+    "FUNCTION_LAYERS",
+    "Both",
+    "Entry",
+    "Functions",
+    "Options",
+    "layer_functions",
+    "named_function",
+    "refuse_foreign",
+]
 
 # Where classes of Keras itself come from; of others there is only a name, and no code.
 _OWN_MODULE = re.compile(r"(keras|tf_keras|tensorflow\.keras|tensorflow\.python\.keras)(\..*)?")
@@ -23,7 +32,7 @@ _OWN_MODULE = re.compile(r"(keras|tf_keras|tensorflow\.keras|tensorflow\.python\
 # Options that change no output at inference, and those whose name ends in one of these.
 _NO_EFFECT = {
     *("name", "trainable", "dtype", "seed", "dropout", "recurrent_dropout", "rate", "stddev"),
-    *("noise_shape", "unroll", "implementation", "unit_forget_bias", "zero_output_for_mask"),
+    *("noise_shape", "unroll", "implementation", "unit_forget_bias", "quantization_config"),
     *("momentum", "fused", "synchronized", "renorm_clipping", "renorm_momentum", "use_cudnn"),
     *("virtual_batch_size", "batch_input_shape", "batch_shape", "input_shape", "input_length"),
     *("input_dtype", "optional", "l1", "l2", "num_constants"),
@@ -33,7 +42,16 @@ _NO_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
 # The policy of a layer's arithmetic, or the dtype of an input; "int8_from_float32" is quantised.
 _POLICY = re.compile(r"u?int(8|16|32|64)|(mixed_)?b?float16|float(32|64)")
 
-_Text = tuple[str, ...]
+
+class Both(NamedTuple):
+    """A function that is an operation between two chains of functions of the same number."""
+
+    operation: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+
+Functions = tuple[str | Both, ...]
 
 
 class Options:
@@ -79,22 +97,25 @@ class Options:
 
     def size(self, key: str, default: Any = ...) -> int:
         """A size, or a list of one, as those of a convolution are."""
-        value = self.take(key, default)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if type(value) is not int or not 1 <= value <= MAX_SIZE:
-            raise self.refused(key, value, f"an integer from 1 to {MAX_SIZE}")
-        return value
+        return self.sizes(key, 1, default)[0]
 
-    def last_axis(self, axes: int, or_none: bool = False) -> None:
-        """Check that ``axis`` is the last one of an array of so many axes beside the batch."""
-        value = self.take("axis")
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if or_none and value in (None, []):
-            return
-        if type(value) is not int or value not in (-1, axes):
-            raise self.refused("axis", value, "-1, the features of each step")
+    def sizes(self, key: str, count: int, default: Any = ...) -> tuple[int, ...]:
+        """So many sizes, of which an integer stands for all."""
+        value = self.take(key, default)
+        given = value if isinstance(value, list) else [value] * count
+        if len(given) != count or not all(type(n) is int and 1 <= n <= MAX_SIZE for n in given):
+            integers = "an integer" if count == 1 else f"{count} integers"
+            raise self.refused(key, value, f"{integers} from 1 to {MAX_SIZE}")
+        return tuple(given)
+
+    def axes(self, key: str, ndim: int) -> tuple[int, ...]:
+        """Axes of an array of so many beside the batch, counted from the last one, -1, in order."""
+        value = self.take(key, -1)
+        given = value if isinstance(value, list) else [value]
+        axes = {n - ndim - 1 if type(n) is int and n >= 0 else n for n in given if type(n) is int}
+        if len(axes) != len(given) or not all(-ndim <= axis < 0 for axis in axes):
+            raise self.refused(key, value, f"different axes of the {ndim} behind the batch")
+        return tuple(sorted(axes))
 
     def must_be(self, key: str, wanted: object, why: str = "") -> None:
         """Check an option that is supported with one value only, which is also its default."""
@@ -102,9 +123,9 @@ class Options:
         if value != wanted or type(value) is not type(wanted):
             raise self.refused(key, value, f"{wanted!r}{why}")
 
-    def activation(self, key: str = "activation") -> _Text:
+    def activation(self, key: str = "activation") -> Functions:
         """The functions, one after the other, that an activation is."""
-        return _activation(self.take(key), f"{self.what}: {key}", self.version)
+        return named_function(self.take(key), f"{self.what}: {key}", self.version)
 
     def computed_in(self) -> str:
         """The policy of its arithmetic."""
@@ -131,13 +152,7 @@ class Options:
 
 
 class Entry:
-    """A layer in a configuration: its class, name and options.
-
-    Raises
-    ------
-    ConvertError
-        If it is not one of Keras's own classes, all of which are public knowledge.
-    """
+    """A layer in a configuration: its class, name and options."""
 
     def __init__(self, entry: object, version: str) -> None:
         if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
@@ -153,11 +168,21 @@ class Entry:
             )
         self.name: str = name
         self.what = f"{self.class_name:.80} {name!r:.80}"
-        refuse_foreign(entry, self.what)
+        self._entry = entry
         if not isinstance(config, dict):
             raise ConvertError(f"{self.what} has the config {config!r:.80}; expected a mapping")
-        self.options = Options(self.what, config, version)
+        self.version = version
+        module = entry.get("module")
+        self.module: str = module if isinstance(module, str) else ""
         self.nodes = entry.get("inbound_nodes")
+
+    def options(self) -> Options:
+        """Its options, none of them taken yet."""
+        return Options(self.what, self.config, self.version)
+
+    def refuse_foreign(self) -> None:
+        """Refuse it if it is not one of Keras's own classes, which are public knowledge."""
+        refuse_foreign(self._entry, self.what)
 
     @property
     def input_shape(self) -> object:
@@ -184,23 +209,30 @@ def refuse_foreign(entry: Mapping[str, Any], what: str) -> None:
 
 # --- activations
 
-_ACTIVATIONS: dict[str, _Text] = {
+_ACTIVATIONS: dict[str, Functions] = {
     **{name: (name,) for name in ("relu", "tanh", "sigmoid", "softplus", "softsign", "silu")},
     **{name: (name,) for name in ("gelu", "softmax", "log_softmax")},
     "linear": (),
     "swish": ("silu",),
-    "relu6": ("hardtanh(0.0, 6.0)",),
-    "hard_tanh": ("hardtanh(-1.0, 1.0)",),
+    "exponential": ("exp",),
+    "relu6": ("clip(0.0, 6.0)",),
+    "hard_tanh": ("clip(-1.0, 1.0)",),
     "leaky_relu": ("leaky_relu(0.2)",),
     "elu": ("elu(1.0)",),
     "celu": ("elu(1.0)",),
     "selu": ("elu(1.6732632423543772)", "affine(1.0507009873554805, 0.0)"),
+    "log_sigmoid": ("affine(-1.0, 0.0)", "softplus", "affine(-1.0, 0.0)"),
+    "mish": (Both("multiply", (), ("softplus", "tanh")),),
+    "tanh_shrink": (Both("subtract", (), ("tanh",)),),
+    **dict.fromkeys(
+        ("hard_silu", "hard_swish"), (Both("multiply", (), (f"hard_sigmoid({1 / 6!r}, 0.5)",)),)
+    ),
 }
 # By the first figure of the version.
 _HARD_SIGMOID = {"2": ("hard_sigmoid(0.2, 0.5)",), "3": (f"hard_sigmoid({1 / 6!r}, 0.5)",)}
 
 
-def _activation(value: object, what: str, version: str) -> _Text:
+def named_function(value: object, what: str, version: str) -> Functions:
     """The functions, one after the other, that an activation by name or as a layer is."""
     if value is None:
         return ()
@@ -208,14 +240,16 @@ def _activation(value: object, what: str, version: str) -> _Text:
         # What has no class is a lambda, and its bytes.
         value = {"class_name": "__lambda__"} | value
         if value["class_name"] != "function":
+            refuse_foreign(value, f"{value['class_name']!s:.80} 'activation'")
             entry = Entry({"name": "activation"} | value, version)
             if entry.class_name not in FUNCTION_LAYERS:
                 raise ConvertError(
                     f"{what} is a layer, {entry.class_name:.80}; expected a function by name, or "
                     f"one of {', '.join(FUNCTION_LAYERS)}: make it a layer of its own"
                 )
-            functions = layer_functions(entry.class_name, entry.options, -1)
-            entry.options.finish()
+            options = entry.options()
+            functions = layer_functions(entry.class_name, options)
+            options.finish()
             return functions
         refuse_foreign(value, f"{what}, {value.get('config')!r:.80},")
         value = value.get("config")
@@ -236,8 +270,8 @@ def _activation(value: object, what: str, version: str) -> _Text:
 FUNCTION_LAYERS = ("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Softmax")
 
 
-def layer_functions(class_name: str, options: Options, axes: int) -> _Text:
-    """The functions that one of `FUNCTION_LAYERS` applies to an array of so many axes.
+def layer_functions(class_name: str, options: Options) -> Functions:
+    """The functions that one of `FUNCTION_LAYERS` applies, a softmax being over the last axis.
 
     Raises
     ------
@@ -249,7 +283,7 @@ def layer_functions(class_name: str, options: Options, axes: int) -> _Text:
     if class_name == "ReLU":
         return _relu(options)
     if class_name == "Softmax":
-        options.last_axis(axes)
+        options.must_be("axis", -1)
         return ("softmax",)
     if class_name == "LeakyReLU":
         # Keras 2 called it alpha.
@@ -260,136 +294,23 @@ def layer_functions(class_name: str, options: Options, axes: int) -> _Text:
     return (f"{name[class_name]}({options.number(key)!r})",)
 
 
-def _relu(options: Options) -> _Text:
+def _relu(options: Options) -> Functions:
+    """As keras/src/activations puts a ReLU of three options together."""
     slope, threshold = options.number("negative_slope", 0.0), options.number("threshold", 0.0)
     most = options.number("max_value") if options.has("max_value") else None
-    if (slope != 0) + (threshold != 0) + (most is not None) > 1:
-        raise ConvertError(
-            f"{options.what} has negative_slope {slope}, threshold {threshold} and max_value "
-            f"{most}; expected at most one of them"
-        )
-    if slope:
+    options.take("max_value", None)
+    if slope and not threshold and most is None:
         return (f"leaky_relu({slope!r})",)
-    if threshold:
-        return (f"thresholded_relu({threshold!r})",)
-    return ("relu",) if most is None else (f"hardtanh(0.0, {most!r})",)
-
-
-# --- the chain of layers
-
-
-def chain(config: Mapping[str, Any], version: str) -> tuple[list[Entry], list[Entry], object]:
-    """The layers of a model: as its configuration lists them, and in the order they run.
-
-    Returns also the shape of its input with the batch, as far as the file says one.
-
-    Raises
-    ------
-    ConvertError
-        If it is not one line of layers from one input to one output.
-    """
-    if version and not re.match(r"[23]\.", version):
-        raise ConvertError(
-            f"the file was written by Keras {version!r:.20}; expected Keras 2 or 3, which name "
-            f"weights and options in the same way: load it with one of them and save it again"
-        )
-    kind, inner = config.get("class_name"), config.get("config")
-    what = f"the model, of class {kind!r:.80},"
-    refuse_foreign(config, what)
-    # The first versions of Keras 2 have the list alone.
-    options = inner if isinstance(inner, dict) else {"layers": inner}
-    if kind not in ("Sequential", "Functional", "Model"):
-        raise ConvertError(
-            f"{what} is not Sequential or Functional; what it computes is code, which the file "
-            f"does not hold"
-        )
-    listed = options.get("layers")
-    if not isinstance(listed, list) or not listed:
-        raise ConvertError(f"{what} has the layers {listed!r:.80}; expected a list of them")
-    entries = [Entry(entry, version) for entry in listed]
-    if len({entry.name for entry in entries}) < len(entries):
-        raise ConvertError(f"{what} has two layers of one name; expected different names")
-    run = entries if kind == "Sequential" else _follow(entries, options)
-    shape = run[0].input_shape or options.get("build_input_shape")
-    return entries, run, shape
-
-
-def _follow(entries: Sequence[Entry], options: Mapping[str, Any]) -> list[Entry]:
-    """The layers of a functional model from its input to its output."""
-    by_name = {entry.name: entry for entry in entries}
-    begin, end = (_only(options.get(key), key) for key in ("input_layers", "output_layers"))
-    after: dict[str, str] = {}
-    for entry in entries:
-        if (source := _source(entry)) is None:
-            continue
-        if source in after:
-            raise ConvertError(
-                f"{after[source]!r:.80} and {entry.name!r:.80} both read what {source!r:.80} "
-                f"gives; expected one line of layers, each reading the one before it"
-            )
-        after[source] = entry.name
-    run: list[Entry] = []
-    # Nothing gives what the first one reads, so they do not go round in circles.
-    name = None if begin in after.values() else begin
-    while name is not None and name in by_name:
-        run.append(by_name[name])
-        name = after.get(name)
-    if not run or run[-1].name != end or len(run) < len(entries):
-        raise ConvertError(
-            f"the layers do not lead from the input {begin!r:.80} to the output {end!r:.80} one "
-            f"after the other; expected one line of layers"
-        )
-    return run
-
-
-def _only(value: object, key: str) -> str:
-    """The one layer of ``[[name, 0, 0]]`` or, of Keras 3, ``[name, 0, 0]``."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
-        value = value[0]
-    if isinstance(value, list) and isinstance(value[:1][0] if value else None, str):
-        name, *where = value
-        if where == [0, 0]:
-            return str(name)
-    raise ConvertError(
-        f"the model's {key} is {value!r:.100}; expected one, since a model here has one input and "
-        f"one output"
+    above = f"thresholded_relu({threshold!r})" if threshold else "relu"
+    positive: tuple[str, ...] = (above,)
+    if most is not None:
+        positive = ((above,) if threshold else ()) + (f"clip(0.0, {most!r})",)
+    if not slope:
+        return positive
+    return (
+        Both(
+            "subtract",
+            positive,
+            (f"affine(-1.0, {threshold!r})", "relu", f"affine({slope!r}, 0.0)"),
+        ),
     )
-
-
-def _source(entry: Entry) -> str | None:
-    """The layer whose output a layer reads; None of an input."""
-    nodes = entry.nodes
-    if not nodes and entry.class_name == "InputLayer":
-        return None
-    where = f"{entry.what} is called"
-    if not isinstance(nodes, list) or len(nodes) != 1:
-        count = len(nodes) if isinstance(nodes, list) else 0
-        raise ConvertError(f"{where} {count} times; expected once")
-    node = nodes[0]
-    kwargs: object = {}
-    if isinstance(node, dict):  # of Keras 3
-        args, kwargs = node.get("args"), node.get("kwargs")
-        sources = [_history(arg) for arg in args] if isinstance(args, list) else []
-    else:
-        inputs = node if isinstance(node, list) else []
-        sources = [item[:3] if isinstance(item, list) else None for item in inputs]
-        if inputs and isinstance(inputs[0], list) and len(inputs[0]) == 4:
-            kwargs = inputs[0][3]
-    if not isinstance(kwargs, dict):
-        raise ConvertError(f"{where} with {kwargs!r:.80}; expected a mapping of arguments")
-    for key, value in kwargs.items():
-        if value is not None and value is not False:
-            raise ConvertError(
-                f"{where} with {key!r:.80}, {value!r:.80}; expected the output of one layer and "
-                f"nothing else"
-            )
-    if len(sources) != 1 or not sources[0] or sources[0][1:] != [0, 0]:
-        raise ConvertError(f"{where} with {sources!r:.100}; expected the one output of one layer")
-    return str(sources[0][0])
-
-
-def _history(arg: object) -> Any:
-    """``[name, node, tensor]`` of a Keras tensor among the arguments."""
-    config = arg.get("config") if isinstance(arg, dict) else None
-    history = config.get("keras_history") if isinstance(config, dict) else None
-    return history if isinstance(history, list) else None

@@ -29,7 +29,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.keras import hdf5
 from fastlstm.sources.keras.hdf5 import DAMAGED
 
-__all__ = ["LayerWeights", "SavedModel", "is_keras", "opened"]
+__all__ = ["SavedModel", "Weights", "is_keras", "opened"]
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +43,8 @@ STRINGS = {"model_config": MAX_CONFIG, "keras_version": 100}
 MAX_READ = 2**17
 # Weights hardly compress. Beside this, what a file unpacks to may be 8 times its own size.
 SPARE_BYTES, MAX_RATIO = 2**20, 8
-# The group of the layers in .keras files, the second one of TensorFlow 2.12 to 2.14; of .h5 files.
-LAYERS, LEGACY_LAYERS = ("layers/", "_layer_checkpoint_dependencies/"), ("model_weights/",)
+# The group of the layers in .keras files, the second one of TensorFlow 2.12 to 2.14.
+LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 class _File(io.BufferedReader):
@@ -149,28 +149,20 @@ class SavedModel:
         self._datasets = datasets
         # Its groups are one in another, or one that is named like a path where Windows wrote it.
         paths = {path.replace("\\", "/"): path for path in datasets.paths}
-        roots = LEGACY_LAYERS if by_name else LAYERS
-        root = next((r for r in roots if any(path.startswith(r) for path in paths)), roots[0])
+        roots = ("model_weights/",) if by_name else LAYERS
         self._paths = {
-            path.removeprefix(root): real for path, real in paths.items() if path.startswith(root)
+            path.removeprefix(roots[0]) if by_name else path: real
+            for path, real in paths.items()
+            if path.startswith(roots)
         }
 
-    def weights(self, layers: Sequence[tuple[str, str]]) -> list[LayerWeights]:
-        """The weights of each layer, given class and name of all, in the file's order."""
-        if self.by_name:
-            return [LayerWeights(self, f"{name}/") for _, name in layers]
-        counts: dict[str, int] = {}
-        found = []
-        for class_name, _ in layers:
-            # As keras/src/utils/naming.py turns a class name into lower case with underscores.
-            name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-            name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
-            count = counts[name] = counts.get(name, -1) + 1
-            found.append(LayerWeights(self, f"{name}_{count}/" if count else f"{name}/"))
-        return found
+    @property
+    def weights(self) -> Weights:
+        """Those of the whole model."""
+        return Weights(self, "")
 
     def below(self, root: str) -> list[str]:
-        """Paths of weights, from their layer on."""
+        """Paths of weights, from the model on."""
         return [path for path in self._paths if path.startswith(root)]
 
     def read(self, path: str) -> Array:
@@ -186,15 +178,58 @@ class SavedModel:
         ]
 
 
-class LayerWeights:
-    """The weights of a layer, or of a part of it: those whose paths begin with `root`."""
+class Weights:
+    """The weights of a model, of a layer in it, or of a part of one.
 
-    def __init__(self, saved: SavedModel, root: str, part: str = "") -> None:
-        self._saved, self._root, self._part = saved, root, part
+    Parameters
+    ----------
+    saved : SavedModel
+    root : str
+        What their paths begin with. In an .h5 file, that is the name of a layer of the whole model.
+    within : tuple of str
+        In an .h5 file, names of the models, layers and cells within, down to these.
+    side : str
+        In an .h5 file, "forward" or "backward" of a bidirectional layer.
+    """
 
-    def inside(self, part: str) -> LayerWeights:
+    def __init__(
+        self, saved: SavedModel, root: str, within: tuple[str, ...] = (), side: str = ""
+    ) -> None:
+        self._saved, self._root, self._within, self._side = saved, root, within, side
+
+    def inside(self, attribute: str) -> Weights:
         """Those of the attribute of this name, such as "forward_layer"."""
-        return LayerWeights(self._saved, self._root, f"{self._part}{part}/")
+        if not self._saved.by_name:
+            return Weights(self._saved, f"{self._root}{attribute}/")
+        side = attribute.removesuffix("_layer") if "_layer" in attribute else self._side
+        return Weights(self._saved, self._root, self._within, side)
+
+    def parts(self, parts: Sequence[tuple[str, str]], attribute: str = "") -> list[Weights]:
+        """Those of each of the layers of a model, or of the cells of a stack.
+
+        Parameters
+        ----------
+        parts : sequence of (class, name)
+            Of all of them, in the file's order.
+        attribute : str
+            What holds them; by default it is the layers of a model.
+        """
+        saved, root = self._saved, self._root
+        if saved.by_name:
+            if not root:
+                return [Weights(saved, f"{name}/") for _, name in parts]
+            return [Weights(saved, root, (*self._within, name), self._side) for _, name in parts]
+        of_layers = next((r for r in LAYERS if saved.below(root + r)), LAYERS[0])
+        root += f"{attribute}/" if attribute else of_layers
+        counts: dict[str, int] = {}
+        found = []
+        for class_name, _ in parts:
+            # As keras/src/utils/naming.py turns a class name into lower case with underscores.
+            name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+            name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+            count = counts[name] = counts.get(name, -1) + 1
+            found.append(Weights(saved, f"{root}{name}_{count}/" if count else f"{root}{name}/"))
+        return found
 
     def take(self, names: Sequence[str], unread: Sequence[str] = ()) -> list[Array]:
         """The weights of these names, in the order in which the layer made them.
@@ -210,31 +245,43 @@ class LayerWeights:
         self._saved.taken.update(paths)
         return [self._saved.read(path) for path in paths[: len(names)]]
 
-    def _path(self, index: int, name: str) -> str:
+    def leave(self) -> None:
+        """Count all of them as used."""
+        self._saved.taken.update(self._there())
+
+    def _there(self) -> list[str]:
         there = self._saved.below(self._root)
+        return [path for path in there if self._is_below(path)]
+
+    def _is_below(self, path: str) -> bool:
+        """Whether the names within are among the groups of a path, in their order.
+
+        Those of models may be left out: a functional one adds nothing to the names of weights.
+        """
+        groups = path.removeprefix(self._root).split("/")[:-1]
+        if self._within and self._within[-1] not in groups:
+            return False
+        if self._side:
+            # A backward layer of its own keeps its name in Keras 3, a forward one never does.
+            sides = [found[1] for g in groups if (found := re.match("(forward|backward)_", g))]
+            return self._side == ("forward" if sides[-1:] == ["forward"] else "backward")
+        return True
+
+    def _path(self, index: int, name: str) -> str:
+        there = self._there()
         if self._saved.by_name:
-            side = self._part.partition("_layer/")[0] if "_layer/" in self._part else ""
-            found = [path for path in there if _is_weight(path, side, name)]
+            found = [p for p in there if re.fullmatch(rf"{name}(:\d+)?", p.rpartition("/")[2])]
+            if len(found) > 1:  # of layers of one name in several models
+                found = [p for p in found if set(self._within) <= {*p.split("/")}]
         else:
-            wanted = f"{self._root}{self._part}vars/{index}"
-            found = [path for path in there if path == wanted]
+            found = [path for path in there if path == f"{self._root}vars/{index}"]
         if len(found) != 1:
+            what = "/".join([self._root.rstrip("/"), *self._within])
             raise ConvertError(
-                f"weight {name!r} of {self._root + self._part!r:.100} is in the file {len(found)} "
-                f"times; expected it once among {_listed(there)}"
+                f"weight {name!r} of {what!r:.100} is in the file {len(found)} times; expected it "
+                f"once among {_listed(there)}"
             )
         return found[0]
-
-
-def _is_weight(path: str, side: str, name: str) -> bool:
-    """Whether a path such as ``b/b/forward_lstm/lstm_cell/kernel:0`` is that weight.
-
-    A backward layer of its own keeps its name in Keras 3, a forward one never does.
-    """
-    *groups, leaf = path.split("/")
-    sides = [found[1] for g in groups if (found := re.match("(forward|backward)_", g))]
-    its_side = "forward" if sides[-1:] == ["forward"] else "backward"
-    return re.fullmatch(rf"{name}(:\d+)?", leaf) is not None and side in ("", its_side)
 
 
 def _legacy_model(root: Any, most: int) -> SavedModel:

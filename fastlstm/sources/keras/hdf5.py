@@ -31,6 +31,10 @@ DAMAGED = "the file is cut short or damaged; download or save it again"
 
 # Links below a group, groups within each other, chunks of a dataset.
 MAX_LINKS, MAX_DEPTH, MAX_CHUNKS = 10_000, 16, 2**14
+# Axes of a dataset: those of the kernel of a convolution over three axes.
+MAX_AXES = 5
+# Bytes that may be read once more, of layers that are called more than once: it takes time alone.
+AGAIN = 2**27
 # What a chunk may have beyond the size of its dataset.
 SPARE_BYTES = 2**20
 # Strings in all heaps; bytes looked at in one go.
@@ -203,7 +207,8 @@ class Datasets:
     """
 
     def __init__(self, group: Any, most: int) -> None:
-        self._left, self._links = most, 0
+        self._left, self._again, self._links = most, AGAIN + most, 0
+        self._seen: set[str] = set()
         self._datasets: dict[str, Any] = {}
         self._walk(group, "", 0)
         self.paths = tuple(self._datasets)
@@ -237,8 +242,8 @@ class Datasets:
         Raises
         ------
         ConvertError
-            If the dataset is of another dtype, of more than three dimensions or not in this file,
-            or lacks data.
+            If the dataset is of another dtype, of too many dimensions or not in this file, or lacks
+            data; or if too much is read again.
         """
         import h5py
 
@@ -258,10 +263,12 @@ class Datasets:
                     f"format; expected the weights of a model in one of these"
                 )
             shape, dtype = dataset.shape, dataset.dtype
-            if shape is None or len(shape) > 3:
-                raise ConvertError(f"{what} has shape {shape}; expected at most 3 dimensions")
+            if shape is None or len(shape) > MAX_AXES:
+                raise ConvertError(
+                    f"{what} has shape {shape}; expected at most {MAX_AXES} dimensions"
+                )
             nbytes = math.prod(shape, start=dtype.itemsize)
-            self._left -= nbytes
+            self._count(path, nbytes)
             if self._left < 0:
                 raise ConvertError(
                     f"{what} of shape {shape} is more than a file of this size can hold; {DAMAGED}"
@@ -273,6 +280,19 @@ class Datasets:
             else:
                 array = dataset[()]
         return np.asarray(array, dtype.newbyteorder("="))
+
+    def _count(self, path: str, nbytes: int) -> None:
+        """Take what is read from what may be."""
+        if path not in self._seen:
+            self._seen.add(path)
+            self._left -= nbytes
+            return
+        self._again -= nbytes
+        if self._again < 0:
+            raise ConvertError(
+                f"dataset {path!r:.200} is read again by another call of its layer, and the others "
+                f"so often that this would take too long; expected fewer calls of one layer"
+            )
 
 
 _FLOATS = ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8")

@@ -1,56 +1,104 @@
-"""Recurrent layers of Keras as ours: LSTM, GRU, SimpleRNN, and Bidirectional around one of them.
+"""Recurrent layers of Keras as ours: their cells, directions, states and masks.
 
 Kernels are (inputs, gates * units), with the gates in the order i f c o (LSTM) and z r h (GRU), and
-h' = z h + (1 - z) n (keras/src/layers/rnn).
+h' = z h + (1 - z) n (keras/src/layers/rnn). CuDNNLSTM and CuDNNGRU hold theirs transposed, gate by
+gate, with two biases (``_convert_rnn_weights`` of Keras 2).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
-from fastlstm.sources.keras.config import Entry
-from fastlstm.sources.keras.file import LayerWeights
-from fastlstm.sources.keras.layers import Shape, Translate, Translation, take
+from fastlstm.sources.keras.builder import (
+    FIXED,
+    Array,
+    Axes,
+    Builder,
+    Site,
+    Value,
+    WholeSequenceError,
+    shown,
+    take,
+)
+from fastlstm.sources.keras.config import Both, Entry, Options
+from fastlstm.sources.keras.cudnn import is_cudnn, of_cudnn
+from fastlstm.sources.keras.file import Weights
+from fastlstm.sources.keras.rows import features
 
-__all__ = ["RECURRENT"]
-
-Array = npt.NDArray[Any]
+__all__ = ["RECURRENT", "flipped", "states_of"]
 
 # The gates of ours, in our order, by their place in Keras's.
 _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-_MERGES = {"concat": "", "sum": "sum", "mul": "product", "ave": "average"}
+_LAYERS = ("LSTM", "GRU", "SimpleRNN", "RNN", "CuDNNLSTM", "CuDNNGRU")
+_MERGES = {"sum": "add", "mul": "multiply", "ave": "add"}
 
 
 @dataclass(frozen=True)
-class _Direction:
-    """One direction of a recurrent layer, in our conventions; tensors by suffix without ``_l0``."""
+class _Cell:
+    """A cell in our conventions; tensors by suffix, without ``_l0``."""
 
-    input_size: int
+    kind: str
     units: int
     options: dict[str, Any]
     functions: tuple[str, ...]
     tensors: dict[str, Array]
+
+    @property
+    def states(self) -> int:
+        return 1 + (self.kind == "LSTM")
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """A recurrent layer, of one cell or of several, each of which reads the one before."""
+
+    cells: list[_Cell]
     sequences: bool
+    states: bool
     backwards: bool
     stateful: bool
+    zeros: bool
+
+    @property
+    def units(self) -> int:
+        return self.cells[-1].units
 
 
-def _direction(entry: Entry, weights: LayerWeights, size: int | None) -> _Direction:
-    options, order = entry.options, _GATES[entry.class_name]
-    units, bias = options.size("units"), options.flag("use_bias")
+def _cell(
+    model: Builder, what: str, kind: str, options: Options, weights: Weights, size: int
+) -> _Cell:
+    name = kind.removeprefix("CuDNN")
+    order, units = _GATES[name], options.size("units")
     rows = len(order) * units
+    cudnn = name != kind
+    bias = cudnn or options.flag("use_bias")
     # Keras 2.1.2 and older have no such option.
-    reset_after = entry.class_name == "GRU" and options.flag("reset_after", False)
-    shapes: dict[str, Shape] = {"kernel": (size, rows), "recurrent_kernel": (units, rows)}
+    reset_after = name == "GRU" and (cudnn or options.flag("reset_after", False))
+    shapes: dict[str, Axes | None]
+    shapes = {"kernel": (size, rows), "recurrent_kernel": (units, rows)}
+    arrays = take(what, weights, shapes | ({"bias": None} if bias else {}))
     if bias:
-        shapes["bias"] = (2, rows) if reset_after else (rows,)
-    arrays = take(entry, weights.inside("cell"), shapes)
+        if is_cudnn(arrays["bias"].shape, rows):
+            reset_after = name == "GRU"
+            arrays = of_cudnn(arrays, len(order), reset_after)
+            model.notes.append(
+                f"{what} holds its weights as CuDNN has them: its kernels were transposed gate by "
+                f"gate, and its two biases {'taken apart' if reset_after else 'added'}"
+            )
+        expected = (2, rows) if reset_after else (rows,)
+        if arrays["bias"].shape != expected:
+            raise ConvertError(
+                f"weight 'bias' of {what} has shape {arrays['bias'].shape}; expected "
+                f"{shown(expected)}"
+            )
 
     def ordered(array: Array) -> Array:
         """(n, rows), or (rows,) for n = 1 -> (rows, n) with the gates in our order."""
@@ -58,7 +106,6 @@ def _direction(entry: Entry, weights: LayerWeights, size: int | None) -> _Direct
         made = np.empty((rows, by_gate[0].shape[1]), array.dtype)
         return np.concatenate([by_gate[gate] for gate in order], out=made)
 
-    input_size = len(arrays["kernel"])
     # Taken out of `arrays`, so that not two copies of every weight are held.
     tensors = {
         "weight_ih": ordered(arrays.pop("kernel")),
@@ -68,119 +115,395 @@ def _direction(entry: Entry, weights: LayerWeights, size: int | None) -> _Direct
         both = ordered(arrays["bias"]).T
         tensors["bias_ih"] = both[0]
         tensors["bias_hh"] = both[1] if reset_after else np.zeros_like(both[0])
-    options.must_be("return_state", False, ": a layer has one output here")
-    options.must_be("time_major", False, ": the batch comes first")
+    if cudnn:
+        functions: tuple[str, ...] = ("sigmoid", "tanh", "tanh")[: len(order) - 1]
+    else:
+        functions = _functions(what, name, options)
+    extra = {"reset_after": reset_after} if name == "GRU" else {}
+    return _Cell(name, units, {"bias": bias} | extra, functions, tensors)
+
+
+def _functions(what: str, kind: str, options: Options) -> tuple[str, ...]:
+    """Of the gates, of the candidate, of c: as many as the cell has."""
+    candidate = _single(what, options, "activation")
+    if kind == "SimpleRNN":
+        return (candidate,)
+    of_gates = _single(what, options, "recurrent_activation")
+    return (of_gates, candidate, candidate)[: 3 if kind == "LSTM" else 2]
+
+
+def _single(what: str, options: Options, key: str) -> str:
+    functions = options.activation(key)
+    if not functions:
+        return "affine(1.0, 0.0)"
+    first, *more = functions
+    if more or isinstance(first, Both) or first.endswith("softmax"):
+        names = ", then ".join(f if isinstance(f, str) else f.operation for f in functions)
+        raise ConvertError(
+            f"{what}: {key} is {names}; expected one function of a single number within a cell"
+        )
+    return first
+
+
+def _cells(
+    model: Builder, entry: Entry, options: Options, weights: Weights, size: int
+) -> list[_Cell]:
+    if entry.class_name != "RNN":
+        return [_cell(model, entry.what, entry.class_name, options, weights.inside("cell"), size)]
+    cell, place = Entry(options.take("cell"), entry.version), weights.inside("cell")
+    cell.refuse_foreign()
+    own = cell.options()
+    listed, places = [cell], [place]
+    if cell.class_name == "StackedRNNCells":
+        given = own.take("cells")
+        if not isinstance(given, list) or not given:
+            raise own.refused("cells", given, "a list of cells")
+        own.finish()
+        listed = [Entry(one, entry.version) for one in given]
+        places = place.parts([(one.class_name, one.name) for one in listed], "cells")
+    cells = []
+    for one, where in zip(listed, places, strict=True):
+        one.refuse_foreign()
+        kind = one.class_name.removesuffix("Cell")
+        if kind not in _GATES or kind == one.class_name:
+            known = ", ".join(f"{name}Cell" for name in _GATES)
+            raise ConvertError(
+                f"{entry.what} has the cell {one.what}; expected {known} or StackedRNNCells"
+            )
+        own = one.options()
+        cells.append(_cell(model, one.what, kind, own, where, size))
+        own.finish()
+        size = cells[-1].units
+    return cells
+
+
+def _direction(
+    model: Builder, entry: Entry, options: Options, weights: Weights, size: int
+) -> _Direction:
     made = _Direction(
-        input_size=input_size,
-        units=units,
-        options={"bias": bias} | ({"reset_after": reset_after} if len(order) == 3 else {}),
-        functions=_functions(entry),
-        tensors=tensors,
-        sequences=options.flag("return_sequences"),
+        cells=_cells(model, entry, options, weights, size),
+        sequences=options.flag("return_sequences", False),
+        states=options.flag("return_state", False),
         backwards=options.flag("go_backwards", False),
         stateful=options.flag("stateful", False),
+        zeros=options.flag("zero_output_for_mask", False),
     )
+    options.must_be("time_major", False, ": the batch comes first")
     options.finish()
     return made
 
 
-def _functions(entry: Entry) -> tuple[str, ...]:
-    """Of the gates, of the candidate, of c: as many as the cell has."""
-    candidate = _single(entry, "activation")
-    if entry.class_name == "SimpleRNN":
-        return (candidate,)
-    of_gates = _single(entry, "recurrent_activation")
-    return (of_gates, candidate, candidate)[: 3 if entry.class_name == "LSTM" else 2]
+def states_of(site_inputs: Sequence[Any], named: Any) -> list[Any]:
+    """The initial states that a recurrent layer is called with."""
+    given = named.get("initial_state")
+    listed = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    return [*site_inputs[1:], *listed]
 
 
-def _single(entry: Entry, key: str) -> str:
-    functions = entry.options.activation(key)
-    if len(functions) > 1 or (functions and functions[0] in ("softmax", "log_softmax")):
-        raise ConvertError(
-            f"{entry.what}: {key} is {', then '.join(functions)}; expected one function of a "
-            f"single number within a cell"
+class _Run:
+    """One recurrence, of one or two directions, on the input of a call."""
+
+    def __init__(self, model: Builder, site: Site, ways: list[_Direction]) -> None:
+        self.model, self.site, self.ways = model, site, ways
+        self.value = _sequence(model, site)
+        self.given = states_of(site.inputs, site.named)
+        expected = sum(cell.states for way in ways for cell in way.cells)
+        if self.given and len(self.given) != expected:
+            raise ConvertError(
+                f"{site.what} is called with {len(self.given)} initial states; expected "
+                f"{expected}, or none"
+            )
+        if self.value.timed and any(state.folded for state in self.given):
+            raise WholeSequenceError(
+                f"{site.what} starts from what another layer makes of a whole sequence; expected "
+                f"two models: one of all up to that, and one that is given its states by "
+                f"keras.Input; or a fixed number of steps"
+            )
+        if ways[0].stateful and not self.value.timed:
+            raise ConvertError(
+                f"{site.what} is stateful, and goes over positions of one step, whose state does "
+                f"not go on from call to call here; expected a sequence over time"
+            )
+
+    def layer(
+        self, name: str, tensors: str, value: Value, cells: list[_Cell], reverse: bool, index: int
+    ) -> tuple[Value, list[Value]]:
+        """Rows and states of one layer, of as many directions as there are cells.
+
+        `index` is the first of its initial states.
+        """
+        model, site, first = self.model, self.site, cells[0]
+        used = max(site.used) > 0
+        wants_c = first.kind == "LSTM" and used
+        options: dict[str, Any] = first.options | {"bidirectional": len(cells) == 2}
+        if first.kind == "SimpleRNN":
+            options["nonlinearity"] = first.functions[0]
+            options["nonlinearity_reverse"] = cells[1].functions[0] if len(cells) == 2 else ""
+        else:
+            options["activations"] = sum((cell.functions for cell in cells), ())
+        if wants_c:
+            options["cell_output"] = True
+        starts: list[Value] = []
+        if self.given and not (site.own_state and value.timed):
+            options["initial_state"] = "given"
+            starts = self._starts(name, value, cells, index)
+        reads = [value] + ([value.mask.value] if value.mask else []) + starts
+        kind: Any = {"LSTM": spec.LSTM, "GRU": spec.GRU, "SimpleRNN": spec.RNN}[first.kind]
+        layer = kind(
+            *(model.unique(name), value.own[-1], first.units),
+            **options,
+            along="time" if value.timed else "positions",
+            reverse=reverse and len(cells) == 1,
+            hold=value.mask is not None,
+            weights=tensors,
         )
-    return functions[0] if functions else "affine(1.0, 0.0)"
+        arrays: dict[str, Array] = {}
+        for cell, suffix in zip(cells, ("_l0", "_l0_reverse"), strict=False):
+            arrays |= {n + suffix: array for n, array in cell.tensors.items()}
+        made = model.add(layer, *reads, **arrays)
+        whole = value.of_row(made, (*value.own[:-1], layer.output_size))
+        if not used:
+            return whole, []
+        return self._states(name, whole, cells, reverse, wants_c)
+
+    def _starts(self, name: str, value: Value, cells: list[_Cell], index: int) -> list[Value]:
+        """h and c of all directions, as the layer reads them."""
+        states = cells[0].states
+        found = []
+        for n in range(states):
+            each = [self.given[index + n + d * states] for d in range(len(cells))]
+            for one in each:
+                if not isinstance(one, Value) or one.own != (cells[0].units,):
+                    raise ConvertError(
+                        f"{self.site.what} starts from "
+                        f"{shown(one.axes) if isinstance(one, Value) else repr(one)[:80]}; "
+                        f"expected ({cells[0].units},), its units"
+                    )
+            if len(each) == 1:
+                found.append(each[0])
+            else:
+                made, row = self.model.moved(
+                    f"{name}.{'hc'[n]}_0", each, lambda *places: np.stack(places)
+                )
+                found.append(each[0].of_row(made, row))
+        return found
+
+    def _states(
+        self, name: str, whole: Value, cells: list[_Cell], reverse: bool, wants_c: bool
+    ) -> tuple[Value, list[Value]]:
+        """What stands for h, and the last states of each direction, of a layer that gives c too."""
+        model, units, n = self.model, cells[0].units, len(cells)
+        parts = {"h": whole}
+        if wants_c:
+            h, c = (
+                model.moved(f"{name}.{s}", [whole], lambda x, a=a: x[..., a : a + n * units])
+                for s, a in (("h", 0), ("c", n * units))
+            )
+            parts = {"h": whole.of_row(h[0], h[1][len(whole.lead) :])}
+            parts["c"] = whole.of_row(c[0], c[1][len(whole.lead) :])
+        states = []
+        for d in range(n):
+            end = "first" if reverse != (d == 1) else "last"
+            for s, value in parts.items():
+                own = value
+                side = f"{name}.{s}" + ("_reverse" if d else "")
+                if n == 2:
+                    own = _half(model, f"{side}.rows", value, d)
+                states.append(model.folded(f"{side}_n", end, own))
+        return parts["h"], states
+
+    def stack(self, name: str, d: int, reverse: bool) -> tuple[Value, list[Value]]:
+        """Rows and states of one direction."""
+        way, at, states = self.ways[d], self.value, list[Value]()
+        index = d * sum(cell.states for cell in way.cells)
+        tensors = self.site.tensors + name.removeprefix(self.site.name)
+        for number, cell in enumerate(way.cells, 1):
+            part = f".{number}" if len(way.cells) > 1 else ""
+            rows, more = self.layer(name + part, tensors + part, at, [cell], reverse, index)
+            states += more
+            index += cell.states
+            at = rows.but(rows.name, mask=self.value.mask)
+        return at, states
 
 
-def _layer(name: str, class_name: str, way: _Direction, back: _Direction | None) -> spec.Layer:
-    options = way.options | {"bidirectional": back is not None}
-    if class_name == "SimpleRNN":
-        options["nonlinearity"] = way.functions[0]
-        options["nonlinearity_reverse"] = back.functions[0] if back else ""
-    else:
-        options["activations"] = way.functions + (back.functions if back else ())
-    kinds: dict[str, type[spec.Recurrent]]
-    kinds = {"LSTM": spec.LSTM, "GRU": spec.GRU, "SimpleRNN": spec.RNN}
-    return kinds[class_name](name, way.input_size, way.units, **options)
+def _sequence(model: Builder, site: Site) -> Value:
+    """The sequence that it reads: over time, or over the first axis of a step."""
+    value = site.inputs[0]
+    features(site, value)
+    if len(value.axes) != 2:
+        raise ConvertError(
+            f"{site.what} reads {shown(value.axes)}; expected a sequence, (steps, features): a "
+            f"recurrent layer before it gives one with return_sequences=True"
+        )
+    return model.padded(value)
 
 
-def _add(model: Translation, entry: Entry, layer: spec.Layer, *ways: _Direction) -> None:
-    """Add the layer of one or two directions, and what takes its last outputs if only they go on.
+def _half(model: Builder, name: str, value: Value, d: int) -> Value:
+    size = value.own[-1] // 2
+    made, row = model.moved(name, [value], lambda x: x[..., d * size : (d + 1) * size])
+    return value.of_row(made, row[len(value.lead) :])
 
-    A backward direction ends with the first step.
-    """
-    tensors: dict[str, Array] = {}
-    for way, suffix in zip(ways, ("_l0", "_l0_reverse"), strict=False):
-        tensors |= {name + suffix: array for name, array in way.tensors.items()}
-    model.add(layer, **tensors)
-    steps: Shape = model.axes[:1] if model.axes else (None,)
-    model.axes = (*steps, layer.output_size)
-    if not ways[0].sequences:
-        function = "final" if len(ways) == 2 else "last"
-        model.add(spec.Pool(f"{entry.name}.{function}", function, layer.output_size))
-        model.axes = (layer.output_size,)
-    if ways[0].stateful:
+
+def _zeroed(model: Builder, name: str, rows: Value, value: Value) -> Value:
+    """Zero where steps do not count."""
+    assert value.mask
+    return model.arithmetic(name, "multiply", rows, value.mask.value)
+
+
+def _one_way(model: Builder, site: Site) -> tuple[Value, ...]:
+    size = features(site, site.inputs[0])
+    way = _direction(model, site.entry, site.options, site.weights, size)
+    run = _Run(model, site, [way])
+    value = run.value
+    reverse = way.backwards != value.backwards
+    rows, states = run.stack(site.name, 0, reverse)
+    if way.zeros and value.mask:
+        rows = _zeroed(model, f"{site.name}.zeroed", rows, value)
+    if not way.sequences:
+        rows = model.folded(f"{site.name}.last", "first" if reverse else "last", rows)
+    elif way.backwards:
+        if value.timed:
+            if value.mask:
+                raise WholeSequenceError(
+                    f"{site.what} has go_backwards=True, and skips steps that a mask marks; {FIXED}"
+                )
+            rows = dataclasses.replace(rows, backwards=not value.backwards)
+        else:
+            rows = flipped(model, f"{site.name}.flipped", rows)
+    mask = value.mask if way.sequences else None
+    _note_stateful(model, site, way)
+    return (
+        (rows.but(rows.name, mask=mask), *states)
+        if way.states
+        else (rows.but(rows.name, mask=mask),)
+    )
+
+
+def flipped(model: Builder, name: str, value: Value) -> Value:
+    """The positions of the first axis that a layer sees, the last first."""
+    n = len(value.lead)
+    made, row = model.moved(name, [value], lambda x: np.flip(x, n))
+    return value.of_row(made, row[n:])
+
+
+def _note_stateful(model: Builder, site: Site, way: _Direction) -> None:
+    if way.stateful:
         model.notes.append(
-            f"{entry.what} is stateful: in Keras its state goes on from call to call, here a call "
+            f"{site.what} is stateful: in Keras its state goes on from call to call, here a call "
             f"returns it and the next one takes it"
         )
 
 
-def _one_way(model: Translation, entry: Entry, weights: LayerWeights) -> None:
-    way = _direction(entry, weights, model.features_of_steps(entry))
-    if way.backwards:
-        order = "all outputs, the last step's first" if way.sequences else "the first step's output"
-        raise ConvertError(
-            f"{entry.what} has go_backwards=True and gives {order}; expected go_backwards=False, "
-            f"or keras.layers.Bidirectional around it"
-        )
-    _add(model, entry, _layer(entry.name, entry.class_name, way, None), way)
-
-
-def _bidirectional(model: Translation, entry: Entry, weights: LayerWeights) -> None:
-    options, size = entry.options, model.features_of_steps(entry)
-    merge = options.take("merge_mode")
-    if not isinstance(merge, str) or merge not in _MERGES:
-        raise options.refused("merge_mode", merge, f"one of {', '.join(_MERGES)}")
+def _bidirectional(model: Builder, site: Site) -> tuple[Value, ...]:
+    options, size = site.options, features(site, site.inputs[0])
+    merge = options.take("merge_mode", None)
+    if merge not in (None, "concat", *_MERGES):
+        raise options.refused("merge_mode", merge, f"one of concat, {', '.join(_MERGES)} or none")
     first, second = options.take("layer"), options.take("backward_layer", None)
-    forward = Entry(first, options.version)
-    backward = Entry(first if second is None else second, options.version)
+    forward = Entry(first, site.entry.version)
+    backward = Entry(first if second is None else second, site.entry.version)
     for inner in (forward, backward):
-        if inner.class_name not in _GATES:
+        inner.refuse_foreign()
+        if inner.class_name not in _LAYERS:
             raise ConvertError(
-                f"{entry.what} is around {inner.what}; expected one of {', '.join(_GATES)}"
+                f"{site.what} is around {inner.what}; expected one of {', '.join(_LAYERS)}"
             )
-    way = _direction(forward, weights.inside("forward_layer"), size)
-    back = _direction(backward, weights.inside("backward_layer"), size)
-    alike = ("input_size", "units", "options", "sequences", "stateful")
+    way = _direction(model, forward, forward.options(), site.weights.inside("forward_layer"), size)
+    back = _direction(
+        model, backward, backward.options(), site.weights.inside("backward_layer"), size
+    )
     if (
-        forward.class_name != backward.class_name
-        or any(getattr(way, what) != getattr(back, what) for what in alike)
+        any(getattr(way, what) != getattr(back, what) for what in ("sequences", "states"))
+        or way.stateful != back.stateful
         or (way.backwards, back.backwards) != (False, second is not None)
     ):
         raise ConvertError(
-            f"{entry.what} is around {forward.what} and, backwards, {backward.what}, which differ "
-            f"in more than their activations and weights, or do not run forwards and backwards; "
-            f"expected two alike, the second one with go_backwards=True"
+            f"{site.what} is around {forward.what} and, backwards, {backward.what}, which do not "
+            f"give the same, or do not run forwards and backwards; expected two alike, the second "
+            f"one with go_backwards=True"
         )
-    _add(model, entry, _layer(entry.name, forward.class_name, way, back), way, back)
-    if _MERGES[merge]:
-        model.add(spec.CombineHalves(f"{entry.name}.merge", _MERGES[merge], 2 * way.units))
-        model.axes = (*(model.axes or ())[:-1], way.units)
+    site = dataclasses.replace(site, own_state=False)
+    run = _Run(model, site, [way, back])
+    value = model.in_order(site, run.value)
+    halves, states = _directions(model, site, run, way, back)
+    zero = value.mask and way.sequences and _forces_zeros(model.version)
+    if zero:
+        halves = [_zeroed(model, f"{site.name}.zeroed", half, value) for half in halves]
+    if not way.sequences:
+        halves = _ends(model, site, halves)
+    mask = value.mask if way.sequences else None
+    made = _merged(model, site, merge, halves)
+    made = [one.but(one.name, mask=mask) for one in made]
+    _note_stateful(model, site, way)
+    return (*made, *states) if way.states else tuple(made)
 
 
-RECURRENT: dict[str, Translate] = {
-    **dict.fromkeys(_GATES, _one_way),
+def _directions(
+    model: Builder, site: Site, run: _Run, way: _Direction, back: _Direction
+) -> tuple[list[Value], list[Value]]:
+    """Rows of both directions, in one value where one layer has both; and their states."""
+    one, other = way.cells[0], back.cells[0]
+    if len(way.cells) == len(back.cells) == 1 and (one.kind, one.units, one.options) == (
+        other.kind,
+        other.units,
+        other.options,
+    ):
+        rows, states = run.layer(site.name, site.tensors, run.value, [one, other], False, 0)
+        return [rows], states
+    first, some = run.stack(f"{site.name}.forward", 0, False)
+    second, more = run.stack(f"{site.name}.backward", 1, True)
+    return [first, second], [*some, *more]
+
+
+def _ends(model: Builder, site: Site, halves: list[Value]) -> list[Value]:
+    """The last row of the forward direction and the first of the backward one."""
+    ends = [
+        model.folded(f"{site.name}.{end}", end, halves[-1] if d else halves[0])
+        for d, end in enumerate(("last", "first"))
+    ]
+    if len(halves) == 2:
+        return ends
+    size = ends[0].own[-1] // 2
+    name, row = model.moved(
+        f"{site.name}.final",
+        ends,
+        lambda a, b: np.concatenate([a[..., :size], b[..., size:]], axis=-1),
+    )
+    return [ends[0].of_row(name, row[len(ends[0].lead) :])]
+
+
+def _merged(model: Builder, site: Site, merge: str | None, halves: list[Value]) -> list[Value]:
+    if merge == "concat":
+        if len(halves) == 1:
+            return halves
+        name, row = model.moved(
+            f"{site.name}.merge", halves, lambda a, b: np.concatenate([a, b], axis=-1)
+        )
+        return [halves[0].of_row(name, row[len(halves[0].lead) :])]
+    if len(halves) == 1:
+        halves = [
+            _half(model, f"{site.name}.{side}", halves[0], d)
+            for d, side in enumerate(("forward", "backward"))
+        ]
+    if merge is None:
+        return halves
+    name = f"{site.name}.merge"
+    if merge == "ave":
+        total = model.arithmetic(f"{name}.total", "add", *halves)
+        return [model.activate(name, total, ("affine(0.5, 0.0)",))]
+    return [model.arithmetic(name, _MERGES[merge], *halves)]
+
+
+def _forces_zeros(version: str) -> bool:
+    """Whether a bidirectional layer gives zero where steps do not count, instead of what was last.
+
+    TensorFlow's Keras 2 and Keras 3 do, the Keras 2 of its own up to 2.3 does not.
+    """
+    old = re.match(r"2\.[0-3]\.", version)
+    return not old or version.endswith("-tf")
+
+
+RECURRENT: dict[str, Callable[[Builder, Site], tuple[Value, ...]]] = {
+    **dict.fromkeys(_LAYERS, _one_way),
     "Bidirectional": _bidirectional,
 }
