@@ -79,7 +79,7 @@ THIRD_PARTY = {"gpu": {"cupy"}}
 WITHIN_FUNCTIONS = {
     "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib"},
     "sources": {"torch", "onnx", "h5py"},
-    "verification": {"torch", "onnx", "onnxruntime"},
+    "verification": {"torch", "onnx", "onnxruntime", "keras", "h5py"},
     "model": {"cupy"},
     "nn": {"torch"},
 }
