@@ -606,7 +606,7 @@ def test_against_a_live_module(torch: Any, which: str) -> None:
     assert found.agrees, found
     assert found.sources == ("module, float32", "module, float64")
     assert found.outcome == "ok"
-    assert set(found.compared.values()) == {"by the numbers of the module, run by torch"}
+    assert set(found.compared.values()) == {"by the outputs of the module, run by torch"}
     assert found.notes[0] == (f"the original was called with {GIVEN[which]}, which was worked out")
     assert worst(found, "module, float64", -1) < 1e-14
     assert found.drift.batch_size == (1 if which == "unbatched" else 4)

@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     page = terminal.open_page()
     page.text(model.source["report"])
     page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {model.dtype}")
-    page.text(f"verify it: {next_command(source, destination)}")
+    command = next_command(source, destination)
+    yours = ", CLASS being the module that it is of" if ":CLASS" in command else ""
+    page.text(f"verify it: {command}{yours}")
     return 0
 
 

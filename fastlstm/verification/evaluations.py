@@ -334,15 +334,23 @@ def _completed(model: Model, state: Any, x: Arrays) -> Any:
     return made
 
 
-def pieces_of_whole(model: Model, outputs: Arrays) -> Run:
-    """A run whose outputs are known as a whole; its state is the number of steps read."""
+def pieces_of_whole(model: Model, outputs: Arrays, steps: int) -> Run:
+    """A run whose outputs of `steps` are known as a whole; its state is the number of them read.
+
+    An output of another number of rows than the model's gives none.
+    """
+    timings = {name: row_of(model, name).timing for name in outputs}
+    outputs = {
+        name: rows if (t := timings[name]) is None or len(rows) == t.rows(steps) else rows[:0]
+        for name, rows in outputs.items()
+    }
 
     def run(x: Arrays, state: Any, whole: bool = True) -> tuple[Arrays, Any]:
         begin = state or 0
         end = begin + moving(model.graph, x)[0]
         made = {}
         for name, rows in outputs.items():
-            timing = row_of(model, name).timing
+            timing = timings[name]
             if timing is None:
                 made[name] = rows
                 continue

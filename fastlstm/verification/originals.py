@@ -88,7 +88,7 @@ def open_original(against: Any, model: Model, exactly: Run) -> Opened:
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(against, torch.export.ExportedProgram):
-        return _of_torch(against.module(), "the exported program", model, exactly, fixed=True)
+        return _of_torch(against, "exported program", model, exactly)
     if torch is not None and isinstance(against, torch.nn.Module):
         return _of_torch(against, "module", model, exactly)
     if not isinstance(against, str | bytes | os.PathLike):
@@ -108,7 +108,7 @@ def open_original(against: Any, model: Model, exactly: Run) -> Opened:
         notes += _unused(call)
         return Opened(f"{name}, run by onnxruntime", (Original(program, call, model),), notes)
     if kind == "torch":
-        return _of_torch(open_archive(path), name, model, exactly, path.lower().endswith(".pt2"))
+        return _of_torch(open_archive(path), name, model, exactly)
     raise ValueError(
         f"{path!r:.500} cannot be run: it holds weights and no program, or what runs it is not "
         f"installed. verify(model, module) runs the module it is of; verify(model, recorded=path) "
@@ -117,21 +117,24 @@ def open_original(against: Any, model: Model, exactly: Run) -> Opened:
     )
 
 
-def _of_torch(module: Any, what: str, model: Model, exactly: Run, fixed: bool = False) -> Opened:
-    """A module in the model's dtype and, if it runs so, in float64; as it is, if `fixed`."""
-    own = TorchProgram(module, what, model.dtype, None if fixed else model.dtype.name)
+def _of_torch(module: Any, what: str, model: Model, exactly: Run) -> Opened:
+    """A module in the model's dtype and, if it runs so, in float64."""
+    import torch
+
+    own = TorchProgram(module, what, model.dtype, model.dtype.name)
     ways = torch_arguments(own.may_be_states, model) if _is_simple(model) else iter(())
     call, notes = _call_of(own, model, exactly, ways, gives_back=True)
-    label = f"the {what}, run by torch" if what == "module" else f"{what}, run by torch"
+    article = "the " * (what in ("module", "exported program"))
     sources = [Original(own, call, model)]
-    if not fixed and model.dtype != np.float64:
+    exported = isinstance(module, torch.export.ExportedProgram)
+    if not exported and model.dtype != np.float64:
         wide = Original(TorchProgram(module, what, model.dtype, "float64"), call, model)
         try:
             _probe(wide, model)
             sources.append(wide)
         except ValueError as error:  # a tensor that its code makes in float32, for example
             notes += (f"the module does not run in float64: {error}",)
-    return Opened(label, tuple(sources), notes)
+    return Opened(f"{article}{what}, run by torch", tuple(sources), notes)
 
 
 def _is_simple(model: Model) -> bool:

@@ -28,7 +28,7 @@ from fastlstm.verification.evaluations import (
     waits_for_end,
 )
 
-__all__ = ["Original", "Program", "arranged", "rows_in"]
+__all__ = ["Original", "Program", "arranged", "reason", "rows_in"]
 
 Array = npt.NDArray[Any]
 
@@ -111,7 +111,8 @@ class Original:
     def carry(self, x: Arrays) -> Run:
         if self.steps_alone or self._keeps:
             return self.run
-        return pieces_of_whole(self._model, self.run(x, None)[0])
+        steps, _ = moving(self._model.graph, x)
+        return pieces_of_whole(self._model, self.run(x, None)[0], steps)
 
     def run(self, x: Arrays, state: Any, whole: bool = True) -> tuple[Arrays, Any]:
         graph = self._model.graph
@@ -155,9 +156,12 @@ class Original:
             outputs = self._program.call(session, arguments)
         except Exception as error:  # whatever somebody else's code raises
             raise ValueError(
-                f"{self.name}, called with {self.call}, fails: {_first_line(error)}"
+                f"{self.name}, called with {self.call}, fails: {reason(error)}"
             ) from error
         wanted = [a.name for a in self._gives] + [a.value for a in self._states if a.value]
+        if wanted and set(outputs) == {""}:
+            # All of what it returns is one array, which has no place, and perhaps a name.
+            outputs = dict.fromkeys(wanted, outputs[""])
         for name in wanted:
             if name not in outputs:
                 raise ValueError(
@@ -187,7 +191,7 @@ def rows_in(y: Array, a: Argument, row: spec.Row, B: int) -> Array:
     """The rows (N, B, O) that an output has."""
     axes = list(a.axes)
     if len(axes) != y.ndim:
-        raise ValueError(f"output {a.name!r} has shape {y.shape}; expected the axes of {a}")
+        y = _unsqueezed(y, a, B)
     first = [axes.index(axis) for axis in (TIME, BATCH) if axis in axes]
     order = [*first, *(n for n in range(y.ndim) if n not in first)]
     steps = y.shape[axes.index(TIME)] if TIME in axes else 1
@@ -198,5 +202,21 @@ def rows_in(y: Array, a: Argument, row: spec.Row, B: int) -> Array:
     return y.transpose(order).reshape(steps, B, math.prod(row.shape))
 
 
-def _first_line(error: Exception) -> str:
-    return f"{error}".strip().partition("\n")[0][:200] or type(error).__name__
+def _unsqueezed(y: Array, a: Argument, B: int) -> Array:
+    """An output of which axes of one entry were dropped, as ``squeeze`` does."""
+    sizes = {axis: B if axis == BATCH else axis for axis in a.axes if axis != TIME}
+    one = math.prod(int(sizes[axis]) for axis in a.axes if axis != TIME)
+    steps = y.size // one if one else 0
+    whole = [steps if axis == TIME else int(sizes[axis]) for axis in a.axes]
+    if [n for n in whole if n != 1] != [n for n in y.shape if n != 1]:
+        raise ValueError(f"output {a.name!r} has shape {y.shape}; expected the axes of {a}")
+    return y.reshape(whole)
+
+
+def reason(error: Exception) -> str:
+    """What somebody else's error says, in a line."""
+    lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # TorchScript shows its code first, and then what was wrong.
+    return lines[-1 if lines[0].startswith("The following operation failed") else 0][:200]

@@ -123,7 +123,7 @@ class Verification:
     def compared(self) -> dict[str, str]:
         """How each of ASPECTS was compared with what the model was made of, or that it was not."""
         found = dict.fromkeys(
-            ASPECTS, f"by the numbers of {self.original}" if self.original else NOT_COMPARED
+            ASPECTS, f"by the outputs of {self.original}" if self.original else NOT_COMPARED
         )
         if self.weights is not None:
             found["weights"] = "bit for bit"
@@ -149,7 +149,7 @@ class Verification:
     @property
     def said(self) -> str:
         """What was compared with the original, in a sentence."""
-        return f"{', '.join(ASPECTS)}: compared by the numbers of {self.original}"
+        return f"compared by the outputs with {self.original}: {', '.join(ASPECTS)}"
 
     @property
     def not_verified(self) -> tuple[str, ...]:
@@ -247,6 +247,8 @@ class Verification:
         worst = errors.worst
         where = f"at step {worst.step:,}, row {worst.row}, feature {worst.feature}"
         where += f" of {output!r}" if len(self.drifts) > 1 else ""
+        if error == math.inf:
+            return Verdict(False, f"{called} has no row, or no finite number, {where}")
         return Verdict(False, f"{called} is off by {error:.2e} {where}, more than {limit:.2e}")
 
     def facts(self) -> dict[str, Any]:

@@ -13,25 +13,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.verification.program import reason
 from fastlstm.verification.torch_equations import ONE_AT_A_TIME
 
 __all__ = ["TorchProgram", "declared", "open_archive"]
 
 Array = npt.NDArray[Any]
 
-PLACE = re.compile(r"\[(\d+|'[^']*')\]")
+PLACE = re.compile(r"\[(\d+)\]")
 
 
 class TorchProgram:
     """A copy of a module, in evaluation and in one precision.
+
+    An exported program keeps its own precision, and may say sizes that it was exported for.
 
     Its arguments are those of its forward, by name; of a tuple the parts, as ``"hx[0]"``. What it
     returns is called by its place, ``""`` being all of it.
 
     Parameters
     ----------
-    module : torch.nn.Module
-        Live, or of TorchScript, or of an exported program.
+    module : torch.nn.Module, live or of TorchScript, or torch.export.ExportedProgram
     name : str
     dtype : numpy.dtype
         Of the model's weights, to which those of the module are rounded first.
@@ -44,19 +46,19 @@ class TorchProgram:
     ) -> None:
         import torch
 
-        try:
-            own = copy.deepcopy(module)
-        except Exception as error:  # of torch, or of its own code
-            raise ValueError(f"the module cannot be copied: {_first_line(error)}") from None
+        self._sizes: dict[str, tuple[int | None, ...]] = {}
+        if isinstance(module, torch.export.ExportedProgram):
+            self._sizes, module, precision = _sizes_of(module), module.module(), None
+        own = _copied(module)
         self.parameters, self.may_be_states = declared(own)
         self.dtype = dtype
         if precision is None:
             numbers = [t for t in own.state_dict().values() if t.is_floating_point()]
             self._torch_dtype = numbers[0].dtype if numbers else torch.float32
         else:
-            own = own.cpu().eval().to(getattr(torch, dtype.name))
             self._torch_dtype = getattr(torch, precision)
-            own = own.to(self._torch_dtype)
+            with _quietly():
+                own = own.cpu().eval().to(getattr(torch, dtype.name)).to(self._torch_dtype)
         self.name = f"{name}, {str(self._torch_dtype).removeprefix('torch.')}"
         if self._torch_dtype == torch.float32:
             self.dtype = np.dtype(np.float32)
@@ -64,10 +66,11 @@ class TorchProgram:
 
     def start(self) -> Any:
         # A module may keep states of its own: each sequence has a copy.
-        return copy.deepcopy(self._module)
+        return _copied(self._module)
 
     def size_of(self, argument: str, axis: int) -> int | None:
-        return None
+        sizes = self._sizes.get(PLACE.sub(r"_\1", argument), ())
+        return sizes[axis] if axis < len(sizes) else None
 
     def call(self, session: Any, arguments: Mapping[str, Any]) -> dict[str, Array]:
         import torch
@@ -82,13 +85,7 @@ class TorchProgram:
             named: dict[str, Any] = {}
         else:
             positional, named = [], given
-        with (
-            ONE_AT_A_TIME,
-            torch.no_grad(),
-            _default_dtype(self._torch_dtype),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")  # what a module warns of is no news to who trained it
+        with _quietly(), torch.no_grad(), _default_dtype(self._torch_dtype):
             result = session(*positional, **named)
         return {
             place: tensor.detach().cpu().resolve_conj().numpy().copy()
@@ -107,6 +104,22 @@ class TorchProgram:
         return tensor.to(self._torch_dtype) if tensor.is_floating_point() else tensor
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """What torch and a module warn of is no news to who trained it."""
+    with ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _copied(module: Any) -> Any:
+    try:
+        with _quietly():
+            return copy.deepcopy(module)
+    except Exception as error:  # of torch, or of its own code
+        raise ValueError(f"the module cannot be copied: {reason(error)}") from None
+
+
 def declared(module: Any) -> tuple[dict[str, str], dict[str, bool]]:
     """Of a forward the parameters, and what each says it is, "" if nothing.
 
@@ -116,7 +129,7 @@ def declared(module: Any) -> tuple[dict[str, str], dict[str, bool]]:
 
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]
-        arguments = [a for a in schema.arguments if a.name != "self"]
+        arguments = schema.arguments[1:]  # behind the module itself
         needed = {
             a.name: not a.has_default_value()
             for a in arguments
@@ -135,8 +148,23 @@ def declared(module: Any) -> tuple[dict[str, str], dict[str, bool]]:
     return wants, needed
 
 
+def _sizes_of(program: Any) -> dict[str, tuple[int | None, ...]]:
+    """The sizes of the inputs of an exported program; None for each that is open."""
+    inputs = set(program.graph_signature.user_inputs)
+
+    def fixed(size: Any) -> int | None:
+        # A symbol that a guard made constant is one still, in a program that was not saved.
+        return size if isinstance(size, int) else size.node.maybe_as_int()
+
+    return {
+        node.name: tuple(map(fixed, node.meta["val"].shape))
+        for node in program.graph.nodes
+        if node.name in inputs and hasattr(node.meta.get("val"), "shape")
+    }
+
+
 def open_archive(path: str) -> Any:
-    """The module in a TorchScript archive, or in a file of ``torch.export``.
+    """The module in a TorchScript archive, or the program in a file of ``torch.export``.
 
     Raises
     ------
@@ -146,21 +174,20 @@ def open_archive(path: str) -> Any:
     import torch
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             if path.lower().endswith(".pt2"):
-                return torch.export.load(path).module()
+                return torch.export.load(path)
             return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except OSError:
         raise
     except Exception as error:  # whatever torch makes of a file that it cannot read
-        raise ValueError(f"torch cannot load {path!r:.200}: {_first_line(error)}") from None
+        raise ValueError(f"torch cannot load {path!r:.200}: {reason(error)}") from None
 
 
 def _put(nested: dict[str, Any], name: str, value: Any) -> None:
     """Put an argument, ``"hx"`` or ``"hx[1][0]"``, into its place."""
     base = name.partition("[")[0]
-    places = [int(place) for place in re.findall(r"\[(\d+)\]", name)]
+    places = [int(place) for place in PLACE.findall(name)]
     if not places:
         nested[base] = value
         return
@@ -201,7 +228,3 @@ def _default_dtype(dtype: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{error}".strip().partition("\n")[0][:200] or type(error).__name__

@@ -34,6 +34,8 @@ CLOSE = 1e-6
 ROWS, STEPS = 3, 7
 SEED = 20261121
 
+MOST_SHOWN = 6  # of the ways that were tried
+
 
 def worked_out(
     program: Program,
@@ -87,7 +89,9 @@ def worked_out(
         axes = {axis for a in arguments if a.role == "rows" for axis in a.axes} & {TIME, BATCH}
         found.append((off, len(axes), Call(arguments, taken)))
     if not found:
-        shown = "".join(f"\n  {refusal}" for refusal in dict.fromkeys(refusals[:20]))
+        shown = "".join(f"\n  {refusal}" for refusal in refusals[:MOST_SHOWN])
+        if len(refusals) > MOST_SHOWN:
+            shown += f"\n  and {len(refusals) - MOST_SHOWN} more ways"
         rows = {name: row_of(model, name) for name in model.outputs}
         raise ValueError(
             f"no way was found to call {program.name} in which it gives what the model does, "
