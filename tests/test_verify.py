@@ -425,7 +425,7 @@ def test_refuses_what_is_no_source(rng: np.random.Generator, tmp_path: Path) -> 
         verify(model, 3)
     assert str(caught.value) == (
         "against is a int; expected a torch.nn.Module, the path of a file that can be run (.onnx, "
-        "TorchScript, .pt2) or another Model"
+        "TorchScript, .pt2, .keras) or another Model"
     )
     (tmp_path / "model.pt").write_bytes(b"no archive")
     with pytest.raises(

@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="SOURCE",
-        help="what the model was made of: an .onnx file, a TorchScript archive or a .pt2 file, "
-        "which onnxruntime or torch run, with what is in them; or a checkpoint, which is "
-        "converted again and must have the same weights",
+        help="what the model was made of: an .onnx file, a TorchScript archive, a .pt2, "
+        ".keras or .h5 file, which onnxruntime, torch or keras runs, with what is in it; or a "
+        "checkpoint, which is converted again and must have the same weights",
     )
     parser.add_argument(
         "--module",
@@ -273,7 +273,8 @@ def _show(
 
 
 WAYS_ON = (
-    "to compare them, give what the model was made of: --against FILE (.onnx, TorchScript, .pt2), "
+    "to compare them, give what the model was made of: --against FILE (.onnx, TorchScript, .pt2, "
+    ".keras), "
     "--module FILE.py:CLASS --against CHECKPOINT, or numbers of it, --recorded FILE.npz"
 )
 

@@ -111,8 +111,8 @@ def verify(
     against : torch.nn.Module, path, or Model, optional
         What the model was made of, or is said to be. A live module, of TorchScript too, is copied
         and run in evaluation, in the model's dtype and in float64. A file is run by what runs it,
-        if that is installed: a TorchScript archive or a .pt2 file by torch, .onnx by onnxruntime.
-        How it is called the model's file says, or the ways there are get
+        if that is installed: a TorchScript archive or a .pt2 file by torch, .onnx by onnxruntime,
+        .keras and .h5 by keras. How it is called the model's file says, or the ways there are get
         tried. Another model, such as ``fastlstm.from_torch(source)``, is evaluated in float64, and
         if it has the same graph its weights must be the same bits; it is no original, as the order
         of the layers is by the same word as the model's.
@@ -237,7 +237,12 @@ def open_module(where: str, checkpoint: str | None = None) -> Any:
 def _on_word(model: Model) -> tuple[str, ...]:
     """What the report of the conversion says was taken on the caller's word."""
     report = model.source.get("report", "").splitlines()
-    return tuple(line for line in report if "your word" in line)
+    mark = "not verified: "
+    return tuple(
+        line[len(mark) :] if line.lower().startswith(mark) else line
+        for line in report
+        if line.lower().startswith(mark) or "your word" in line
+    )
 
 
 def _of_recording(recording: Any, found: Sequence[Comparison]) -> list[str]:

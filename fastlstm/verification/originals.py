@@ -1,4 +1,4 @@
-"""What a model was made of, opened so that it can be run: modules, archives and ONNX files."""
+"""What a model was made of, opened so that it can be run: modules, archives, ONNX and Keras."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ def _kind(path: str) -> str:
     ending = Path(path).suffix.lower()
     if ending == ".onnx":
         return "onnxruntime"
+    if ending in (".keras", ".h5", ".hdf5"):
+        return "keras"
     if ending == ".pt2":
         return "torch"
     try:
@@ -94,7 +96,7 @@ def open_original(against: Any, model: Model, exactly: Run) -> Opened:
     if not isinstance(against, str | bytes | os.PathLike):
         raise TypeError(
             f"against is a {type(against).__name__}; expected a torch.nn.Module, the path of a "
-            f"file that can be run (.onnx, TorchScript, .pt2) or another Model"
+            f"file that can be run (.onnx, TorchScript, .pt2, .keras) or another Model"
         )
     path = os.fsdecode(against)
     name = Path(path).name
@@ -109,6 +111,8 @@ def open_original(against: Any, model: Model, exactly: Run) -> Opened:
         return Opened(f"{name}, run by onnxruntime", (Original(program, call, model),), notes)
     if kind == "torch":
         return _of_torch(open_archive(path), name, model, exactly)
+    if runner_of(path) == "keras":
+        return _of_keras(path, model)
     raise ValueError(
         f"{path!r:.500} cannot be run: it holds weights and no program, or what runs it is not "
         f"installed. verify(model, module) runs the module it is of; verify(model, recorded=path) "
@@ -135,6 +139,25 @@ def _of_torch(module: Any, what: str, model: Model, exactly: Run) -> Opened:
         except ValueError as error:  # a tensor that its code makes in float32, for example
             notes += (f"the module does not run in float64: {error}",)
     return Opened(f"{article}{what}, run by torch", tuple(sources), notes)
+
+
+def _of_keras(path: str, model: Model) -> Opened:
+    """A file of Keras, which is called as the conversion found."""
+    from fastlstm.verification.keras_model import KerasProgram
+
+    note = model.source.get("call")
+    if note is None:
+        raise ValueError(
+            f"{path!r:.200} cannot be run beside this model, which does not say how it is called; "
+            f"expected the model that was converted from it, by this version"
+        )
+    call = Call.from_json(note)
+    names = ([a.name for a in side] for side in (call.arguments, call.outputs))
+    program = KerasProgram(path, *names)
+    original = Original(program, call, model)
+    _probe(original, model)
+    notes = (f"the original was called with {call}, as the conversion found",)
+    return Opened(f"{Path(path).name}, run by {program.name}", (original,), notes)
 
 
 def _is_simple(model: Model) -> bool:
