@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import places as at
+from fastlstm.sources.arrays.loops import Loops
 from fastlstm.sources.arrays.places import ANY, FILL, Columns, Frame
 from fastlstm.sources.arrays.rows import Made, Rows
 
@@ -81,6 +82,7 @@ class Core:
     def __init__(self, batch: int, steps: int, before: Core | None = None) -> None:
         self.batch, self.steps = batch, steps
         self.rows: Rows = Rows(before.rows if before else None)
+        self.loops = Loops(self.rows)
         self.notes: dict[str, None] = {}
         self._at: list[tuple[str, str]] = []
         self._derived: dict[Any, tuple[Array, Array]] = {}
@@ -154,7 +156,7 @@ class Core:
         full = [n if isinstance(n, int) else self.batch for n in axes]
         check_size(full)
         size = max(math.prod(sizes), 1)
-        self.rows.add(Made(name, (size,), max(self.steps, 1)))
+        self.rows.add(Made(name, (size,), max(self.steps, 1), is_state=True))
         offset = np.arange(math.prod(sizes)).reshape([n if isinstance(n, int) else 1 for n in axes])
         batch = None
         if "batch" in axes:
@@ -195,15 +197,22 @@ class Core:
             return np.full(array.shape, FILL)
         if array.dtype == bool:
             array = array.astype(np.float32)
-        row = self.rows.constant(array, f"{self.layer_name}.constant")
-        offset = np.arange(array.size).reshape(array.shape)
+        # An axis along which nothing changes, as that of the batch, is none of the row.
+        same = [n for n in range(array.ndim) if array.shape[n] > 1 and _is_same(array, n)]
+        kept = array
+        if same:
+            first = tuple(slice(0, 1) if n in same else slice(None) for n in range(array.ndim))
+            kept = self.derived(array, f"without {same}", lambda a: a[first])
+        row = self.rows.constant(kept, f"{self.layer_name}.constant")
+        offset = np.arange(kept.size).reshape(kept.shape)
         made = at.packed(self.rows.number(row.name), offset, None, ANY)
-        return np.where(array == 0, FILL, made)
+        return np.broadcast_to(np.where(kept == 0, FILL, made), array.shape)
 
     # Reading rows and giving them
 
     def frame(self, arrays: Sequence[Array], core: int = 0) -> Frame:
         """What the axes of arrays are, but for the last `core`."""
+        arrays = [self.rolled(array) for array in arrays]
         counts = self.rows.counts if self.steps else None
         return at.frame(arrays, batch=self.batch, counts=counts, core=core)
 
@@ -235,6 +244,8 @@ class Core:
         given = self.frame(arrays, core)
         reads, moment = self.reads(given, arrays, core)
         made = self.rows.node(layer, reads, tensors)
+        if moment is not None and self.steps:
+            made = self.loops.row(made, moment)
         return Value(self.back(given, made, gives, moment))
 
     def reads(
@@ -244,7 +255,7 @@ class Core:
 
         Axes of size 1 before the last `core` go where all of the arrays have them.
         """
-        aparts = [given.apart(array) for array in arrays]
+        aparts = [given.apart(self.rolled(array)) for array in arrays]
         wanted = [at.columns(a, batch=self.batch, counts=self.rows.counts) for a in aparts]
         timed = [w for w in wanted if (w.lag != ANY).any()]
         if len({bool(w.steps) for w in timed}) > 1:
@@ -268,6 +279,17 @@ class Core:
                 f"arrays of {' and '.join(map(str, sorted(counts)))} steps meet; expected as many"
             )
         return names, moment
+
+    def rolled(self, places: Array) -> Array:
+        """Places with rows of every step in place of those of turns of a loop."""
+        if not self.loops.same:
+            return places
+        rows, steps = at.row_of(places), at.steps_of(places)
+        made = places.copy()
+        for (name, step), every in self.loops.same.items():
+            here = (rows == self.rows.number(name)) & (steps == step)
+            made[here] += (self.rows.number(every) - self.rows.number(name)) << at.ROW_SHIFT
+        return made
 
     def _both_ends(self, timed: Sequence[Columns]) -> bool:
         """Whether single steps are taken at the beginning and at the end of a sequence."""
@@ -311,6 +333,11 @@ class Core:
         self.operations += 1
         if self.operations > MAX_OPERATIONS:
             raise ConvertError(f"the program has more than {MAX_OPERATIONS} operations")
+
+
+def _is_same(array: Array, axis: int) -> bool:
+    first = array[(slice(None),) * axis + (slice(0, 1),)]
+    return bool((array == first).all())
 
 
 def check_size(shape: Sequence[int]) -> None:

@@ -68,7 +68,7 @@ def finish(builder: Any, outputs: Mapping[str, Value], inputs: Iterable[str]) ->
 def _output(builder: Any, name: str, value: Value) -> tuple[str, tuple[str | int, ...]]:
     """The row that an output is of, and what its axes are."""
     with builder.at(f"output {name}", f"output {name!r:.200}"):
-        places = value.places
+        places = builder.rolled(value.places)
         given = builder.frame([places])
         columns = at.columns(given.apart(places), batch=builder.batch, counts=builder.rows.counts)
         row = tuple(n for n in given.row if n != 1)

@@ -8,11 +8,12 @@ running twice: once to see what becomes of each state, and once with that in its
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder
 from fastlstm.sources.arrays import places as at
+from fastlstm.sources.arrays.cells import recognise
 from fastlstm.sources.arrays.core import ShortError, SizeError, Value
 from fastlstm.sources.arrays.finish import Finished, finish
 from fastlstm.sources.arrays.places import FILL
@@ -33,7 +35,7 @@ Axes = tuple[str | int, ...]
 
 STEPS = (11, 13)  # of the two runs
 ROWS = (2, 3)
-UNKNOWN = 1009  # a size that is not known, before it is found
+UNKNOWN = 127  # a size that is not known, before it is found
 MOST_WAYS = 48
 MOST_STEPS = 2**14
 
@@ -72,10 +74,8 @@ class Outcome:
     states: dict[str, Any] = field(default_factory=dict)
 
 
-class Program(Protocol):
-    """A program: it is given a builder, and an array for each parameter."""
-
-    def __call__(self, builder: Builder, given: dict[str, Value]) -> Outcome: ...
+# It is given a builder, and an array for each parameter.
+Program = Callable[[Builder, dict[str, Value]], Outcome]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def follow(
 
 def _ways(parameters: Sequence[Parameter], pairs: dict[str, str]) -> Iterator[_Way]:
     """Ways in which inputs can be taken, the most usual first."""
-    data = [p for p in parameters if p.name not in pairs]
+    data = [p for p in parameters if p.name not in pairs and not p.state]
     if not data:
         return
     first, *others = data
@@ -253,18 +253,16 @@ class _Attempt:
         rows = (1, 1) if fixed or not batched else ROWS
         length = self._fixed_length()
         first = self._run(rows[0], length or STEPS[0])
-        if length and rows[0] == rows[1]:
-            return first
         # Where nothing is of another size, a second run would be the first one.
-        if rows[0] == rows[1] and not self.way.timed:
-            return first
+        if rows[0] == rows[1] and (length or not self.way.timed):
+            return _recognised(first)
         second = self._run(rows[1], length or STEPS[1] + 2 * self.least)
         if first.graph != second.graph:
             raise ConvertError(
                 "what is computed depends on how many steps or rows there are: "
                 + _difference(first.graph, second.graph)
             )
-        return first
+        return _recognised(first)
 
     def _fixed_length(self) -> int:
         for name, axes in self.way.axes.items():
@@ -392,7 +390,7 @@ class _Attempt:
                 value = outcome.outputs.get(output)
             if value is None:
                 raise ConvertError(f"{output!r:.200} is no output, and is the next {name!r:.200}")
-            after[name] = builder.places(value)
+            after[name] = self._of_first_turns(builder, builder.places(value))
             expected = self._shape(name, builder.batch)
             if after[name].shape != expected:
                 if after[name].size != math.prod(expected):
@@ -403,6 +401,16 @@ class _Attempt:
             kinds[name] = "float"
         moved = self._resolved(builder, after)
         return {name: Value(places, kinds[name]) for name, places in moved.items()}
+
+    def _of_first_turns(self, builder: Builder, places: Array) -> Array:
+        """Places of rows of the first turn of a loop, which a second run makes of every step."""
+        places = builder.rolled(places)
+        rows = at.row_of(places)
+        for every, first in builder.loops.first.items():
+            here = rows == builder.rows.number(every)
+            move = builder.rows.number(first) - builder.rows.number(every)
+            places = places + np.where(here, move << at.ROW_SHIFT, 0)
+        return places
 
     def _resolved(self, builder: Builder, after: Mapping[str, Array]) -> dict[str, Array]:
         """The rows that states are of, followed back through the steps before."""
@@ -497,6 +505,12 @@ class _Attempt:
             given.append(Argument(name, made.axes[own], "rows", own))
         given += [Argument(output, (), "state", name) for name, output in self.way.states.items()]
         return Call(tuple(arguments), tuple(given))
+
+
+def _recognised(made: Followed) -> Followed:
+    """With written-out cells as the layers that they are."""
+    graph, tensors, notes = recognise(made.graph, made.tensors)
+    return dataclasses.replace(made, graph=graph, tensors=tensors, notes=(*made.notes, *notes))
 
 
 def _difference(one: spec.Graph, other: spec.Graph) -> str:

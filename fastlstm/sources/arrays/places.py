@@ -22,7 +22,18 @@ import numpy.typing as npt
 
 from fastlstm.errors import ConvertError
 
-__all__ = ["ANY", "FILL", "Axis", "Columns", "Frame", "batch_of", "columns", "frame", "packed"]
+__all__ = [
+    "ANY",
+    "FILL",
+    "ROW_SHIFT",
+    "Axis",
+    "Columns",
+    "Frame",
+    "batch_of",
+    "columns",
+    "frame",
+    "packed",
+]
 __all__ += ["offset_of", "row_of", "shifted", "steps_of"]
 
 Array = npt.NDArray[Any]
@@ -32,12 +43,12 @@ FILL = -1  # the place of a zero
 _STEP_BITS, _BATCH_BITS, _OFFSET_BITS = 20, 4, 20
 _ZERO_STEP = 1 << (_STEP_BITS - 1)
 _STEPS, _BATCH, _OFFSETS = ((1 << n) - 1 for n in (_STEP_BITS, _BATCH_BITS, _OFFSET_BITS))
-_ROW_SHIFT = _STEP_BITS + _BATCH_BITS + _OFFSET_BITS
+ROW_SHIFT = _STEP_BITS + _BATCH_BITS + _OFFSET_BITS
 
 # The step of what is the same in all steps, and the row of what is the same in the whole batch.
 ANY = -_ZERO_STEP
 _ANY_BATCH = _BATCH
-MAX_BATCH = _BATCH - 1
+MAX_ROW = 1 << _OFFSET_BITS  # numbers
 MAX_STEPS = _ZERO_STEP // 2
 
 
@@ -45,7 +56,7 @@ def packed(row: int, offset: Any, batch: Any, step: Any) -> Any:
     """Places of numbers; `batch` is None for what all rows of the batch share."""
     row_of_batch = _ANY_BATCH if batch is None else batch
     return (
-        (row << _ROW_SHIFT)
+        (row << ROW_SHIFT)
         | (offset << (_STEP_BITS + _BATCH_BITS))
         | (row_of_batch << _STEP_BITS)
         | (step + _ZERO_STEP)
@@ -54,7 +65,7 @@ def packed(row: int, offset: Any, batch: Any, step: Any) -> Any:
 
 def row_of(places: Array) -> Array:
     """The number of the row of each place; -1 of a zero."""
-    return places >> _ROW_SHIFT
+    return places >> ROW_SHIFT
 
 
 def offset_of(places: Array) -> Array:

@@ -20,6 +20,7 @@ __all__ = ["Made", "Rows"]
 
 Array = npt.NDArray[Any]
 
+MAX_COMPARED = 2**16  # bytes of a constant that is looked for among the others
 MOST_LAGS = 2  # of one row, before they are one window
 
 
@@ -39,6 +40,8 @@ class Made:
         By suffix.
     tokens : int or None
         How many there are, 0 before that is known; None of real numbers.
+    is_state : bool
+        Whether it stands for what the call before has left.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Made:
     node: spec.Node | None = None
     tensors: Mapping[str, Array] = field(default_factory=dict)
     tokens: int | None = None
+    is_state: bool = False
 
 
 class Rows:
@@ -70,6 +74,8 @@ class Rows:
         self.starts: dict[tuple[str, int], Array] = {}  # of a row, so many steps before the first
         self.weights: set[str] = set()  # rows that stand for a softmax over time
         self._same: dict[Any, str] = {}
+        self._one: dict[Any, Array] = {}
+        self._used: dict[str, int] = {}  # of each name, how often there is one like it
         self._delayed: dict[str, Made] = {}
 
     def number(self, name: str) -> int:
@@ -104,6 +110,11 @@ class Rows:
 
     def add(self, made: Made) -> Made:
         """A row that nothing makes, or that a node makes."""
+        if math.prod(made.shape) > at.MAX_ROW:
+            raise ConvertError(
+                f"rows of {made.name!r:.200} have {math.prod(made.shape)} numbers; at most "
+                f"{at.MAX_ROW} are supported"
+            )
         self.number(made.name)
         self.made[made.name] = made
         return made
@@ -111,10 +122,10 @@ class Rows:
     def unique(self, name: str) -> str:
         """A name that no row has."""
         name = name or "row"
-        chosen, n = name, 1
+        chosen = name
         while chosen in self.made:
-            n += 1
-            chosen = f"{name}.{n}"
+            self._used[name] = self._used.get(name, 1) + 1
+            chosen = f"{name}.{self._used[name]}"
         return chosen
 
     def node(
@@ -125,9 +136,8 @@ class Rows:
         steps: int | None = None,
     ) -> Made:
         """The row that a layer makes of rows; an equal one, if there is one already."""
-        tensors = tensors or {}
-        plain = dataclasses.replace(layer, name="x", weights="", tensor_names=())
-        key = (plain, tuple(reads), tuple((s, id(a)) for s, a in tensors.items()))
+        tensors = {suffix: self.one(array) for suffix, array in (tensors or {}).items()}
+        key = self._key(layer, reads, tensors)
         if (same := self._same.get(key)) is not None:
             return self.made[same]
         layer = dataclasses.replace(layer, name=self.unique(layer.name))
@@ -146,17 +156,46 @@ class Rows:
         self._same[key] = made.name
         return made
 
+    def one(self, array: Array) -> Array:
+        """The array that stands for all that are the same: a loop cuts them out again each turn."""
+        memory = array.__array_interface__["data"][0]
+        key: Any = (memory, array.shape, array.strides, array.dtype.str)
+        if array.nbytes <= MAX_COMPARED:
+            key = (array.shape, array.dtype.str, array.tobytes())
+        kept = self._one.setdefault(key, array)
+        if kept is not array and id(array) in self.names and id(kept) not in self.names:
+            self.names[id(kept)] = (kept, self.names[id(array)][1])
+        return kept
+
+    def remember(self, made: Made) -> None:
+        """Have a node that is made elsewhere found where an equal one is asked for."""
+        assert made.node is not None
+        self._same[self._key(made.node.layer, made.node.reads, made.tensors)] = made.name
+
+    def forget(self, name: str) -> None:
+        """Take back a row that nothing reads."""
+        made = self.made.pop(name)
+        self._delayed.pop(name, None)
+        if made.node is not None:
+            key = self._key(made.node.layer, made.node.reads, made.tensors)
+            if self._same.get(key) == name:
+                del self._same[key]
+
+    def _key(self, layer: spec.Layer, reads: Sequence[str], tensors: Mapping[str, Array]) -> Any:
+        plain = dataclasses.replace(layer, name="x", weights="", tensor_names=())
+        return (plain, tuple(reads), tuple((s, id(a)) for s, a in tensors.items()))
+
     def row(self, name: str) -> Made:
         return self.made.get(name) or self.expected[name]
 
     def constant(self, array: Array, name: str) -> Made:
-        """A row that is an array."""
-        shape = array.shape or (1,)
+        """A row that is an array, without its axes of size 1."""
         known = self.names.get(id(array), (array, ""))[1]
-        layer = spec.Constant(known or name, shape)
-        kept = array if array.shape else array.reshape(1)
+        shape = tuple(n for n in array.shape if n != 1) or (1,)
+        kept = array if array.shape == shape else array.reshape(shape)
+        kept = self.one(kept)
         self.names.setdefault(id(kept), (kept, known))
-        return self.node(layer, (), {"value": kept}, 0)
+        return self.node(spec.Constant(known or name, shape), (), {"value": kept}, 0)
 
     def read(self, wanted: Columns, shape: spec.Shape, name: str) -> str:
         """The name of a row of these axes that has these numbers."""
@@ -205,7 +244,7 @@ class Rows:
         if stride < 1:
             raise ConvertError("an array is read backwards in time")
         if lag < 0:
-            name = self._before(made, -lag)
+            name = self.before(made, -lag)
             lag = 0
         asked = steps or made.steps
         if lag > 0 or stride > 1 or asked < made.steps:
@@ -222,7 +261,7 @@ class Rows:
             raise ConvertError("more steps are read than there are")
         return name
 
-    def _before(self, made: Made, steps: int) -> str:
+    def before(self, made: Made, steps: int) -> str:
         """The row that another was so many steps ago."""
         name = f"{made.name}.before.{steps}"
         if name in self._delayed:
@@ -237,6 +276,15 @@ class Rows:
             Made(name, made.shape, made.steps, delay(made.name), tensors)
         )
         return name
+
+    def start(self, made: Made, row: Array) -> None:
+        """Have a row be another one before the first step."""
+        self.starts[made.name, 1] = row
+        for name, delayed in list(self._delayed.items()):
+            if delayed.node is not None and delayed.node.reads[0] == made.name:
+                del self._delayed[name]
+                assert isinstance(delayed.node.layer, spec.Delay)
+                self.before(made, delayed.node.layer.steps)
 
     def _start(self, made: Made, steps: int) -> Array | None:
         """The rows before the first, the earliest first; None where they are zeros."""
