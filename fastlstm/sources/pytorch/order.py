@@ -176,12 +176,7 @@ class _Search:
         tokens = False
         for at, word in enumerate(self.words):
             if word.kind == "input":
-                sizes = dict(word.given)["*sizes"]
-                if at or min(sizes) < 1:
-                    raise ConvertError(
-                        f"layers= has {str(word)!r:.100}; expected it first, with positive sizes"
-                    )
-                yield spec.Row(sizes)
+                yield spec.Row(dict(word.given)["*sizes"])
                 return
             if word.kind == "one_hot":
                 tokens = True
@@ -192,11 +187,7 @@ class _Search:
             elif _takes_block(word):
                 yield from self.rows_of(at, tokens)
                 return
-            elif not (
-                word.kind in (OPEN, "dropout", "identity", "softmax", "log_softmax")
-                or KINDS[word.kind].of_each
-                or (word.kind in KINDS and KINDS[word.kind].weights == "tensor")
-            ):
+            elif word.kind != OPEN and not (word.is_word and _keeps_axes(word)):
                 break
         raise ConvertError(
             f"layers={joined(self.words)!r} does not tell what a step of the input is; begin it "
@@ -235,6 +226,15 @@ def _takes_block(word: Word) -> bool:
     if not word.is_word or KINDS[word.kind].weights != "layer":
         return False
     return word.path is not None or word.parameters.get("affine") is not False
+
+
+def _keeps_axes(word: Word) -> bool:
+    """Whether a row has the same axes before a word that needs no others."""
+    kind = KINDS[word.kind]
+    return kind.of_each or kind.weights == "tensor" or word.kind in _KEEPING
+
+
+_KEEPING = ("dropout", "identity", "softmax", "log_softmax")
 
 
 def _bound(word: Word, blocks: Sequence[Block], tensors: Mapping[str, Tensor]) -> Weights:

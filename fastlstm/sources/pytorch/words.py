@@ -161,6 +161,11 @@ def parse(layers: str | Sequence[str]) -> list[Word]:
         words = []
         for text in layers:
             words += _program(text) if text.lstrip()[:1] == OPEN else [_word(text)]
+    for at, word in enumerate(words):
+        if word.kind == "input" and (at or min(dict(word.given).get("*sizes", (0,))) < 1):
+            raise ConvertError(
+                f"layers= has {str(word)!r:.{SHOWN}}; expected it first, with positive sizes"
+            )
     if len(words) > MAX_WORDS:
         raise ConvertError(f"layers= has {len(words)} words; at most {MAX_WORDS} are supported")
     return words
