@@ -100,7 +100,7 @@ def test_words_are_written_as_they_are_read() -> None:
         ("[relu | tanh] add", r"right behind a '\]'; expected a comma"),
         ("linear, , relu", "holds '', which is no word"),
         ("linear,", "holds '', which is no word"),
-        ("linear, ?, relu", "expected in its place what forward computes between these layers"),
+        ("linear, ?, relu", "expected in its place what forward computes there"),
         ("[linear | identity], relu", "behind 2 branches, and it takes one row; join them"),
         ("[linear | identity], multiply(2)", "expected multiply alone, which joins them"),
         ("[linear | identity | relu], divide", "behind 3 branches; expected two"),

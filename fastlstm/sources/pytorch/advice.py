@@ -38,8 +38,8 @@ def example(blocks: Sequence[Block], told: Told, bound: bool = False) -> str:
     """
     silent = {one.path: one for one in told.silent}
     by_path = {block.path: block for block in blocks}
-    paths = [p for p in told.known if p in by_path or p in silent] if silent else list(by_path)
-    paths += [path for path in by_path if path not in paths]
+    there = (path for path in told.known if path in by_path or path in silent)
+    paths = list(dict.fromkeys((*there, *by_path) if silent else by_path))
     words: list[Word] = []
     for path in paths[: MOST + 1]:
         if path in silent:
@@ -57,6 +57,8 @@ def example(blocks: Sequence[Block], told: Told, bound: bool = False) -> str:
 def _word(block: Block, first: bool, bound: bool) -> Word:
     kinds = [kind for kind in block.choices if kind in KINDS]
     kind = "embedding" if "embedding" in kinds and first else kinds[0]
+    if kind == "layer_norm" and len(kinds) > 1:
+        return Word("?", block.path)  # or another norm, or a PReLU
     known = block.known.parameters if block.known is not None else {}
     asked = next((names for word, names in _ASKED.items() if kind.startswith(word)), ())
     given = tuple((name, "?") for name in asked if name not in known)
@@ -73,19 +75,24 @@ def check_silent(
     ConvertError
         Naming what is left out, and the words that would have it.
     """
-    left = [word for word in words if word.is_word]
+    left: dict[str, list[Word]] = {}
+    for word in words:
+        left.setdefault(word.kind, []).append(word)
     missing: list[Silent] = []
     for one in told.silent:
         if one.path in ignored:
             continue
         for own in one.words:
-            match = next((word for word in left if _agrees(word, own)), None)
+            alike = left.get(own.kind, [])
+            match = next((word for word in alike if _agrees(word, own)), None)
             if match is None:
                 missing.append(one)
                 break
-            left.remove(match)
+            alike.remove(match)
+        if len(missing) == MOST:
+            break
     if missing:
-        lines = "\n".join(f"  {one.called}: {joined(one.words)}" for one in missing[:MOST])
+        lines = "\n".join(f"  {one.called}: {joined(one.words)}" for one in missing)
         raise ConvertError(
             f"layers={joined(words)!r:.300} leaves out what the module holds:\n{lines}\nSay where "
             f"it runs, for example {example(blocks, told)}; only one that forward never runs is "
@@ -94,9 +101,7 @@ def check_silent(
 
 
 def _agrees(word: Word, own: Word) -> bool:
-    """Whether a word is that of a module, as far as the file keeps its settings."""
-    if word.kind != own.kind:
-        return False
+    """Whether a word of its kind is that of a module, as far as the file keeps its settings."""
     said, wanted = word.parameters, own.parameters
     return all(
         wanted[name] in ("?", said[name]) for name in wanted if name != "dim" and name in said

@@ -8,7 +8,7 @@ LayerNorm or a GroupNorm. What they do not tell, such as a stride, is said by th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +51,22 @@ class Block:
     ----------
     path : str
     tensors : dict of str to Tensor
-    choices : dict of str to Layer or None
-        By word, the layer of those sizes, called "block"; None where that is no single layer.
+    choices : tuple of str
+        Words of ``layers=``.
+    own : Layer, optional
+        The layer, whatever it is called, where more than the shapes tells of it.
     known : Known, optional
     """
 
     path: str
     tensors: dict[str, Tensor]
-    choices: dict[str, spec.Layer | None]
+    choices: tuple[str, ...]
+    own: spec.Layer | None = None
     known: Known | None = None
+
+    def layer(self, kind: str) -> spec.Layer | None:
+        """The layer of these sizes that a word stands for; None of a PReLU, which is no layer."""
+        return self.own or _layer(kind, {s: t.shape for s, t in self.tensors.items()})
 
 
 def find_blocks(
@@ -95,11 +102,7 @@ def find_blocks(
         if told is not None and told.refusal and (recurrent or "weight" in group):
             raise ConvertError(told.refusal)
         block = _recurrent(path, recurrent) if recurrent else _plain(path, group)
-        choices = {
-            kind: layer
-            for kind, layer in block.choices.items()
-            if told is None or kind == told.kind
-        }
+        choices = tuple(kind for kind in block.choices if told is None or kind == told.kind)
         if choices:
             blocks.append(dataclasses.replace(block, choices=choices, known=told))
     return blocks
@@ -173,59 +176,94 @@ def _recurrent(path: str, found: Mapping[str, Tensor]) -> Block:
         raise ConvertError(f"the weights {at(path)} make no layer: {why}") from None
     for suffix, wanted in layer.tensors().items():
         if shape(suffix) != wanted:
+            twice = len(wanted) == 1 and shape(suffix) == (2 * wanted[0],)
             raise ConvertError(
                 f"tensor {tensors[suffix].name!r:.200} has shape {shape(suffix)}; expected "
                 f"{wanted}, since {tensors['weight_ih_l0'].name!r:.200} is "
                 f"{shape('weight_ih_l0')} and the hidden size {hidden_size}"
+                + "; it is twice that, as CuDNN keeps both biases in one, which then has the gates "
+                "and axes of its weights in an order of its own, too" * twice
             )
-    return Block(path, tensors, {layer.kind: layer})
+    return Block(path, tensors, (layer.kind,), layer)
 
 
 def _plain(path: str, group: Mapping[str, Tensor]) -> Block:
     """What the tensors of any other layer can be; no choices if they are of none."""
     names = ("weight", "bias", "running_mean", "running_var")
     found = {name: group[name] for name in names if name in group}
-    shapes = {name: tensor.shape for name, tensor in found.items()}
-    choices: dict[str, spec.Layer | None] = {}
-    if not any(0 in shape for shape in shapes.values()):
-        for kind, layer in _layers(shapes):
-            # A word that has the tensors of another shape, or others, is not what they are.
-            if layer is None or {s: tuple(n) for s, n in layer.tensors().items()} == shapes:
-                choices.setdefault(kind, layer)
-    return Block(path, found, choices)
+    shapes = [tensor.shape for tensor in found.values()]
+    odd = any(0 in shape for shape in shapes)
+    return Block(path, found, () if odd else tuple(_kinds(found.keys(), shapes)))
 
 
-def _layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, spec.Layer | None]]:
-    """What may be layers of tensors of these shapes, by word, those that are likely first."""
-    if "running_mean" in shapes and len(shapes["running_mean"]) == 1:
-        yield (
-            "batch_norm",
-            spec.BatchNorm("block", *shapes["running_mean"], affine="weight" in shapes),
-        )
-    shape, bias = shapes.get("weight", ()), shapes.get("bias", ())
-    if not 1 <= len(shape) <= 5 or "running_mean" in shapes:
+def _kinds(names: Collection[str], shapes: Sequence[tuple[int, ...]]) -> Iterator[str]:
+    """What layers may have tensors of these names and shapes, those that are likely first."""
+    alike = len({*shapes}) == 1
+    if "running_mean" in names:
+        # With weight and bias, or with neither.
+        if alike and len(shapes[0]) == 1 and len(names) in (2, 4) and "running_var" in names:
+            yield "batch_norm"
         return
-    rows, columns, *kernel = (*shape, 0) if len(shape) == 1 else shape
-    if len(shape) == 2:
-        yield "linear", spec.Linear("block", columns, rows, bias=bool(bias))
-        yield "embedding", spec.Embedding("block", rows, columns)
-    elif len(shape) > 2:
-        n = len(kernel)
-        sizes = tuple(kernel)
-        options: dict[str, Any] = {"bias": bool(bias), "over_time": True}
-        yield f"conv{n}d", spec.Convolution("block", columns, rows, sizes, **options)
-        groups = bias[0] // columns if len(bias) == 1 else 1
-        if groups and not rows % groups:
-            yield (
-                f"conv_transpose{n}d",
-                spec.Convolution(
-                    "block", rows, columns * groups, sizes, groups, transposed=True, **options
-                ),
-            )
-    yield "layer_norm", spec.LayerNorm("block", shape, bias=bool(bias))
-    yield "rms_norm", spec.RMSNorm("block", shape)
-    if len(shape) == 1:
-        yield "group_norm", spec.GroupNorm("block", 1, rows)
-        yield "instance_norm", spec.GroupNorm("block", rows, rows)
-        if not bias:
-            yield "prelu", None
+    if "weight" not in names or "running_var" in names or not 1 <= len(shapes[0]) <= MAX_AXES:
+        return
+    (rows, *columns), biased = shapes[0], "bias" in names
+    n = len(shapes[0])
+    if n == 1 and (alike or not biased):
+        yield "layer_norm"
+        yield from ("group_norm", "instance_norm") if biased else ("rms_norm", "prelu")
+    elif biased and alike:
+        yield "layer_norm"
+    elif n == 2 and (not biased or shapes[1] == (rows,)):
+        yield "linear"
+        if not biased:
+            yield "embedding"
+    elif n > 2:
+        if not biased or shapes[1] == (rows,):
+            yield f"conv{n - 2}d"
+        if not biased or (len(shapes[1]) == 1 and _groups(rows, columns[0], shapes[1][0])):
+            yield f"conv_transpose{n - 2}d"
+
+
+def _groups(rows: int, columns: int, outputs: int) -> int:
+    """The groups of a transposed kernel with so many outputs; 0 if that is none."""
+    groups, odd = divmod(outputs, columns)
+    return 0 if odd or rows % groups else groups
+
+
+MAX_AXES = 5  # of a weight: those of a kernel of three, and channels
+
+
+def _layer(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> spec.Layer | None:
+    """The layer, called "block", that a word stands for, of tensors of these shapes."""
+    shape, biased = shapes.get("weight", ()), "bias" in shapes
+    match kind:
+        case "batch_norm":
+            return spec.BatchNorm("block", shapes["running_mean"][0], affine="weight" in shapes)
+        case "layer_norm":
+            return spec.LayerNorm("block", shape, bias=biased)
+        case "rms_norm":
+            return spec.RMSNorm("block", shape)
+        case "group_norm":
+            return spec.GroupNorm("block", 1, shape[0])
+        case "instance_norm":
+            return spec.GroupNorm("block", shape[0], shape[0])
+        case "linear":
+            return spec.Linear("block", shape[1], shape[0], bias=biased)
+        case "embedding":
+            return spec.Embedding("block", shape[0], shape[1])
+        case "prelu":
+            return None
+    rows, columns, *kernel = shape
+    if not kind.startswith("conv_transpose"):
+        return spec.Convolution("block", columns, rows, tuple(kernel), bias=biased, over_time=True)
+    groups = _groups(rows, columns, shapes["bias"][0]) if biased else 1
+    return spec.Convolution(
+        "block",
+        rows,
+        columns * groups,
+        tuple(kernel),
+        groups,
+        biased,
+        over_time=True,
+        transposed=True,
+    )

@@ -98,11 +98,6 @@ def _gelu(settings: Settings) -> list[Word]:
     return [Word("gelu" if settings["approximate"] == "none" else "gelu_tanh")]
 
 
-def _rms_norm(settings: Settings) -> list[Word]:
-    eps = settings["eps"]
-    return [Word("rms_norm", None, () if eps is None else (("eps", eps),))]
-
-
 _KERNEL = _same("stride", "padding", "dilation", "groups")
 _POOL = _same("kernel_size", "stride", "padding")
 _NORM = {"track_running_stats": True}

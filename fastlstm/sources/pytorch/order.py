@@ -27,6 +27,8 @@ __all__ = ["Placed", "Placement", "Word", "place"]
 
 INPUT, OUTPUT = "input", "output"
 
+MAX_WORDS = 4096  # a graph has no more layers
+
 # Ways of placing blocks that are tried before asking for explicit bindings.
 MAX_TRIALS = 20_000
 
@@ -77,6 +79,8 @@ def place(
     ConvertError
         If the words fit the weights in no way or in more than one.
     """
+    if len(words) > MAX_WORDS:
+        raise ConvertError(f"there are {len(words)} layers; at most {MAX_WORDS} are supported")
     if not any(KINDS[word.kind].weights for word in words if word.is_word):
         raise ConvertError(f"layers={joined(words)!r} names no layer with weights")
     search = _Search(words, blocks, tensors, nonlinearity)
@@ -202,7 +206,7 @@ class _Search:
             self.missed(at, f"none of them can be {str(word)!r}")
         for choice in choices:
             block = choice.block
-            layer = block.choices[word.kind] if block is not None else None
+            layer = block.layer(word.kind) if block is not None else None
             shape = getattr(layer, "input_shape", None)
             if isinstance(layer, spec.Convolution) and shape is not None:
                 known = block.known.parameters if block is not None and block.known else {}
@@ -225,6 +229,8 @@ def _takes_block(word: Word) -> bool:
     """Whether a word takes the tensors of a layer."""
     if not word.is_word or KINDS[word.kind].weights != "layer":
         return False
+    if "affine" in dict(word.given):
+        return bool(dict(word.given)["affine"])
     return word.path is not None or word.parameters.get("affine") is not False
 
 
@@ -239,11 +245,10 @@ _KEEPING = ("dropout", "identity", "softmax", "log_softmax")
 
 def _bound(word: Word, blocks: Sequence[Block], tensors: Mapping[str, Tensor]) -> Weights:
     """What a word is bound to by its path, or by the only one that ends with it."""
-    what = KINDS[word.kind].weights if word.is_word else ""
-    path = word.path
-    if path is None or not what:
+    path, of_tensor = word.path, word.is_word and KINDS[word.kind].weights == "tensor"
+    if path is None or not (of_tensor or _takes_block(word)):
         return Weights()
-    if what == "tensor":
+    if of_tensor:
         names = [name for name in tensors if name == path] or [
             name for name in tensors if path and name.endswith(f".{path}")
         ]

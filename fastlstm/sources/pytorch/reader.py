@@ -113,18 +113,22 @@ def _of_state_dict(
         told = dataclasses.replace(made.told, silent=told.silent, unverified=told.unverified)
     own = told.words
     if given is not None and own is not None:
-        own = tuple(word for word in own if not _is_ignored(word, found, ignored))
-    chosen = words.merged(given, own)
+        left_out = _left_out(found, ignored)
+        own = tuple(word for word in own if word.path not in left_out)
+    row_alone = own is None and given is not None and [w.kind for w in given] == ["input"]
+    chosen = None if row_alone else words.merged(given, own)
     blocks = [*by_recipe, *find_blocks(found.tensors, ignored, told.known)]
     if not blocks:
+        why = told.unsaid and f" ({told.unsaid})"
         raise ConvertError(
-            f"there are no weights under PyTorch's names (weight_ih_l0, weight_hh_l0, ...); "
+            f"there are no weights under PyTorch's names (weight_ih_l0, weight_hh_l0, ...){why}; "
             f"expected those of an LSTM, GRU or RNN, or recipe= for a cell written by hand (a TOML "
             f"file, or one of {', '.join(built_in_recipes())}). Tensors seen:\n"
             f"{listing(found.tensors.values())}"
         )
     alone = chosen is None
-    chosen = _of_one_block(blocks, told) if chosen is None else chosen
+    if chosen is None:
+        chosen = [*(given or ()), *_of_one_block(blocks, told)]
     if given is not None:
         advice.check_silent(chosen, told, ignored, blocks)
     placement = order.place(
@@ -194,7 +198,7 @@ def _row(given: Sequence[Word] | None) -> tuple[int, ...]:
 
 def _of_one_block(blocks: Sequence[Block], told: Told) -> list[Word]:
     """The word of a model that is one recurrent block and nothing else."""
-    kind = next(iter(blocks[0].choices))
+    kind = blocks[0].choices[0]
     if len(blocks) == 1 and not told.unsaid and kind in ("lstm", "gru", "rnn"):
         return [Word(kind)]
     seen = listing(tensor for block in blocks for tensor in block.tensors.values())
@@ -303,10 +307,11 @@ def _ignored(found: StateDict, patterns: Iterable[str]) -> frozenset[str]:
     return frozenset(ignored)
 
 
-def _is_ignored(word: Word, found: StateDict, ignored: frozenset[str]) -> bool:
-    """Whether a module is named in ignore=, or all the tensors there are of it."""
-    tensors = [n for n in found.tensors if n.rpartition(".")[0] == word.path]
-    return word.path in ignored or (bool(tensors) and ignored.issuperset(tensors))
+def _left_out(found: StateDict, ignored: frozenset[str]) -> frozenset[str]:
+    """The paths of modules that ignore= names, or of which it names all tensors."""
+    kept = {name.rpartition(".")[0] for name in found.tensors if name not in ignored}
+    paths = {name.rpartition(".")[0] for name in ignored & found.tensors.keys()}
+    return frozenset((paths - kept) | (ignored & found.modules.keys()))
 
 
 def _refuse_ignored(ignored: frozenset[str], used: Iterable[str]) -> None:

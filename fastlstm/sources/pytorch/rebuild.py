@@ -268,9 +268,11 @@ def _placed(
     metadata: list[object],
 ) -> object:
     if dtype not in DTYPES:
-        return Opaque("torch", "Tensor", reason=f"a tensor of dtype {dtype[:40]} is not read")
+        return Opaque(
+            "torch", "Tensor", reason=f"a tensor of dtype {dtype[:40]}, which is not read"
+        )
     if any(metadata):
-        return Opaque("torch", "Tensor", reason="a conjugated or negated tensor is not read")
+        return Opaque("torch", "Tensor", reason="a conjugated or negated tensor, which is not read")
     size, stride = meaning.value(size), meaning.value(stride)
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ConvertError(f"the size of a tensor in the pickle is no tuple; {RETRY}")
@@ -287,7 +289,7 @@ def _placed(
 )
 def _unsupported_tensor(meaning: Meaning, call: Opaque) -> object:
     kind = call.name.removeprefix("_rebuild_").split("_")[0].replace("qtensor", "quantised")
-    return Opaque(call.module, call.name, reason=f"a {kind} tensor is not read")
+    return Opaque(call.module, call.name, reason=f"a {kind} tensor, which is not read")
 
 
 @_means(

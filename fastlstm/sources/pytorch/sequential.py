@@ -64,8 +64,9 @@ class Order:
         except UnknownSettingError as error:
             self.reasons.append(f"{called} {error}")
             return
-        if any(value is None for word in words for name, value in word.given if name == "eps"):
-            words = [Word(w.kind, None, tuple(eps_of(module).items())) for w in words]
+        if words and dict(words[0].given).get("eps", 0) is None:
+            said = {n: v for n, v in words[0].given if n != "eps"} | eps_of(module)
+            words = [Word(words[0].kind, None, tuple(said.items()))]
         before = self.axes
         over, _, how = found.over.partition(" ")
         why = getattr(self, f"_{over}")(found, module, words, how)

@@ -80,13 +80,11 @@ def _twins(names: Mapping[str, Shape]) -> list[str]:
     """The prefixes of sets that have the same names and shapes, one of them called averages."""
     split = {tuple(name.split(".")): shape for name, shape in names.items()}
     depth = 0
-    while len({path[: depth + 1] for path in split}) == 1 and all(
-        len(p) > depth + 1 for p in split
-    ):
+    while len({path[: depth + 1] for path in split if len(path) > depth + 1}) == 1:
         depth += 1
     heads: dict[Path, dict[str, Shape]] = {}
     for path, shape in split.items():
-        if len(path) > depth + 1 and path[-1] not in STATISTICS:
+        if len(path) > depth + 1 and not path[-1].endswith(STATISTICS):
             # Some averages are kept without the dots in their names.
             heads.setdefault(path[: depth + 1], {})["".join(path[depth + 1 :])] = shape
     alike: dict[frozenset[tuple[str, Shape]], list[Path]] = {}

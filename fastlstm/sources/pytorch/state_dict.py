@@ -41,7 +41,9 @@ WRAPPERS = (
     *("network", "module", "weights", "params"),
 )
 
-_QUANTIZED = re.compile(r"(?:.*\.)?(?:_packed_params|_all_weight_values)(?:\..*)?")
+_QUANTIZED = re.compile(
+    r"(?:.*\.)?(?:_packed_params|_all_weight_values|_packed_weight_(?:ih|hh))(?:\..*)?"
+)
 _PACKED = (
     "weights are packed for one kernel; expected float weights: convert the model before "
     "quantising it"
@@ -186,6 +188,7 @@ def find_state_dict(tree: Mapping[Any, Any], prefix: str | None) -> StateDict:
             others[name] = value
     inside = _modules_in(modules, wrapper, prefix or "")
     if not tensors:
+        StateDict({}, others, {}, ()).refuse_unreadable(frozenset())
         there = listing(t for p, v in leaves.items() if (t := _as_tensor(".".join(p), v)))
         where = f" under the prefix {prefix!r:.200}" if prefix else ""
         raise ConvertError(

@@ -20,7 +20,7 @@ def _of_weights(m: Making) -> Value:
     block, said = m.weights.block, m.settings()
     if block is None:
         return _MAKERS_WITHOUT[m.word.kind](m, said)
-    layer = block.choices[m.word.kind]
+    layer = block.layer(m.word.kind)
     assert layer is not None
     options = dict(block.known.options) if block.known else {}
     if "eps" in said:

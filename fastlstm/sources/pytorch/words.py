@@ -25,7 +25,6 @@ OPEN, OTHER, END = "[", "|", "]"
 BRANCHES = (OPEN, OTHER, END)
 
 MAX_NESTING = 16  # of brackets within each other
-MAX_WORDS = 4096  # a graph has no more layers
 SHOWN = 100  # characters of a text that a message shows
 
 _SAME_WORD = {"scale": "multiply"}
@@ -106,7 +105,7 @@ def joined(words: Iterable[Word]) -> str:
 def merged(given: Sequence[Word] | None, own: Sequence[Word] | None) -> list[Word] | None:
     """Words that are given, and those of a source that tells them: they may add to these, no more.
 
-    What a step of the input is may be given alone.
+    What a step of the input is may be given alone, before what they are.
 
     Raises
     ------
@@ -166,8 +165,6 @@ def parse(layers: str | Sequence[str]) -> list[Word]:
             raise ConvertError(
                 f"layers= has {str(word)!r:.{SHOWN}}; expected it first, with positive sizes"
             )
-    if len(words) > MAX_WORDS:
-        raise ConvertError(f"layers= has {len(words)} words; at most {MAX_WORDS} are supported")
     return words
 
 
@@ -228,8 +225,8 @@ def _word(text: str) -> Word:
     kind, rest = _SAME_WORD.get(name, name), text[match.end() if match else 0 :]
     if kind == "?":
         raise ConvertError(
-            "layers= holds '?', which stands for what weights do not tell; expected in its place "
-            "what forward computes between these layers, or identity where that is nothing"
+            f"layers= holds {text!r:.{SHOWN}}, which stands for what weights do not tell; expected "
+            f"in its place what forward computes there, or identity where that is nothing"
         )
     if kind not in KINDS:
         close = difflib.get_close_matches(name, [*KINDS, *_SAME_WORD], 3, 0.6)

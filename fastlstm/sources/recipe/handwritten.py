@@ -99,7 +99,7 @@ def translate(
         else:
             options = one.entry.options or {}
             its = Known(one.entry.kind, one.entry.nonlinearity, options=options)
-            blocks.append(Block(path, made, {one.entry.kind: layer}, its))
+            blocks.append(Block(path, made, (one.entry.kind,), layer, its))
         notes += [f"{path!r:.200}: {note}" for note in one.notes]
     what = f" ({recipe.description})" if recipe.description else ""
     kinds = ", ".join(one.kind if isinstance(one, Entry) else one.entry.kind for one in located)
