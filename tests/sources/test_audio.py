@@ -64,6 +64,18 @@ def test_rtneural(name: str, rng: np.random.Generator) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["conv", "conv2d", "conv_stateless", "dense", "gru", "lstm"])
+def test_rtneural_in_the_engine(name: str, tmp_path: Path) -> None:
+    """Whole, and as a stream in blocks."""
+    model = convert(trained(f"rtneural/models/{name}.json"), tmp_path / "model.safetensors")
+    x = table(f"{name}_x_python").reshape(-1, model.input_size).astype(np.float32)
+    y, _ = model(x)
+    assert_close(y, table(f"{name}_y_python").reshape(y.shape), 1e-5)
+    stream = model.stream()
+    rows = [stream.run(part) for part in np.array_split(x, 7)]
+    assert_close(np.concatenate([*rows, stream.flush()]), y, 1e-6)
+
+
 def test_rtneural_full_model(rng: np.random.Generator) -> None:
     """Without numbers of its authors: its equations, as Keras has them."""
     path = trained("rtneural/models/full_model.json")

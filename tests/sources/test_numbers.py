@@ -155,6 +155,17 @@ def test_what_holds_no_arrays(tmp_path: Path) -> None:
         read(path)
 
 
+def test_what_joblib_writes(tmp_path: Path) -> None:
+    """The bytes of each array stand between the opcodes of a pickle."""
+    path = tmp_path / "a.joblib"
+    path.write_bytes(
+        b"\x80\x03}q\x00X\x01\x00\x00\x00aq\x01cjoblib.numpy_pickle\nNumpyArrayWrapper\nq\x02)"
+        b"\x81q\x03}q\x04b" + np.ones(9).tobytes() + b"s."
+    )
+    with pytest.raises(ConvertError, match=r"joblib wrote it.*numpy\.savez"):
+        read(path)
+
+
 def test_hdf5_that_is_damaged(arrays: Arrays, tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     as_hdf5(arrays, path)
@@ -181,3 +192,45 @@ def test_rtneural_state_dicts(cell: str) -> None:
     )
     words = f"{cell}:{cell}, {cell}:{cell}2, linear:dense"
     assert_close(forward(read(path, layers=words), x), y, 1e-5)
+
+
+TORCH = {
+    "conv1d_torch": "conv1d",
+    "conv1d_torch_stride_3": "conv1d(stride=3)",
+    "conv1d_torch_group_6_3_3_1_3": "conv1d(groups=3)",
+    "conv1d_torch_group_6_3_4_10_3": "conv1d(groups=3, dilation=10)",
+    "conv1d_torch_group_6_6_1_1_6": "conv1d(groups=6)",
+    "convtranspose1d_torch": "conv_transpose1d(stride=3, padding=3)",
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_rtneural_convolutions(name: str) -> None:
+    """State dicts of one convolution; the CSVs of outputs are channels by time."""
+    path = trained(f"rtneural/models/{name}.json")
+    given = name.replace("_torch", "_torch_x_python")
+    made = name.replace("_torch", "_torch_y_python")
+    if "group" in name:
+        given = "conv1d_torch_group_x_python"
+        made = "conv1d_torch_group_y_python" + name.removeprefix("conv1d_torch_group")
+    x, y = (
+        np.loadtxt(trained(f"rtneural/test_data/{file}.csv"), delimiter=",", ndmin=2)
+        for file in (given, made)
+    )
+    x = x.T if name.startswith("convtranspose") else x
+    assert_close(forward(read(path, layers=TORCH[name]), x[:, None]), y.T[:, None], 1e-5)
+
+
+def test_rtneural_microtcn(rng: np.random.Generator) -> None:
+    """A block whose layers lie in files of their own: together they are a mapping."""
+    parts = ("conv1", "bn", "relu", "res")
+    source = {n: read_numbers(str(trained(f"rtneural/models/microtcn/{n}.json"))) for n in parts}
+    words = (
+        "[conv1d(dilation=10):conv1, batch_norm:bn, prelu:relu | conv1d:res, steps(start=30)], add"
+    )
+    made = read(source, layers=words)
+    x, y = (
+        np.loadtxt(trained(f"rtneural/test_data/microtcn_{n}.csv"), delimiter=",", ndmin=2)
+        for n in "xy"
+    )
+    assert_close(forward(made, x[:, None]), y.T[:, None], 1e-5)

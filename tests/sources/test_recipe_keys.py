@@ -684,6 +684,21 @@ def test_a_refusal_names_the_recipes_that_fit(rng: np.random.Generator) -> None:
     assert "recipe='two-linear'" not in str(caught.value)
 
 
+def test_a_file_of_very_many_layers() -> None:
+    """It costs no more time than there are names."""
+    kernel, bias = np.zeros((7, 16), "f4"), np.zeros(16, "f4")
+    for count, message in (
+        (600, "more than 512 of its layers"),
+        (5000, "at more than 4096 places"),
+    ):
+        w = {f"{n}/lstm_cell/kernel": kernel for n in range(count)}
+        w |= {f"{n}/lstm_cell/bias": bias for n in range(count)}
+        with pytest.raises(ConvertError, match=message):
+            read(w, recipe="tf1")
+        with pytest.raises(ConvertError, match="there are no weights under PyTorch's names"):
+            read(w)
+
+
 # --- models that were trained
 
 

@@ -115,9 +115,10 @@ class StateDict:
 
 def listing(tensors: Iterable[Tensor], most: int = 20) -> str:
     """Name, dtype and shape of each tensor, one a line; the first ``most`` and their number."""
-    lines = [f"  {t.name!r:.120}: {t.dtype} {t.shape}" for t in tensors]
-    if len(lines) > most:
-        lines[most:] = [f"  and {len(lines) - most} more ({len(lines)} in all)"]
+    all_ = list(tensors)
+    lines = [f"  {t.name!r:.120}: {t.dtype} {t.shape}" for t in all_[:most]]
+    if len(all_) > most:
+        lines.append(f"  and {len(all_) - most} more ({len(all_)} in all)")
     return "\n".join(lines)
 
 

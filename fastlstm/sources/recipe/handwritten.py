@@ -18,10 +18,15 @@ from fastlstm.sources.pytorch.words import Word, parse
 from fastlstm.sources.recipe.cells import Found
 from fastlstm.sources.recipe.entries import CELLS, Entry, Recipe
 from fastlstm.sources.recipe.file import built_in_recipes, read_recipe
-from fastlstm.sources.recipe.places import Names, Place, best, first_number, places
+from fastlstm.sources.recipe.places import Names, Place, best, first_number, paths, places
 from fastlstm.sources.recipe.table import KEYS
 
 __all__ = ["Translation", "told_of", "translate"]
+
+
+# Of a recipe without an order: what a hostile file repeats costs time. A model of more tensors than
+# MAX_TENSORS is none that a built-in recipe is for.
+MAX_LAYERS, MAX_PLACES, MAX_TENSORS = 512, 4096, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,8 @@ def translate(
     ConvertError
         If a tensor is missing, is there twice, is ignored, cannot be read or has a wrong shape.
     """
-    located = list(_located(recipe, found, dtype))
+    names = Names(found.tensors)
+    located = list(_located(recipe, found, names, dtype))
     used = {tensor.name: tensor for layer in located for tensor in _sources(layer)}
     for name in used:
         if name in ignored:
@@ -84,7 +90,7 @@ def translate(
         if isinstance(one, Entry):
             words += parse(one.kind)
             continue
-        path = _new_path(one, found, taken)
+        path = _new_path(one, names, taken)
         taken.add(path)
         (word,) = parse(one.entry.kind)
         words.append(replace(word, path=path))
@@ -121,12 +127,16 @@ def translate(
 
 def _fitting(tensors: Mapping[str, Tensor]) -> list[Recipe]:
     """The built-in recipes whose names and shapes these tensors have, those that use most first."""
-    found = StateDict(dict(tensors), {}, {}, ())
+    if len(tensors) > MAX_TENSORS:
+        return []
+    found, names = StateDict(dict(tensors), {}, {}, ()), Names(tensors)
     counts: dict[int, list[Recipe]] = {}
     for name in built_in_recipes():
         recipe = read_recipe(name)
         try:
-            layers = [one for one in _located(recipe, found, "float32") if isinstance(one, Found)]
+            layers = [
+                one for one in _located(recipe, found, names, "float32") if isinstance(one, Found)
+            ]
             for layer in layers:
                 layer.layer()
         except ConvertError:
@@ -142,19 +152,18 @@ def _sources(one: Found | Entry) -> Iterable[Tensor]:
     return one.sources() if isinstance(one, Found) else ()
 
 
-def _located(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found | Entry]:
+def _located(recipe: Recipe, found: StateDict, names: Names, dtype: str) -> Iterator[Found | Entry]:
     """The layers of a recipe where they lie; as they are, those without tensors."""
     if not recipe.ordered:
-        yield from _everywhere(recipe, found, dtype)
+        yield from _everywhere(recipe, found, names, dtype)
         return
-    names = Names(found.tensors)
     for entry in recipe.entries:
         if not entry.tensors:
             yield entry
             continue
         first = first_number(entry, found.tensors)
-        wanted = {name: names.forms(name) for name in Place(entry, "", first).names()}
-        below = places(found.tensors, wanted)
+        wanted = Place(entry, "", first).names()
+        below = places(names, wanted)
         whole = best(below, wanted)
         if len(whole) > 1:
             paths = [Place(entry, path).name for path in whole[:20]]
@@ -169,20 +178,17 @@ def _located(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found | E
         yield Found(recipe, entry, names, found.others, Place(entry, path, first), dtype)
 
 
-def _everywhere(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found]:
+def _everywhere(recipe: Recipe, found: StateDict, names: Names, dtype: str) -> Iterator[Found]:
     """Layers wherever their tensors are, in file order; each kind takes what is left."""
-    left, made = dict(found.tensors), list[Found]()
+    taken, made = set[str](), list[Found]()
     unfit: dict[str, ConvertError] = {}
     for entry in recipe.entries:
-        names = Names(dict(left))  # those that are left now
-        wanted = {name: names.forms(name) for name in Place(entry).names()}
         fit = []
-        for path, there in places(left, wanted).items():
-            # An entry of "lstm_cell/kernel" is not what "basic_lstm_cell/kernel" is.
-            if len(there) < len(wanted) or path.endswith("_"):
-                continue
+        for path in paths(names, Place(entry).names(), MAX_PLACES):
             try:
                 layer = Found(recipe, entry, names, found.others, Place(entry, path), dtype)
+                if not taken.isdisjoint(tensor.name for tensor in layer.sources()):
+                    continue  # another kind's
                 layer.layer()
             except ConvertError as error:
                 if entry.kind in CELLS:  # the names of a cell are nothing else's
@@ -190,10 +196,13 @@ def _everywhere(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found]
                 continue
             fit.append(layer)
             unfit.pop(path, None)
-        for layer in fit:
-            for tensor in layer.sources():
-                left.pop(tensor.name, None)
+        taken.update(tensor.name for layer in fit for tensor in layer.sources())
         made += fit
+        if len(made) > MAX_LAYERS:
+            raise ConvertError(
+                f"recipe {recipe.name!r:.200}: there are more than {MAX_LAYERS} of its layers; "
+                f"expected those of a model: choose a part with prefix="
+            )
     if unfit:
         raise next(iter(unfit.values()))
     if not made:
@@ -206,7 +215,7 @@ def _everywhere(recipe: Recipe, found: StateDict, dtype: str) -> Iterator[Found]
     yield from sorted(made, key=lambda layer: min(order[t.name] for t in layer.sources()))
 
 
-def _new_path(layer: Found, found: StateDict, taken: set[str]) -> str:
+def _new_path(layer: Found, names: Names, taken: set[str]) -> str:
     """A path for a layer's new tensors, unlike those taken.
 
     It is the name the recipe gives, or where the tensors were found, if nothing else lies there,
@@ -216,7 +225,7 @@ def _new_path(layer: Found, found: StateDict, taken: set[str]) -> str:
     own = {tensor.name for tensor in layer.sources()}
     if entry.name is not None:
         wanted = entry.name
-    elif old and own.issuperset(n for n in found.tensors if n.startswith(layer.place.path)):
+    elif old and names.beginning(layer.place.path) == len(own):
         wanted = old
     else:
         kind = entry.kind if entry.kind in KEYS else parse(entry.kind)[0].kind

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.state_dict import Tensor
 from fastlstm.sources.recipe.entries import Entry, Stacked
 
@@ -26,6 +29,21 @@ class Names:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
+        self._starts = sorted(tensors)
+        self._ends = sorted(name[::-1] for name in tensors)
+
+    def ending(self, text: str) -> Iterator[str]:
+        """Names in the file that end with a text."""
+        wanted = text[::-1]
+        for at in range(bisect.bisect_left(self._ends, wanted), len(self._ends)):
+            if not self._ends[at].startswith(wanted):
+                return
+            yield self._ends[at][::-1]
+
+    def beginning(self, path: str) -> int:
+        """How many names in the file begin with a path, which is not empty."""
+        behind = path[:-1] + chr(ord(path[-1]) + 1)
+        return bisect.bisect_left(self._starts, behind) - bisect.bisect_left(self._starts, path)
 
     def forms(self, name: str) -> tuple[str, ...]:
         """Names in the file that a name of a recipe may stand for."""
@@ -123,29 +141,44 @@ def first_number(entry: Entry, names: Iterable[str]) -> int:
     return min(numbers, default=0)
 
 
-def places(names: Iterable[str], wanted: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """What stands before names that end with those wanted, and which of them are there.
-
-    Parameters
-    ----------
-    names : iterable of str
-    wanted : mapping of str to collection of str
-        Each name wanted, and the forms in which it may be there.
-    """
-    forms: dict[str, list[str]] = {}
-    for name, its in wanted.items():
-        for form in its:
-            forms.setdefault(form, []).append(name)
-    lengths = sorted({len(form) for form in forms})
+def places(names: Names, wanted: Iterable[str]) -> dict[str, set[str]]:
+    """What stands before the names that end with those wanted, and which of them are there."""
     found: dict[str, set[str]] = {}
-    for name in names:
-        for length in lengths:
-            if length > len(name):
-                break
-            end, start = name[len(name) - length :], name[: len(name) - length]
-            if end in forms and (not start or start[-1] in _FIRM + _LOOSE):
-                found.setdefault(start, set()).update(forms[end])
+    for name in wanted:
+        for form in names.forms(name):
+            if form in names.tensors:
+                found.setdefault("", set()).add(name)
+            for mark in _FIRM + _LOOSE:
+                for full in names.ending(mark + form):
+                    found.setdefault(full[: len(full) - len(form)], set()).add(name)
     return found
+
+
+def paths(names: Names, wanted: Sequence[str], most: int) -> list[str]:
+    """Paths, "" or ending firmly, below which all of the names wanted are.
+
+    Raises
+    ------
+    ConvertError
+        If the first of them is there more than `most` times.
+    """
+    starts: list[str] = []
+    for form in names.forms(wanted[0]):
+        starts += [""] * (form in names.tensors)
+        for mark in _FIRM:
+            ends = itertools.islice(names.ending(mark + form), most + 1)
+            starts += [full[: len(full) - len(form)] for full in ends]
+    if len(starts) > most:
+        raise ConvertError(
+            f"a tensor is called {wanted[0]!r:.200} at more than {most} places; expected those of "
+            f"a model: choose a part with prefix="
+        )
+    # An entry of "lstm_cell/kernel" is not what "basic_lstm_cell/kernel" is, so "_" ends no path.
+    return [
+        start
+        for start in dict.fromkeys(starts)
+        if all(names.find(start + name) is not None for name in wanted)
+    ]
 
 
 def best(found: Mapping[str, Collection[str]], wanted: Collection[str]) -> list[str]:
