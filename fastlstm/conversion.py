@@ -49,7 +49,8 @@ def convert(
     nonlinearity : {"tanh", "relu"}, optional
         Of an RNN, which a file does not tell.
     ignore : sequence of str, optional
-        Patterns (``fnmatch``) of tensor names that may stay unused.
+        Patterns (``fnmatch``) of tensor names that may stay unused; of a Keras file also of layers
+        that are left out on your word, as a custom head, each handing on what it reads.
     dtype : {"float32", "float64"}, default "float32"
         What the model is stored and computed in.
     vocabulary : sequence of str, optional

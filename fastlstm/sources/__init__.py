@@ -54,7 +54,8 @@ def read(
     nonlinearity : {"tanh", "relu"}, optional
         Of the RNNs, where the source does not tell.
     ignore : str or sequence of str, optional
-        Patterns (:mod:`fnmatch`) of names of tensors that may stay unused.
+        Patterns (:mod:`fnmatch`) of names of tensors that may stay unused; of a Keras file also of
+        layers that are left out, each handing on what it reads.
     dtype : {"float32", "float64"}
         What the model is stored in.
     vocabulary : sequence of str, optional

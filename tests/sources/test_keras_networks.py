@@ -403,6 +403,14 @@ class TestMasks:
             with pytest.raises(ConvertError, match=f"{layer} 'm' leaves out what a Masking"):
                 read(path)
 
+    def test_a_recurrence_within_steps_that_are_marked(self, keras, la, tmp_path):
+        given = keras.Input((None, 3, 2))
+        marked = la.Masking(-1.0)(la.Dense(2)(given))
+        inner = la.TimeDistributed(la.GlobalAveragePooling1D(), name="t")
+        for path in saved(keras.Model(given, inner(marked)), tmp_path):
+            with pytest.raises(ConvertError, match="TimeDistributed 't' is around Global"):
+                read(path)
+
 
 class TestWhatIsLeftOutOnTheUsersWord:
     def test_a_custom_head(self, keras, la, rng, tmp_path):

@@ -38,7 +38,7 @@ Array = npt.NDArray[Any]
 Axes = tuple[int | None, ...]
 
 # What a graph may have; a file of a few bytes can ask for any of it.
-MAX_NODES, MAX_ROW, MAX_MOVED = 2**12, 2**20, 2**25
+MAX_NODES, MAX_ROW, MAX_MOVED = 2**12, 2**20, 2**24
 
 
 # What leaves the numbers of a model as they are.
@@ -241,6 +241,8 @@ class Builder:
         """Add a layer, whose name is unique, and its tensors by their suffix; its name."""
         if len(self.nodes) >= MAX_NODES:
             raise ConvertError(f"the model has more than {MAX_NODES} layers")
+        if layer.weights == layer.name:
+            layer = dataclasses.replace(layer, weights="")
         self.nodes.append(layer(*(value.name for value in reads)))
         for suffix, name in layer.names().items():
             if suffix in tensors:

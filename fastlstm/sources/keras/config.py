@@ -172,6 +172,7 @@ class Entry:
         if not isinstance(config, dict):
             raise ConvertError(f"{self.what} has the config {config!r:.80}; expected a mapping")
         self.version = version
+        self.inner: Any = None  # what a model that is a layer is, once somebody read it
         module = entry.get("module")
         self.module: str = module if isinstance(module, str) else ""
         self.nodes = entry.get("inbound_nodes")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.builder import Axes
 from fastlstm.sources.keras.file import SavedModel, Weights
-from fastlstm.sources.keras.network import MODELS, Call, Network, Tensor, read_network
+from fastlstm.sources.keras.network import MODELS, Network, Tensor, inner_network
 
 __all__ = ["Given", "given_inputs"]
 
@@ -55,7 +55,7 @@ def given_inputs(saved: SavedModel, network: Network, over_time: bool) -> list[G
     """
     shapes: list[Axes] = []
     sequences: list[int] = []
-    tokens = [_tokens(network, tensor, saved.version) for _, tensor in network.inputs]
+    tokens = [_tokens(network, tensor) for _, tensor in network.inputs]
     for ((_, tensor), said), count in zip(
         zip(network.inputs, network.shapes, strict=True), tokens, strict=True
     ):
@@ -92,31 +92,30 @@ def _axes(shape: object) -> Axes:
     return axes
 
 
-def _readers(network: Network, tensor: Tensor) -> list[Call]:
-    return [call for call in network.calls if tensor in call.reads]
-
-
-def _tokens(network: Network, tensor: Tensor, version: str) -> int:
+def _tokens(network: Network, tensor: Tensor) -> int:
     """How many tokens the embedding that reads an input knows; 0 if there is none."""
-    for call in _readers(network, tensor):
-        kind, found = call.entry.class_name, 0
-        if kind == "Embedding":
-            found = call.entry.options().size("input_dim")
-        elif kind in _PASS:
-            found = _tokens(network, Tensor(call.entry.name, call.number), version)
-        elif kind in MODELS:
-            inner = read_network({"class_name": kind, "config": call.entry.config}, version)
-            at = call.reads.index(tensor)
-            if at < len(inner.inputs):
-                found = _tokens(inner, inner.inputs[at][1], version)
-        if found:
-            return found
+    left, seen = [(network, tensor)], set()
+    while left:
+        network, tensor = left.pop()
+        if (id(network), tensor) in seen:
+            continue
+        seen.add((id(network), tensor))
+        for call in network.readers.get(tensor, []):
+            kind = call.entry.class_name
+            if kind == "Embedding":
+                return call.entry.options().size("input_dim")
+            if kind in _PASS:
+                left.append((network, Tensor(call.entry.name, call.number)))
+            elif kind in MODELS:
+                inner = inner_network(call.entry)
+                if (at := call.reads.index(tensor)) < len(inner.inputs):
+                    left.append((inner, inner.inputs[at][1]))
     return 0
 
 
 def _of_weights(saved: SavedModel, network: Network, tensor: Tensor) -> object:
     """The shape of an input of which the file says none, as the layer that reads it tells it."""
-    calls = _readers(network, tensor)
+    calls = network.readers.get(tensor, [])
     if not calls:
         return None
     entry = calls[0].entry

@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.config import Entry, refuse_foreign
 
-__all__ = ["MODELS", "Call", "Network", "Tensor", "read_network", "tensors_in"]
+__all__ = ["MODELS", "Call", "Network", "Tensor", "inner_network", "read_network", "tensors_in"]
 
 MODELS = ("Sequential", "Functional", "Model")
+
+MAX_ARGUMENTS = 2**10  # of a call, tensors or not
 
 
 class Tensor(NamedTuple):
@@ -47,8 +50,9 @@ class Call:
     arguments: list[Any]
     named: dict[str, Any]
 
-    @property
+    @cached_property
     def reads(self) -> list[Tensor]:
+        """All tensors among its arguments."""
         return [*tensors_in(self.arguments), *tensors_in(self.named)]
 
 
@@ -76,6 +80,24 @@ class Network:
     inputs: list[tuple[str, Tensor]]
     outputs: list[tuple[str, Tensor]]
     shapes: list[object]
+
+    @cached_property
+    def readers(self) -> dict[Tensor, list[Call]]:
+        """The calls that read each tensor."""
+        found: dict[Tensor, list[Call]] = {}
+        for call in self.calls:
+            for tensor in dict.fromkeys(call.reads):
+                found.setdefault(tensor, []).append(call)
+        return found
+
+
+def inner_network(entry: Entry) -> Network:
+    """The calls of a model that is a layer, read once."""
+    if entry.inner is None:
+        config = {"class_name": entry.class_name, "config": entry.config}
+        entry.inner = read_network(config, entry.version)
+    made: Network = entry.inner
+    return made
 
 
 def read_network(config: Mapping[str, Any], version: str) -> Network:
@@ -184,6 +206,15 @@ def tensors_in(value: object) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
+def _count(value: object) -> int:
+    """Values in a tree, those that hold others too."""
+    if isinstance(value, list):
+        return 1 + sum(map(_count, value))
+    if isinstance(value, dict):
+        return 1 + sum(map(_count, value.values()))
+    return 1
+
+
 def _calls(entry: Entry) -> Iterator[Call]:
     nodes = entry.nodes
     if not isinstance(nodes, list) or not nodes:
@@ -201,6 +232,11 @@ def _calls(entry: Entry) -> Iterator[Call]:
                 f"mappings of arguments"
             )
         named = {k: v for k, v in named.items() if v is not None and v is not False}
+        if (count := _count([arguments, named])) > MAX_ARGUMENTS:
+            raise ConvertError(
+                f"{entry.what} is called with {count} arguments; at most {MAX_ARGUMENTS} are "
+                f"supported"
+            )
         yield Call(entry, number, arguments, named)
 
 

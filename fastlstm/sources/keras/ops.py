@@ -372,6 +372,10 @@ def _steps(model: Builder, site: Site, value: Value, part: Any) -> Value:
         if value.steps is not None:
             start, stop, _ = slice(start, stop).indices(value.steps)
             stop -= value.steps
+            model.notes.append(
+                f"{site.what} takes steps of sequences of {value.steps}, which the file tells: "
+                f"this model is for those"
+            )
         end = -(stop or 0)
     if min(start, end) < 0 or step < 1 or max(start, end, step) > 2**20:
         raise WholeSequenceError(f"{site.what} takes steps from the end of a sequence; {FIXED}")

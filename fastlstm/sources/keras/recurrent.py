@@ -1,9 +1,4 @@
-"""Recurrent layers of Keras as ours: their cells, directions, states and masks.
-
-Kernels are (inputs, gates * units), with the gates in the order i f c o (LSTM) and z r h (GRU), and
-h' = z h + (1 - z) n (keras/src/layers/rnn). CuDNNLSTM and CuDNNGRU hold theirs transposed, gate by
-gate, with two biases (``_convert_rnn_weights`` of Keras 2).
-"""
+"""Recurrent layers of Keras as ours: their directions, states and masks."""
 
 from __future__ import annotations
 
@@ -20,47 +15,28 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.keras.builder import (
     FIXED,
     Array,
-    Axes,
     Builder,
     Site,
     Value,
     WholeSequenceError,
     shown,
-    take,
 )
-from fastlstm.sources.keras.config import Both, Entry, Options
-from fastlstm.sources.keras.cudnn import is_cudnn, of_cudnn
+from fastlstm.sources.keras.cells import Cell, cells_of
+from fastlstm.sources.keras.config import Entry, Options
 from fastlstm.sources.keras.file import Weights
 from fastlstm.sources.keras.rows import features
 
-__all__ = ["RECURRENT", "flipped", "states_of"]
+__all__ = ["RECURRENT", "flipped"]
 
-# The gates of ours, in our order, by their place in Keras's.
-_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 _LAYERS = ("LSTM", "GRU", "SimpleRNN", "RNN", "CuDNNLSTM", "CuDNNGRU")
 _MERGES = {"sum": "add", "mul": "multiply", "ave": "add"}
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A cell in our conventions; tensors by suffix, without ``_l0``."""
-
-    kind: str
-    units: int
-    options: dict[str, Any]
-    functions: tuple[str, ...]
-    tensors: dict[str, Array]
-
-    @property
-    def states(self) -> int:
-        return 1 + (self.kind == "LSTM")
 
 
 @dataclass(frozen=True)
 class _Direction:
     """A recurrent layer, of one cell or of several, each of which reads the one before."""
 
-    cells: list[_Cell]
+    cells: list[Cell]
     sequences: bool
     states: bool
     backwards: bool
@@ -72,116 +48,11 @@ class _Direction:
         return self.cells[-1].units
 
 
-def _cell(
-    model: Builder, what: str, kind: str, options: Options, weights: Weights, size: int
-) -> _Cell:
-    name = kind.removeprefix("CuDNN")
-    order, units = _GATES[name], options.size("units")
-    rows = len(order) * units
-    cudnn = name != kind
-    bias = cudnn or options.flag("use_bias")
-    # Keras 2.1.2 and older have no such option.
-    reset_after = name == "GRU" and (cudnn or options.flag("reset_after", False))
-    shapes: dict[str, Axes | None]
-    shapes = {"kernel": (size, rows), "recurrent_kernel": (units, rows)}
-    arrays = take(what, weights, shapes | ({"bias": None} if bias else {}))
-    if bias:
-        if is_cudnn(arrays["bias"].shape, rows):
-            reset_after = name == "GRU"
-            arrays = of_cudnn(arrays, len(order), reset_after)
-            model.notes.append(
-                f"{what} holds its weights as CuDNN has them: its kernels were transposed gate by "
-                f"gate, and its two biases {'taken apart' if reset_after else 'added'}"
-            )
-        expected = (2, rows) if reset_after else (rows,)
-        if arrays["bias"].shape != expected:
-            raise ConvertError(
-                f"weight 'bias' of {what} has shape {arrays['bias'].shape}; expected "
-                f"{shown(expected)}"
-            )
-
-    def ordered(array: Array) -> Array:
-        """(n, rows), or (rows,) for n = 1 -> (rows, n) with the gates in our order."""
-        by_gate = np.split(np.atleast_2d(array).T, len(order))
-        made = np.empty((rows, by_gate[0].shape[1]), array.dtype)
-        return np.concatenate([by_gate[gate] for gate in order], out=made)
-
-    # Taken out of `arrays`, so that not two copies of every weight are held.
-    tensors = {
-        "weight_ih": ordered(arrays.pop("kernel")),
-        "weight_hh": ordered(arrays.pop("recurrent_kernel")),
-    }
-    if bias:
-        both = ordered(arrays["bias"]).T
-        tensors["bias_ih"] = both[0]
-        tensors["bias_hh"] = both[1] if reset_after else np.zeros_like(both[0])
-    if cudnn:
-        functions: tuple[str, ...] = ("sigmoid", "tanh", "tanh")[: len(order) - 1]
-    else:
-        functions = _functions(what, name, options)
-    extra = {"reset_after": reset_after} if name == "GRU" else {}
-    return _Cell(name, units, {"bias": bias} | extra, functions, tensors)
-
-
-def _functions(what: str, kind: str, options: Options) -> tuple[str, ...]:
-    """Of the gates, of the candidate, of c: as many as the cell has."""
-    candidate = _single(what, options, "activation")
-    if kind == "SimpleRNN":
-        return (candidate,)
-    of_gates = _single(what, options, "recurrent_activation")
-    return (of_gates, candidate, candidate)[: 3 if kind == "LSTM" else 2]
-
-
-def _single(what: str, options: Options, key: str) -> str:
-    functions = options.activation(key)
-    if not functions:
-        return "affine(1.0, 0.0)"
-    first, *more = functions
-    if more or isinstance(first, Both) or first.endswith("softmax"):
-        names = ", then ".join(f if isinstance(f, str) else f.operation for f in functions)
-        raise ConvertError(
-            f"{what}: {key} is {names}; expected one function of a single number within a cell"
-        )
-    return first
-
-
-def _cells(
-    model: Builder, entry: Entry, options: Options, weights: Weights, size: int
-) -> list[_Cell]:
-    if entry.class_name != "RNN":
-        return [_cell(model, entry.what, entry.class_name, options, weights.inside("cell"), size)]
-    cell, place = Entry(options.take("cell"), entry.version), weights.inside("cell")
-    cell.refuse_foreign()
-    own = cell.options()
-    listed, places = [cell], [place]
-    if cell.class_name == "StackedRNNCells":
-        given = own.take("cells")
-        if not isinstance(given, list) or not given:
-            raise own.refused("cells", given, "a list of cells")
-        own.finish()
-        listed = [Entry(one, entry.version) for one in given]
-        places = place.parts([(one.class_name, one.name) for one in listed], "cells")
-    cells = []
-    for one, where in zip(listed, places, strict=True):
-        one.refuse_foreign()
-        kind = one.class_name.removesuffix("Cell")
-        if kind not in _GATES or kind == one.class_name:
-            known = ", ".join(f"{name}Cell" for name in _GATES)
-            raise ConvertError(
-                f"{entry.what} has the cell {one.what}; expected {known} or StackedRNNCells"
-            )
-        own = one.options()
-        cells.append(_cell(model, one.what, kind, own, where, size))
-        own.finish()
-        size = cells[-1].units
-    return cells
-
-
 def _direction(
     model: Builder, entry: Entry, options: Options, weights: Weights, size: int
 ) -> _Direction:
     made = _Direction(
-        cells=_cells(model, entry, options, weights, size),
+        cells=cells_of(model, entry, options, weights, size),
         sequences=options.flag("return_sequences", False),
         states=options.flag("return_state", False),
         backwards=options.flag("go_backwards", False),
@@ -193,7 +64,7 @@ def _direction(
     return made
 
 
-def states_of(site_inputs: Sequence[Any], named: Any) -> list[Any]:
+def _states_of(site_inputs: Sequence[Any], named: Any) -> list[Any]:
     """The initial states that a recurrent layer is called with."""
     given = named.get("initial_state")
     listed = given if isinstance(given, list | tuple) else [] if given is None else [given]
@@ -206,13 +77,18 @@ class _Run:
     def __init__(self, model: Builder, site: Site, ways: list[_Direction]) -> None:
         self.model, self.site, self.ways = model, site, ways
         self.value = _sequence(model, site)
-        self.given = states_of(site.inputs, site.named)
+        self.given = _states_of(site.inputs, site.named)
         expected = sum(cell.states for way in ways for cell in way.cells)
         if self.given and len(self.given) != expected:
             raise ConvertError(
                 f"{site.what} is called with {len(self.given)} initial states; expected "
                 f"{expected}, or none"
             )
+        for one in self.given:
+            if not isinstance(one, Value):
+                raise ConvertError(
+                    f"{site.what} starts from {one!r:.80}; expected what another layer gives"
+                )
         if self.value.timed and any(state.folded for state in self.given):
             raise WholeSequenceError(
                 f"{site.what} starts from what another layer makes of a whole sequence; expected "
@@ -226,7 +102,7 @@ class _Run:
             )
 
     def layer(
-        self, name: str, tensors: str, value: Value, cells: list[_Cell], reverse: bool, index: int
+        self, name: str, tensors: str, value: Value, cells: list[Cell], reverse: bool, index: int
     ) -> tuple[Value, list[Value]]:
         """Rows and states of one layer, of as many directions as there are cells.
 
@@ -266,17 +142,17 @@ class _Run:
             return whole, []
         return self._states(name, whole, cells, reverse, wants_c)
 
-    def _starts(self, name: str, value: Value, cells: list[_Cell], index: int) -> list[Value]:
+    def _starts(self, name: str, value: Value, cells: list[Cell], index: int) -> list[Value]:
         """h and c of all directions, as the layer reads them."""
         states = cells[0].states
         found = []
         for n in range(states):
             each = [self.given[index + n + d * states] for d in range(len(cells))]
             for one in each:
-                if not isinstance(one, Value) or one.own != (cells[0].units,):
+                if one.own != (cells[0].units,):
                     raise ConvertError(
                         f"{self.site.what} starts from "
-                        f"{shown(one.axes) if isinstance(one, Value) else repr(one)[:80]}; "
+                        f"{shown(one.axes)}; "
                         f"expected ({cells[0].units},), its units"
                     )
             if len(each) == 1:
@@ -289,7 +165,7 @@ class _Run:
         return found
 
     def _states(
-        self, name: str, whole: Value, cells: list[_Cell], reverse: bool, wants_c: bool
+        self, name: str, whole: Value, cells: list[Cell], reverse: bool, wants_c: bool
     ) -> tuple[Value, list[Value]]:
         """What stands for h, and the last states of each direction, of a layer that gives c too."""
         model, units, n = self.model, cells[0].units, len(cells)

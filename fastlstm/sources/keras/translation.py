@@ -17,7 +17,7 @@ from fastlstm.sources.keras.file import SavedModel, Weights
 from fastlstm.sources.keras.inputs import given_inputs
 from fastlstm.sources.keras.joins import JOINS
 from fastlstm.sources.keras.movement import MOVEMENT
-from fastlstm.sources.keras.network import MODELS, Call, Network, Tensor, read_network, tensors_in
+from fastlstm.sources.keras.network import MODELS, Call, Network, Tensor, inner_network, tensors_in
 from fastlstm.sources.keras.ops import OPS, is_op
 from fastlstm.sources.keras.recurrent import RECURRENT
 from fastlstm.sources.keras.rows import ROWS
@@ -26,7 +26,9 @@ from fastlstm.sources.keras.states import paired_states
 
 __all__ = ["Translation"]
 
-MAX_CALLS = 2**13  # of layers, those of models within models each time these are called
+# Calls of layers and tensors that they read, those of models within models each time they are
+# called.
+MAX_CALLS = 2**14
 
 _WITHOUT_EFFECT = (
     *("InputLayer", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
@@ -39,6 +41,7 @@ _LAYERS: dict[str, Callable[[Builder, Site], Value | tuple[Value, ...]]] = {
     **SLIDING,
     **RECURRENT,
 }
+_READ_MASKS = (*MODELS, "GlobalAveragePooling1D", "Softmax")
 _PADDED = {*SLIDING, *(name for name in MOVEMENT if name.startswith("ZeroPadding"))}
 
 
@@ -248,9 +251,11 @@ class Translation:
         return found
 
     def _call(self, site: Site) -> tuple[Value, ...]:
-        self._calls += 1
+        self._calls += 1 + len(site.inputs)
         if self._calls > MAX_CALLS:
-            raise ConvertError(f"layers are called more than {MAX_CALLS} times")
+            raise ConvertError(
+                f"layers are called, or read tensors, more than {MAX_CALLS} times in all"
+            )
         entry, model = site.entry, self.model
         if self._is_ignored(site):
             return (site.inputs[0],)
@@ -344,8 +349,7 @@ class Translation:
 
     def _model(self, site: Site) -> tuple[Value, ...]:
         """A model that is a layer."""
-        config = {"class_name": site.entry.class_name, "config": site.entry.config}
-        network = read_network(config, self.saved.version)
+        network = inner_network(site.entry)
         if len(site.inputs) != len(network.inputs):
             raise ConvertError(
                 f"{site.what} is called with {len(site.inputs)} tensors; expected "
@@ -357,10 +361,18 @@ class Translation:
     def _time_distributed(self, site: Site) -> tuple[Value, ...]:
         """A layer that sees one step, or one position of the first axis, at a time."""
         value = site.value
-        entry = Entry(site.options.take("layer"), site.entry.version)
+        site.options.take("layer")
+        if site.entry.inner is None:
+            site.entry.inner = Entry(site.entry.config["layer"], site.entry.version)
+        entry: Entry = site.entry.inner
         if len(value.axes) < 2:
             raise ConvertError(
                 f"{site.what} reads {value.axes}; expected (steps, features) or more axes"
+            )
+        if value.mask and (entry.class_name in RECURRENT or entry.class_name in _READ_MASKS):
+            raise ConvertError(
+                f"{site.what} is around {entry.what}, and reads steps of which a Masking or an "
+                f"Embedding with mask_zero marks some, which is not supported"
             )
         first, *axes = value.axes
         inside = dataclasses.replace(
