@@ -128,6 +128,8 @@ class Affines:
                 made.constant = made.constant + self.tensors[names["bias"]]
             return made
         if isinstance(layer, spec.Index) and layer.fill == 0:
+            if any(len(self._rows[read].shape) != 1 for read in reads):
+                return own
             return self._moved(layer, reads)
         if isinstance(layer, spec.Activation) and layer.function.startswith("affine("):
             function = spec.parse_function(layer.function)

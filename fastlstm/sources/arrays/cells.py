@@ -208,7 +208,10 @@ class _Matcher:
 
     def _differences(self, h: str, one: str, other: str) -> Iterator[tuple[tuple[str, float], str]]:
         for z, between in _both(self._parts(other, "multiply")):
-            first, second = self._parts(between, "subtract")
+            try:
+                first, second = self._parts(between, "subtract")
+            except NoMatch:
+                continue
             if self.of.before(first) == h and second == one:
                 yield (z, 1.0), one
             if self.of.before(one) == h and self.of.before(second) == h:
