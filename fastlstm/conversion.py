@@ -56,10 +56,10 @@ def convert(
     vocabulary : sequence of str, optional
         The text of each token of a token model, if the checkpoint holds none.
     recipe : str or path, optional
-        Of cells written by hand, which tensor is which gate: a built-in recipe, one of
-        ``"d2l"``, ``"gluon"`` and ``"two-linear"`` (LSTMs; with ``-gru`` or ``-rnn`` behind it,
-        those) and ``"assignment6"``, or a TOML file (:mod:`fastlstm.sources.recipe` says what is
-        in it). Layers that it does not name are added with `layers`.
+        Of cells written by hand, which tensor is which gate: a built-in recipe, as ``"keras"``,
+        ``"tf1"``, ``"gluon"``, ``"d2l"`` or ``"two-linear"``, or a TOML file; ``docs/recipes.md``
+        lists the first and says what is in the second. Layers that it does not name are added with
+        `layers`.
     input_size : int, optional
         Features of a step, where the forward of a live module does not tell: the samples of a frame
         that convolutions see.

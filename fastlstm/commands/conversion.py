@@ -18,8 +18,8 @@ def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="of cells written by hand, which tensor is which gate: d2l, gluon, two-linear (each "
-        "also with -gru or -rnn), assignment6, or the path of a .toml file",
+        help="of cells written by hand, which tensor is which gate: a built-in recipe, as keras, "
+        "tf1, gluon or d2l, or the path of a .toml file (docs/recipes.md has all of both)",
     )
     parser.add_argument("--prefix", help="take only the tensors whose names start with it")
     parser.add_argument("--nonlinearity", choices=("tanh", "relu"), help="of an RNN")

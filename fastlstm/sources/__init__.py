@@ -38,9 +38,11 @@ def read(
     Parameters
     ----------
     source : path, torch.nn.Module or mapping
-        A PyTorch checkpoint, safetensors, ``.npz``, ONNX or Keras file (told apart by content, ONNX
-        by its name), a live module, an ``onnx.ModelProto``, or a mapping of names to arrays or
-        torch tensors, nested or not.
+        A PyTorch checkpoint, safetensors, ONNX or Keras file, a model of an audio program
+        (RTNeural, AIDA-X, GuitarML, Proteus, NAM), or arrays under names in ``.npz``, JSON, a
+        pickle or HDF5 (told apart by content, ONNX by its name); a live module, an
+        ``onnx.ModelProto``, a mapping of names to arrays or torch tensors, nested or not, or a list
+        of them.
     layers : str or sequence of str, optional
         The layers in the order in which they run: words out of ``one_hot``, ``embedding``,
         ``lstm``, ``gru``, ``rnn``, ``linear``, ``relu``, ``tanh``, ``sigmoid``, ``softmax``,
@@ -61,9 +63,9 @@ def read(
     vocabulary : sequence of str, optional
         Token strings in order; by default what the checkpoint holds under "vocabulary" or "vocab".
     recipe : str or path, optional
-        Of cells written by hand, which tensor is which gate (see :mod:`fastlstm.sources.recipe`):
-        the name of a built-in recipe or the path of a TOML file. It also tells the order of the
-        layers it names; ``layers`` may add others to them.
+        Of cells written by hand, which tensor is which gate (``docs/recipes.md``): the name of a
+        built-in recipe or the path of a TOML file. It also tells the order of the layers it names;
+        ``layers`` may add others to them.
     input_size : int, optional
         Features of a step, where the forward of a live module does not tell: the samples of a frame
         that convolutions see. It is checked against every other source.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["MAPPING", "described", "described_directory"]
+__all__ = ["described", "described_directory", "is_safetensors"]
 
-MAPPING = """Any arrays under names convert, read by a program of yours:
+_MAPPING = """Any arrays under names convert, read by a program of yours:
   import fastlstm, numpy
   arrays = {"name": numpy.asarray(...), ...}  # all of the model's, under its own names
   fastlstm.convert(arrays, "model.safetensors", layers="...")  # or recipe="..." """.rstrip()
@@ -49,6 +49,14 @@ _NAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
+def is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file of these first bytes begins with the length of a JSON header, and that.
+
+    It may also begin as anything else does: the bytes of a length are any.
+    """
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
+
+
 def described(head: bytes, size: int, path: str) -> str:
     """What a file is, as no source reads it.
 
@@ -71,7 +79,7 @@ def described(head: bytes, size: int, path: str) -> str:
             "this is a web page, not a model; the download went wrong (a login page or an error "
             "message); fetch the file itself"
         )
-    if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    if is_safetensors(head, size):
         return "this is a safetensors file, not a PyTorch checkpoint; open it with fastlstm.load"
     if name.endswith(".onnx") or re.match(rb"\x08[\x03-\x1f][\x12\x1a\x22\x2a\x32\x3a]", head):
         return (
@@ -85,11 +93,11 @@ def described(head: bytes, size: int, path: str) -> str:
     found = next((what for pattern, what in _HEADS if pattern.match(head)), None)
     found = found or next((what for pattern, what in _NAMES if pattern.fullmatch(name)), None)
     if found is not None:
-        return f"{found}. {MAPPING}"
+        return f"{found}. {_MAPPING}"
     return (
         f"the file begins with {head[:8]!r} and is none of what is read; expected a PyTorch "
         f"checkpoint (torch.save, torch.jit.save), ONNX (.onnx), Keras (.keras, .h5), safetensors, "
-        f"or arrays as .npz, JSON, a pickle or HDF5. {MAPPING}"
+        f"or arrays as .npz, JSON, a pickle or HDF5. {_MAPPING}"
     )
 
 
@@ -98,5 +106,5 @@ def described_directory(path: str) -> str:
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         return _NAMES[0][1].replace("the program of a", "the folder of a").replace("FOLDER", path)
     if os.path.exists(os.path.join(path, "checkpoint")):
-        return f"{_NAMES[2][1].replace('a part of', 'the folder of')}. {MAPPING}"
+        return f"{_NAMES[2][1].replace('a part of', 'the folder of')}. {_MAPPING}"
     return "is a directory; expected a checkpoint, give the file inside it"

@@ -229,6 +229,15 @@ def test_proteus(written: Any, rng: np.random.Generator, unit: str, more: Tree) 
     assert_close(forward(made, x), y, 1e-5)
 
 
+def test_proteus_that_leaves_sizes_to_the_weights(written: Any, rng: np.random.Generator) -> None:
+    tree = proteus(rng)
+    tree.pop("modules")
+    whole = read(written(tree))
+    for key in ("model", "input_size", "output_size", "num_layers", "hidden_size", "bias_fl"):
+        del tree["model_data"][key]
+    assert read(written(tree)).graph == whole.graph
+
+
 def nam(rng: np.random.Generator, layers: int = 1, **more: Any) -> Tree:
     H, size, count = 3, 2, 0
     for n in range(layers):

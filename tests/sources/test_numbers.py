@@ -16,6 +16,7 @@ from fastlstm import convert, reference
 from fastlstm.errors import ConvertError
 from fastlstm.sources import read
 from fastlstm.sources.numbers import named, read_numbers
+from fastlstm.sources.numbers.json_file import is_json
 from fastlstm.sources.numbers.pickled import is_pickle
 
 Arrays = dict[str, np.ndarray]
@@ -127,6 +128,26 @@ def test_a_pickle_runs_nothing(arrays: Arrays, tmp_path: Path) -> None:
 def test_heads_of_pickles(protocol: int) -> None:
     for value in ({"a": 1}, [1], OrderedDict(a=1)):
         assert is_pickle(pickle.dumps(value, protocol=protocol))
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x27B, 0x25B, 0x7B20])
+def test_safetensors_that_begin_as_others_do(
+    tmp_path: Path, length: int, rng: np.random.Generator
+) -> None:
+    """The length of a header may be the first bytes of a pickle, or of JSON."""
+    weights = rng.standard_normal(16).astype("f4")
+    header = json.dumps(
+        {
+            "weight_ih_l0": {"dtype": "F32", "shape": [4, 3], "data_offsets": [0, 48]},
+            "weight_hh_l0": {"dtype": "F32", "shape": [4, 1], "data_offsets": [48, 64]},
+        }
+    )
+    path = tmp_path / "a.safetensors"
+    data = header.ljust(length).encode()
+    path.write_bytes(length.to_bytes(8, "little") + data + weights.tobytes())
+    assert is_json(path.read_bytes()[:512]) or is_pickle(path.read_bytes()[:512])
+    tensors = read(path).tensors
+    np.testing.assert_array_equal(np.concatenate([t.ravel() for t in tensors.values()]), weights)
 
 
 def test_pickles_of_torch(arrays: Arrays, tmp_path: Path) -> None:

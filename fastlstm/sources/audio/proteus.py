@@ -41,8 +41,8 @@ def read_proteus(tree: Mapping[str, Any], dtype: str) -> Conversion:
     unit = data.text("unit_type")
     if unit not in _UNITS:
         raise data.refused("unit_type", f"one of {', '.join(_UNITS)}")
-    I, O = data.size("input_size"), data.size("output_size")  # noqa: E741
-    H, N = data.size("hidden_size"), data.size("num_layers")
+    I, H = (data.size(key, default=n) for key, n in _sizes(stored).items())  # noqa: E741
+    O, N = data.size("output_size", default=1), data.size("num_layers", default=1)  # noqa: E741
     skip = data.size("skip", least=0)
     if skip > I or skip not in (0, 1, O):
         raise data.refused("skip", f"0, 1 or {O}: inputs that are added to {O} outputs")
@@ -76,3 +76,13 @@ def read_proteus(tree: Mapping[str, Any], dtype: str) -> Conversion:
         at = built.add(spec.Arithmetic("skip", "add"), at, first)
         notes.append(f"the first {skip} of {I} inputs added to its output (skip)")
     return built.conversion(at, dtype, notes)
+
+
+def _sizes(stored: Fields) -> dict[str, int | None]:
+    """Sizes that older files leave to the weights."""
+    first = {"input_size": "rec.weight_ih_l0", "hidden_size": "rec.weight_hh_l0"}
+    found = {size: stored.entries.get(name) for size, name in first.items()}
+    return {
+        size: array.shape[1] if isinstance(array, np.ndarray) and array.ndim == 2 else None
+        for size, array in found.items()
+    }

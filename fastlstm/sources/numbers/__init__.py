@@ -7,12 +7,14 @@ Such a file says which numbers there are, and not which model they make: that is
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import ConvertError
+from fastlstm.sources.foreign import is_safetensors
 from fastlstm.sources.numbers.hdf5_file import is_hdf5_of_arrays, read_hdf5
 from fastlstm.sources.numbers.json_file import is_json, read_json
 from fastlstm.sources.numbers.npz import is_npz, read_npz
@@ -36,7 +38,9 @@ def holds_numbers(path: str) -> bool:
         If it cannot be read.
     """
     with open(path, "rb") as file:
-        head = file.read(512)
+        head, size = file.read(512), os.fstat(file.fileno()).st_size
+    if is_safetensors(head, size):
+        return False
     return is_json(head) or is_npz(head) or is_pickle(head) or is_hdf5_of_arrays(path)
 
 

@@ -167,7 +167,8 @@ def _uses(refused: Mapping[str, Tensor], blocks: Sequence[Block]) -> Iterator[st
         else:
             yield (
                 f"  {name!r:.120}: a tensor of its own, as a scale, an offset, a mean or a "
-                f"deviation: multiply:{shown}, divide:{shown}, add:{shown} or subtract:{shown}"
+                f"deviation: multiply:{shown}, divide:{shown}, add:{shown} or subtract:{shown}; or "
+                f"what a recurrence starts from: initial_state of a recipe"
             )
 
 

@@ -274,8 +274,7 @@ def _open_file(path: str) -> Mapping[Any, Any]:
     with open(path, "rb") as file:
         head = file.read(512)
         size = os.fstat(file.fileno()).st_size
-    # A safetensors file starts with the length of its JSON header.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    if foreign.is_safetensors(head, size):
         if is_ours(head):
             raise ConvertError(
                 f"{path!r:.500} is a file of fastlstm's own; a model is opened with fastlstm.load"
