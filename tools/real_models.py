@@ -1,4 +1,4 @@
-"""Convert really trained models of others, and compare each: ``python tools/real_models.py FOLDER``.
+"""Convert trained models of others, and compare each: ``python tools/real_models.py FOLDER``.
 
 Each is converted by one call with documented options, and its numbers are compared with what its
 authors run, over 200 steps: onnxruntime, torch, Keras, their own tables of numbers, or the
@@ -89,7 +89,8 @@ def by_torchscript(call: Callable[[Any, Any, Any], tuple[Any, Any]], first: Any)
     def expected(path: Path, x: Array) -> Sequence[Array]:
         import torch
 
-        module = torch.jit.load(str(path)).eval()
+        module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        module.eval()
         state, made = first(torch), []
         with torch.no_grad():
             for row in torch.from_numpy(x):
@@ -149,7 +150,7 @@ def lstm(
     inner: Callable[[Array], Array] = sigmoid,
     start: tuple[Array, Array] | None = None,
 ) -> Array:
-    """Rows (T, H) of an LSTM: w (4H, I), u (4H, H), b (4H), their blocks in the order of `gates`."""
+    """Rows (T, H) of an LSTM: w (4H, I), u (4H, H), b (4H), of blocks in the order of `gates`."""
     H = u.shape[1]
     h, c = start or (np.zeros(H), np.zeros(H))
     made = []
@@ -290,11 +291,12 @@ POLICY = (
 
 
 def speech(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Magnitudes and samples like those of sound; white noise makes some of these models chaotic."""
+    """Samples like those of sound: white noise makes some of these models chaotic."""
     time = np.arange(STEPS * int(np.prod(shape)))
     tones = sum(np.sin(time * f + rng.uniform(0, 6)) for f in (0.03, 0.11, 0.4))
     loud = 0.05 * tones * (1 + np.sin(time / 9000)) + 0.005 * rng.standard_normal(len(time))
-    return loud.reshape(STEPS, *shape).astype(np.float32)
+    made: Array = loud.reshape(STEPS, *shape).astype(np.float32)
+    return made
 
 
 def magnitudes(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -364,7 +366,7 @@ def outputs_of(y: Any) -> list[Array]:
 
 
 def compared(model: Any, x: Array, right: Sequence[Array]) -> tuple[float, float | None]:
-    """Errors of the whole sequence, and of a stream, by steps and in blocks; None if it has none."""
+    """Errors of the whole sequence, and of a stream in steps and blocks; None if it has none."""
     y, _ = model(x)
     whole = max(error(a, b) for a, b in zip(outputs_of(y), right, strict=True))
     if model.looks_ahead:
