@@ -469,7 +469,8 @@ REFUSALS: dict[str, tuple[list[Layer], str]] = {
     ),
     "an attention": (
         [plain("Attention", use_scale=False)],
-        f"Attention 'attention' is not supported; expected one of {KNOWN}",
+        "Attention 'attention' is called with 1 tensors; expected a query, a value and, if it is "
+        "another one, a key",
     ),
 }  # fmt: skip
 

@@ -130,6 +130,43 @@ class TestGraphs:
         assert [one.held for one in made.graph.inputs] == [False, True]
 
 
+class TestAttention:
+    """Between the positions of sequences whose lengths are known."""
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("scale", [False, True])
+    @pytest.mark.parametrize("kind", ["dot", "concat", "additive"])
+    def test_of_two_sequences(self, keras, la, rng, tmp_path, kind, scale, causal):
+        a, b = keras.Input((5, 4)), keras.Input((6, 4))
+        if kind == "additive":
+            layer = la.AdditiveAttention(use_scale=scale)
+        else:
+            layer = la.Attention(use_scale=scale, score_mode=kind)
+        more = [la.Dense(3)(b), b]
+        y = [layer([la.LSTM(4, return_sequences=True)(a), b], use_causal_mask=causal)]
+        if kind == "dot":
+            y.append(layer([a, *more], use_causal_mask=causal))
+        check(keras.Model([a, b], y), tmp_path, rng)
+
+    @pytest.mark.parametrize("options", [{}, {"value_dim": 5, "use_bias": False}])
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_of_several_heads(self, keras, la, rng, tmp_path, options, causal):
+        x = keras.Input((6, 4))
+        y = la.GRU(4, return_sequences=True)(x)
+        two = la.MultiHeadAttention(2, 3, **options)
+        three = la.MultiHeadAttention(3, 2, **options)
+        y = la.LayerNormalization()(la.Add()([y, two(y, y, use_causal_mask=causal)]))
+        y = la.Flatten()(three(query=y, value=x, key=la.Dense(4)(x)))
+        made = check(keras.Model(x, la.Dense(2)(y)), tmp_path, rng)
+        assert made.call.arguments[0].axes == ("batch", 6, 4)
+
+    def test_of_any_number_of_steps_is_refused(self, keras, la, tmp_path):
+        x = keras.Input((None, 4))
+        for path in saved(keras.Model(x, la.Attention(name="a")([x, x])), tmp_path):
+            with pytest.raises(ConvertError, match=r"Attention 'a' weighs all steps of .any, 4."):
+                read(path)
+
+
 class TestModelsWithinModels:
     def test_sequential_and_functional(self, keras, la, rng, tmp_path):
         inner = keras.Sequential(

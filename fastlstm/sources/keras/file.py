@@ -197,12 +197,16 @@ class Weights:
     ) -> None:
         self._saved, self._root, self._within, self._side = saved, root, within, side
 
-    def inside(self, attribute: str) -> Weights:
-        """Those of the attribute of this name, such as "forward_layer"."""
+    def inside(self, attribute: str, name: str = "") -> Weights:
+        """Those of the attribute of this name, such as "forward_layer".
+
+        In an .h5 file it is known by the `name` that it gave itself, if it has one.
+        """
         if not self._saved.by_name:
             return Weights(self._saved, f"{self._root}{attribute}/")
         side = attribute.removesuffix("_layer") if "_layer" in attribute else self._side
-        return Weights(self._saved, self._root, self._within, side)
+        within = (*self._within, name) if name else self._within
+        return Weights(self._saved, self._root, within, side)
 
     def parts(self, parts: Sequence[tuple[str, str]], attribute: str = "") -> list[Weights]:
         """Those of each of the layers of a model, or of the cells of a stack.

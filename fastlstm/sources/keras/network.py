@@ -19,6 +19,9 @@ __all__ = ["MODELS", "Call", "Network", "Tensor", "inner_network", "read_network
 
 MODELS = ("Sequential", "Functional", "Model")
 
+# Names of the first argument of layers, by which it may be given.
+_FIRST = ("inputs", "sequences", "query")
+
 MAX_ARGUMENTS = 2**10  # of a call, tensors or not
 
 
@@ -231,7 +234,10 @@ def _calls(entry: Entry) -> Iterator[Call]:
                 f"{entry.what} is called with {node!r:.80}; expected lists of tensors and "
                 f"mappings of arguments"
             )
-        named = {k: v for k, v in named.items() if v is not None and v is not False}
+        named = {k: v for k, v in named.items() if v not in (None, [None], [None, None])}
+        named = {k: v for k, v in named.items() if v is not False}
+        if not arguments and (first := next((n for n in _FIRST if n in named), None)):
+            arguments = [named.pop(first)]
         if (count := _count([arguments, named])) > MAX_ARGUMENTS:
             raise ConvertError(
                 f"{entry.what} is called with {count} arguments; at most {MAX_ARGUMENTS} are "

@@ -11,6 +11,7 @@ from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.conversion import BATCH, TIME, Argument
 from fastlstm.sources.conversion import Call as SourceCall
+from fastlstm.sources.keras.attention import ATTENTION, ATTENTION_ARGUMENTS
 from fastlstm.sources.keras.builder import FIXED, Builder, Mask, Site, Value, WholeSequenceError
 from fastlstm.sources.keras.config import Entry
 from fastlstm.sources.keras.file import SavedModel, Weights
@@ -40,6 +41,7 @@ _LAYERS: dict[str, Callable[[Builder, Site], Value | tuple[Value, ...]]] = {
     **MOVEMENT,
     **SLIDING,
     **RECURRENT,
+    **ATTENTION,
 }
 _READ_MASKS = (*MODELS, "GlobalAveragePooling1D", "Softmax")
 _PADDED = {*SLIDING, *(name for name in MOVEMENT if name.startswith("ZeroPadding"))}
@@ -264,7 +266,8 @@ class Translation:
             raise ConvertError(f"{site.what} is called with no tensor; expected one or more")
         if not is_op(entry):
             site = self._masked(site)
-            allowed = {"initial_state"} if entry.class_name in RECURRENT else set()
+            allowed: set[str] = {"initial_state"} if entry.class_name in RECURRENT else set()
+            allowed = ATTENTION_ARGUMENTS if entry.class_name in ATTENTION else allowed
             for key in sorted(site.named.keys() - allowed):
                 raise ConvertError(
                     f"{site.what} is called with {key!r:.80}; expected the outputs of layers and "
