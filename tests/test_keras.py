@@ -7,6 +7,7 @@ writes here, and those put together by hand with h5py. Hostile files are in test
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,100 @@ class TestLayouts:
         dropout = layer("Dropout", {"rate": 0.5}, {"seed_generator/seed": (2,)})
         made = read(make_h5(tmp_path / "m.h5", [lstm(3, 2), dropout]))
         assert kinds(made) == ["lstm", "fold"]
+
+
+class TestFunctionalOfKeras2:
+    """Layouts of calls and weights that no Keras writes any more."""
+
+    def written(self, path: Path, entries: list[Any], ends: Any, groups: dict[str, Any]) -> Path:
+        import h5py
+
+        config = {"class_name": "Model", "config": {"name": "m", "layers": entries} | ends}
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = json.dumps(config).encode()
+            file.attrs["keras_version"] = b"2.2.4-tf"
+            for name, array in groups.items():
+                file[f"model_weights/{name}:0"] = array
+        return path
+
+    def given(self, name: str, *shape: int | None) -> dict[str, Any]:
+        config = {"name": name, "batch_input_shape": [None, *shape], "dtype": "float32"}
+        return {"class_name": "InputLayer", "config": config, "name": name, "inbound_nodes": []}
+
+    def test_states_as_further_inputs(self, tmp_path, rng):
+        """Initial states stand behind the sequence among the inputs of the layer."""
+        config = lstm(2, 3, return_sequences=True, return_state=True)["config"]
+        entry = {"class_name": "LSTM", "config": config, "name": "lstm"}
+        entry["inbound_nodes"] = [[["x", 0, 0, {}], ["h", 0, 0, {}], ["c", 0, 0, {}]]]
+        ends = {
+            "input_layers": [["x", 0, 0], ["h", 0, 0], ["c", 0, 0]],
+            "output_layers": [["lstm", 0, 0], ["lstm", 0, 1], ["lstm", 0, 2]],
+        }
+        arrays = {
+            f"lstm/lstm_3/{name}": rng.standard_normal(shape).astype(np.float32)
+            for name, shape in {
+                "kernel": (2, 12),
+                "recurrent_kernel": (3, 12),
+                "bias": (12,),
+            }.items()
+        }
+        inputs = [self.given("x", None, 2), self.given("h", 3), self.given("c", 3)]
+        made = read(self.written(tmp_path / "m.h5", [*inputs, entry], ends, arrays))
+        assert made.graph.inputs == (spec.Input("input", (2,)),)
+        assert [(a.name, a.role, a.value) for a in made.call.arguments] == [
+            ("x", "rows", "input"),
+            ("h", "state", "lstm_1"),
+            ("c", "state", "lstm_2"),
+        ]
+        assert [a.name for a in made.call.outputs] == ["lstm", "lstm_1", "lstm_2"]
+
+    def test_states_by_name(self, tmp_path, rng):
+        """As lists among the arguments by name; another layer gives them."""
+        config = gru(2, 3, return_sequences=True)["config"]
+        entry = {"class_name": "GRU", "config": config, "name": "gru"}
+        entry["inbound_nodes"] = [[["x", 0, 0, {"initial_state": ["s", 0, 0]}]]]
+        ends = {"input_layers": [["x", 0, 0], ["s", 0, 0]], "output_layers": [["gru", 0, 0]]}
+        arrays = {
+            f"gru/gru_cell/{name}": rng.standard_normal(shape).astype(np.float32)
+            for name, shape in {
+                "kernel": (2, 9),
+                "recurrent_kernel": (3, 9),
+                "bias": (2, 9),
+            }.items()
+        }
+        inputs = [self.given("x", None, 2), self.given("s", 3)]
+        made = read(self.written(tmp_path / "m.h5", [*inputs, entry], ends, arrays))
+        assert [one.held for one in made.graph.inputs] == [False, True]
+        assert layer_of(made).initial_state == "given"
+
+    def test_a_model_within_the_model(self, tmp_path, rng):
+        """The names of its weights begin with those of its layers."""
+        plain_dense = {key: v for key, v in dense(name="d").items() if key != "weights"}
+        plain_dense |= {"name": "d", "inbound_nodes": [[["a", 0, 0, {}]]]}
+        inner_ends = {"input_layers": [["a", 0, 0]], "output_layers": [["d", 0, 0]]}
+        inner = {
+            "class_name": "Model",
+            "config": {"name": "inner", "layers": [self.given("a", None, 3), plain_dense]}
+            | inner_ends,
+            "name": "inner",
+            "inbound_nodes": [[["x", 0, 0, {}]]],
+        }
+        kernel = rng.standard_normal((3, 2)).astype(np.float32)
+        ends = {"input_layers": [["x", 0, 0]], "output_layers": [["inner", 0, 0]]}
+        path = self.written(
+            tmp_path / "m.h5", [self.given("x", None, 3), inner], ends, {"inner/d/kernel": kernel}
+        )
+        made = read(path)
+        assert np.array_equal(made.tensors["inner.d.weight"], kernel.T)
+
+    def test_zeros_where_steps_do_not_count(self, tmp_path):
+        """Of a bidirectional layer, since TensorFlow has one; before, what was last."""
+        masking = layer("Masking", {"mask_value": 0.0}, {})
+        for version, zeros in (("2.2.4", False), ("2.2.4-tf", True), ("2.15.0", True)):
+            layers = [masking, bidirectional(lstm(3, 2))]
+            path = make_h5(tmp_path / "m.h5", layers, version=version, shape=[None, None, 3])
+            nodes = [node.name for node in read(path).graph.nodes]
+            assert ("bidirectional.zeroed" in nodes) == zeros
 
 
 def test_other_files_are_not_keras(tmp_path):
@@ -450,6 +545,11 @@ REFUSALS: dict[str, tuple[list[Layer], str]] = {
     "an unknown layer": (
         [plain("ConvLSTM1D")],
         f"ConvLSTM1D 'convlstm1d' is not supported; expected one of {KNOWN}",
+    ),
+    "an operation of TensorFlow": (
+        [plain("TFOpLambda", function="math.reduce_mean")],
+        f"TFOpLambda 'tfoplambda', which computes math.reduce_mean, is not supported; expected one "
+        f"of {KNOWN}",
     ),
     "an unknown activation": (
         [dense(activation="sparsemax")],

@@ -236,7 +236,7 @@ class TestStates:
             np.testing.assert_allclose(got, np.concatenate(expected, 1), rtol=0, atol=1e-5)
 
     def test_of_a_step_that_is_no_sequence(self, keras, la, rng, tmp_path):
-        """The row becomes a sequence of one within a call; the state goes round through a delay."""
+        """The row becomes a sequence of one within a call, which is a step of time."""
         x, h = keras.Input((3,), name="x"), keras.Input((4,), name="h")
         y, end = la.GRU(4, return_state=True)(la.Reshape((1, 3))(x), initial_state=h)
         model = keras.Model([x, h], [la.Dense(2)(y), end])
@@ -249,6 +249,48 @@ class TestStates:
         for path in saved(model, tmp_path):
             made = read(path)
             assert made.call.arguments[1].role == "state"
+            assert "delay" not in [node.layer.kind for node in made.graph.nodes]
+            y = reference.forward(made.graph, made.tensors, {"input": sequence}, dtype=np.float64)
+            np.testing.assert_allclose(y["output"], np.stack(expected), rtol=0, atol=1e-5)
+
+    def test_of_cells_that_are_layers(self, keras, la, rng, tmp_path):
+        """One step a call: a cell whose states go round is a recurrence over the calls."""
+        x, h, c = keras.Input((3,), name="x"), keras.Input((4,)), keras.Input((4,))
+        s = keras.Input((5,))
+        y, (h1, c1) = la.LSTMCell(4, name="lstm_cell")(x, [h, c])
+        z, s1 = la.GRUCell(5, name="gru_cell")(y, s)
+        w, _ = la.SimpleRNNCell(4)(z, h1)  # starts from the new state of another one
+        model = keras.Model([x, h, c, s], [la.Dense(2)(la.Concatenate()([w, z])), h1, c1, s1])
+        randomise(model, rng)
+        sequence, expected = draw(rng, 6, 2, 3), []
+        kept = [np.zeros((2, size), np.float32) for size in (4, 4, 5)]
+        for step in sequence:
+            out, *kept = of_keras(model, [step, *kept])
+            kept = [state.astype(np.float32) for state in kept]
+            expected.append(out)
+        for path in saved(model, tmp_path):
+            made = read(path)
+            assert [a.role for a in made.call.arguments] == ["rows", "state", "state", "state"]
+            layers = {node.name: node.layer for node in made.graph.nodes}
+            over_time = {name: getattr(layer, "along", "") for name, layer in layers.items()}
+            assert over_time["lstm_cell"] == over_time["gru_cell"] == "time"
+            y = reference.forward(made.graph, made.tensors, {"input": sequence}, dtype=np.float64)
+            np.testing.assert_allclose(y["output"], np.stack(expected), rtol=0, atol=1e-5)
+
+    def test_of_several_steps_in_a_row(self, keras, la, rng, tmp_path):
+        """The state goes round through a delay, from call to call."""
+        x, h = keras.Input((6,), name="x"), keras.Input((4,), name="h")
+        y, end = la.GRU(4, return_state=True)(la.Reshape((2, 3))(x), initial_state=h)
+        model = keras.Model([x, h], [la.Dense(2)(y), end])
+        randomise(model, rng)
+        sequence, kept, expected = draw(rng, 5, 2, 6), np.zeros((2, 4), np.float32), []
+        for step in sequence:
+            out, kept = of_keras(model, [step, kept])
+            kept = kept.astype(np.float32)
+            expected.append(out)
+        for path in saved(model, tmp_path):
+            made = read(path)
+            assert "delay" in [node.layer.kind for node in made.graph.nodes]
             y = reference.forward(made.graph, made.tensors, {"input": sequence}, dtype=np.float64)
             np.testing.assert_allclose(y["output"], np.stack(expected), rtol=0, atol=1e-5)
 

@@ -17,7 +17,9 @@ from fastlstm.sources.keras.config import Both, Entry, Options
 from fastlstm.sources.keras.cudnn import is_cudnn, of_cudnn
 from fastlstm.sources.keras.file import Weights
 
-__all__ = ["Cell", "cells_of"]
+__all__ = ["CELLS", "Cell", "cell_of", "cells_of"]
+
+CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
 
 # The gates of ours, in our order, by their place in Keras's.
 _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
@@ -111,6 +113,11 @@ def _single(what: str, options: Options, key: str) -> str:
     return first
 
 
+def cell_of(model: Builder, entry: Entry, options: Options, weights: Weights, size: int) -> Cell:
+    """One of `CELLS`, whose input has so many features."""
+    return _cell(model, entry.what, entry.class_name.removesuffix("Cell"), options, weights, size)
+
+
 def cells_of(
     model: Builder, entry: Entry, options: Options, weights: Weights, size: int
 ) -> list[Cell]:
@@ -137,14 +144,13 @@ def cells_of(
     cells = []
     for one, where in zip(listed, places, strict=True):
         one.refuse_foreign()
-        kind = one.class_name.removesuffix("Cell")
-        if kind not in _GATES or kind == one.class_name:
-            known = ", ".join(f"{name}Cell" for name in _GATES)
+        if one.class_name not in CELLS:
             raise ConvertError(
-                f"{entry.what} has the cell {one.what}; expected {known} or StackedRNNCells"
+                f"{entry.what} has the cell {one.what}; expected {', '.join(CELLS)} or "
+                f"StackedRNNCells"
             )
         own = one.options()
-        cells.append(_cell(model, one.what, kind, own, where, size))
+        cells.append(cell_of(model, one, own, where, size))
         own.finish()
         size = cells[-1].units
     return cells

@@ -21,7 +21,7 @@ from fastlstm.sources.keras.builder import (
     WholeSequenceError,
     shown,
 )
-from fastlstm.sources.keras.cells import Cell, cells_of
+from fastlstm.sources.keras.cells import CELLS, Cell, cell_of, cells_of
 from fastlstm.sources.keras.config import Entry, Options
 from fastlstm.sources.keras.file import Weights
 from fastlstm.sources.keras.rows import features
@@ -39,9 +39,9 @@ class _Direction:
     cells: list[Cell]
     sequences: bool
     states: bool
-    backwards: bool
-    stateful: bool
-    zeros: bool
+    backwards: bool = False
+    stateful: bool = False
+    zeros: bool = False
 
     @property
     def units(self) -> int:
@@ -78,6 +78,13 @@ class _Run:
         self.model, self.site, self.ways = model, site, ways
         self.value = _sequence(model, site)
         self.given = _states_of(site.inputs, site.named)
+        # One position, and a state that the caller hands from call to call: a step of time.
+        first = self.value
+        alone = not (first.timed or first.mask or first.lead) and first.own[0] == 1
+        self.is_step = site.own_state and alone
+        if self.is_step:
+            row = model.reshaped(f"{site.name}.step", first, first.own[1:])
+            self.value = row.but(row.name, axes=(None, *row.own))
         expected = sum(cell.states for way in ways for cell in way.cells)
         if self.given and len(self.given) != expected:
             raise ConvertError(
@@ -109,7 +116,8 @@ class _Run:
         `index` is the first of its initial states.
         """
         model, site, first = self.model, self.site, cells[0]
-        used = max(site.used) > 0
+        own_state = site.own_state and value.timed
+        used = max(site.used) > 0 or (site.own_state and not own_state)
         wants_c = first.kind == "LSTM" and used
         options: dict[str, Any] = first.options | {"bidirectional": len(cells) == 2}
         if first.kind == "SimpleRNN":
@@ -120,7 +128,7 @@ class _Run:
         if wants_c:
             options["cell_output"] = True
         starts: list[Value] = []
-        if self.given and not (site.own_state and value.timed):
+        if self.given and not own_state:
             options["initial_state"] = "given"
             starts = self._starts(name, value, cells, index)
         reads = [value] + ([value.mask.value] if value.mask else []) + starts
@@ -185,7 +193,10 @@ class _Run:
                 side = f"{name}.{s}" + ("_reverse" if d else "")
                 if n == 2:
                     own = _half(model, f"{side}.rows", value, d)
-                states.append(model.folded(f"{side}_n", end, own))
+                if self.is_step:
+                    states.append(own.but(own.name, axes=own.own))
+                else:
+                    states.append(model.folded(f"{side}_n", end, own))
         return parts["h"], states
 
     def stack(self, name: str, d: int, reverse: bool) -> tuple[Value, list[Value]]:
@@ -229,13 +240,32 @@ def _zeroed(model: Builder, name: str, rows: Value, value: Value) -> Value:
 def _one_way(model: Builder, site: Site) -> tuple[Value, ...]:
     size = features(site, site.inputs[0])
     way = _direction(model, site.entry, site.options, site.weights, size)
+    return _in_one_way(model, site, way)
+
+
+def _cell_alone(model: Builder, site: Site) -> tuple[Value, ...]:
+    """A cell that is called as a layer: one step, and the states behind it."""
+    value, size = site.inputs[0], features(site, site.inputs[0])
+    if value.timed or len(value.own) != 1:
+        raise ConvertError(f"{site.what} reads {shown(value.axes)}; expected (features,)")
+    cell = cell_of(model, site.entry, site.options, site.weights, size)
+    row = model.reshaped(f"{site.name}.row", value, (1, size))
+    site = dataclasses.replace(site, inputs=[row, *site.inputs[1:]])
+    way = _Direction([cell], sequences=False, states=True)
+    return _in_one_way(model, site, way)
+
+
+def _in_one_way(model: Builder, site: Site, way: _Direction) -> tuple[Value, ...]:
     run = _Run(model, site, [way])
     value = run.value
     reverse = way.backwards != value.backwards
     rows, states = run.stack(site.name, 0, reverse)
     if way.zeros and value.mask:
         rows = _zeroed(model, f"{site.name}.zeroed", rows, value)
-    if not way.sequences:
+    if run.is_step:
+        own = (1, *rows.own) if way.sequences else rows.own
+        rows = model.reshaped(f"{site.name}.axes", rows.but(rows.name, axes=rows.own), own)
+    elif not way.sequences:
         rows = model.folded(f"{site.name}.last", "first" if reverse else "last", rows)
     elif way.backwards:
         if value.timed:
@@ -248,11 +278,8 @@ def _one_way(model: Builder, site: Site) -> tuple[Value, ...]:
             rows = flipped(model, f"{site.name}.flipped", rows)
     mask = value.mask if way.sequences else None
     _note_stateful(model, site, way)
-    return (
-        (rows.but(rows.name, mask=mask), *states)
-        if way.states
-        else (rows.but(rows.name, mask=mask),)
-    )
+    rows = rows.but(rows.name, mask=mask)
+    return (rows, *states) if way.states else (rows,)
 
 
 def flipped(model: Builder, name: str, value: Value) -> Value:
@@ -381,5 +408,6 @@ def _forces_zeros(version: str) -> bool:
 
 RECURRENT: dict[str, Callable[[Builder, Site], tuple[Value, ...]]] = {
     **dict.fromkeys(_LAYERS, _one_way),
+    **dict.fromkeys(CELLS, _cell_alone),
     "Bidirectional": _bidirectional,
 }

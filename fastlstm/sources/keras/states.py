@@ -6,7 +6,10 @@ from fastlstm.sources.keras.network import Call, Network, Tensor, tensors_in
 
 __all__ = ["paired_states"]
 
-_CELLS = ("LSTM", "GRU", "SimpleRNN", "RNN", "CuDNNLSTM", "CuDNNGRU")
+_CELLS = (
+    *("LSTM", "GRU", "SimpleRNN", "RNN", "CuDNNLSTM", "CuDNNGRU"),
+    *("LSTMCell", "GRUCell", "SimpleRNNCell"),
+)
 
 
 def paired_states(network: Network) -> dict[Tensor, tuple[Tensor, Tensor]]:

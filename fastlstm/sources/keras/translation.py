@@ -135,7 +135,7 @@ class Translation:
     def _outputs(self, found: dict[Tensor, Value]) -> dict[str, Value]:
         """The outputs but for states that the model keeps, by name."""
         model, ends = self.model, {end for _, end in self.states.values()}
-        self._ends = {end: found[end] for end in ends}
+        self._ends = {end: found[end] for end in ends if end in found}
         made = {}
         for name, tensor in self.network.outputs:
             if tensor in ends:
@@ -150,13 +150,11 @@ class Translation:
         return made
 
     def _loops(self, values: Sequence[Value]) -> None:
-        """States that go from step to step, where a sequence is one row or there is none."""
-        if self.over_time:
-            return
+        """States that go from call to call, and that no recurrence keeps itself."""
+        reads = {name for node in self.model.nodes for name in node.reads}
         for one, value in zip(self.given, values, strict=True):
-            if one.tensor in self.states:
-                _, end = self.states[one.tensor]
-                last = self._ends[end]
+            if one.tensor in self.states and value.name in reads:
+                last = self._ends[self.states[one.tensor][1]]
                 self.model.nodes.append(spec.Delay(value.name, value.row)(last.name))
 
     def _describe_call(
@@ -220,9 +218,9 @@ class Translation:
         parts = weights.parts([(entry.class_name, entry.name) for entry in network.entries])
         where = {entry.name: own for entry, own in zip(network.entries, parts, strict=True)}
         used: dict[tuple[str, int], set[int]] = {}
-        # The last states over time are the model's own, and need no value.
-        kept = {e for _, e in self.states.values()} if not scope and self.over_time else set()
-        wanted = [tensor for _, tensor in network.outputs if tensor not in kept]
+        # A state that goes on from call to call is made where a recurrence does not keep it itself.
+        ends = {end for _, end in self.states.values()} if not scope else set()
+        wanted = [tensor for _, tensor in network.outputs if tensor not in ends]
         for tensor in (*wanted, *(t for call in network.calls for t in call.reads)):
             used.setdefault(tensor[:2], {0}).add(tensor.place)
         for call in network.calls:
@@ -242,9 +240,7 @@ class Translation:
             )
             for place, value in enumerate(self._call(site)):
                 found[Tensor(*key, place)] = value
-        for tensor in kept:
-            found.setdefault(tensor, Value("", ()))
-        for _, tensor in network.outputs:
+        for tensor in wanted:
             if tensor not in found:
                 raise ConvertError(
                     f"{network.what} gives tensor {tensor.place} of {tensor.layer!r:.80}, which "
@@ -344,7 +340,11 @@ class Translation:
             values = _LAYERS[kind](model, site)
         else:
             known = sorted((*_LAYERS, *_WITHOUT_EFFECT, "TimeDistributed", *MODELS[:2]))
-            raise ConvertError(f"{entry.what} is not supported; expected one of {', '.join(known)}")
+            does = entry.config.get("function")  # of an operation of TensorFlow
+            computes = f", which computes {does:.80}," if isinstance(does, str) else ""
+            raise ConvertError(
+                f"{entry.what}{computes} is not supported; expected one of {', '.join(known)}"
+            )
         site.options.finish()
         if "float16" in (policy := site.options.computed_in()):
             model.notes.append(f"{entry.what} computes in {policy} in Keras, but not here")
