@@ -113,6 +113,13 @@ def test_gaps_of_a_sequential_are_told() -> None:
     )
 
 
+def test_defaults_of_functions_that_are_assumed_are_told() -> None:
+    conversion = read(tensors(FC), layers="linear, elu, leaky_relu(0.2), relu")
+    assert conversion.report[-1] == (
+        "not verified: PyTorch's defaults, of which the source does not tell: alpha=1.0 of 'elu'"
+    )
+
+
 def test_defaults_that_are_assumed_are_told() -> None:
     source = tensors({"conv.weight": (5, 3, 3), "norm.weight": (5,), "norm.bias": (5,)})
     conversion = read(source, layers="conv1d(padding=1), layer_norm")

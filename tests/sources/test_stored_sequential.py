@@ -13,6 +13,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
 from fastlstm.sources.pytorch.classes import CLASSES
 from fastlstm.sources.pytorch.kinds import KINDS
+from fastlstm.sources.pytorch.module import record
 
 torch: Any = pytest.importorskip("torch")
 nn: Any = torch.nn
@@ -64,6 +65,10 @@ OVER_TIME = {
         nn.AvgPool1d(2, padding=1, count_include_pad=False), nn.Hardtanh(-0.5, 2.0),
     ),
     "softmax": lambda: (nn.Conv1d(3, 4, 1), nn.Softmax(dim=1), nn.Softplus(beta=2.0)),
+    "causal": lambda: (
+        nn.ConstantPad1d((4, 0), 0.0), nn.Conv1d(3, 4, 3, dilation=2), nn.RReLU(0.1, 0.3),
+        nn.ZeroPad1d((1, 2)), nn.Conv1d(4, 2, 4, stride=2),
+    ),
     "same": lambda: (nn.Conv1d(3, 4, 4, padding="same"), nn.CELU(0.5), nn.GLU(dim=-2)),
 }  # fmt: skip
 
@@ -98,6 +103,14 @@ FRAMES = {
         nn.ConvTranspose2d(4, 4, 2), nn.GroupNorm(2, 4, eps=1e-3), nn.Softmax(dim=1),
         nn.AvgPool2d((2, 1)), nn.Hardswish(), nn.Flatten(), nn.Linear(40, 3), nn.Softsign(),
     )),
+    "padded": ((2, 3, 4), lambda: (
+        nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(2, 3, 2), nn.Softmax2d(), nn.ReflectionPad2d(1),
+        nn.SyncBatchNorm(3), nn.ConstantPad2d((0, 1, 0, 0), 2.5), nn.MaxPool2d(2),
+    )),
+    "unflattened": ((2, 6), lambda: (
+        nn.ReplicationPad1d((2, 1)), nn.CircularPad1d((0, 3)), nn.Conv1d(2, 4, 3), nn.Flatten(),
+        nn.Linear(40, 12), nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 2, 2),
+    )),
     "all positions": ((3, 5, 4), lambda: (
         nn.Conv2d(3, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2), nn.SELU(),
     )),
@@ -116,7 +129,7 @@ def test_kernels_within_a_step(name: str, tmp_path: Path) -> None:
     told = f"input({', '.join(map(str, row))})"
     right = module(x.flatten(0, 1)).unflatten(0, (T, B))
     same(run(stored(module, tmp_path, layers=told), x), right)
-    if len(row) == 2:
+    if len(row) == 2 and isinstance(module[0], nn.Conv1d):
         numbers = row[0] * row[1]
         conversion = stored(module, tmp_path, input_size=numbers)
         assert conversion.graph.inputs[0].shape == row
@@ -159,6 +172,11 @@ REFUSED = {
     "flattened": ([nn.Linear(3, 4), nn.Flatten(), nn.Linear(4, 2)], "say what a step is"),
     "kernel of features": ([nn.Linear(3, 4), nn.Conv1d(4, 4, 1)], r"'0' \(Linear\) takes as feat"),
     "pooled": ([nn.Conv1d(3, 4, 1), nn.AdaptiveAvgPool1d(3)], "pools to a size; expected 1"),
+    "padding of time": ([nn.Conv1d(3, 4, 1), nn.ZeroPad1d(1), nn.ReLU()], "pads time, and is not"),
+    "padding at the end": ([nn.Conv1d(3, 4, 1), nn.ZeroPad1d(1)], "pads time, and is not followed"),
+    "padding twice": ([nn.ZeroPad1d(1), nn.Conv1d(3, 4, 3, padding=1)], "pads time, and is not"),
+    "reflection of time": ([nn.Conv1d(3, 4, 1), nn.ReflectionPad1d(1)], "pads an axis that '0'"),
+    "ones of time": ([nn.Conv1d(3, 4, 1), nn.ConstantPad1d(1, 1.0)], "pads an axis that '0'"),
     "own": ([nn.Linear(3, 4), nn.Upsample(3)], r"'1' \(Upsample\) runs code of its own"),
     "two axes": ([nn.Conv2d(3, 4, 1)], r"begin it with input\(...\)"),
 }  # fmt: skip
@@ -196,6 +214,31 @@ def test_words_may_not_contradict_a_module(tmp_path: Path) -> None:
     for layers in ("conv1d(stride=1), batch_norm", "conv1d, batch_norm(eps=1e-5)"):
         with pytest.raises(ConvertError, match=r"but the module has (stride=2|eps=0\.001); leave"):
             read(path, layers=layers)
+
+
+SETTINGS = [
+    *("x", "", None, True, -1, 0, 10**20, 10**400, 1.5, float("nan"), float("inf"), b"x", 1j),
+    *((), ("x", "y"), (1, 2, 3), (-1,), (0,), (10**20, 1), (None,)),
+]
+
+
+@pytest.mark.parametrize("name", [*OVER_TIME, *FRAMES])
+def test_settings_of_a_hostile_file_are_refused(name: str, rng: np.random.Generator) -> None:
+    """Whatever a file has for a setting, it is taken as what it says or refused."""
+    row, parts = FRAMES.get(name) or ((3,), OVER_TIME[name])
+    refused = 0
+    for _ in range(60):
+        module = nn.Sequential(*parts())
+        leaves = [m for m in module.modules() if not list(m.children())]
+        victim = leaves[rng.integers(len(leaves))]
+        settings = [n for n, v in vars(victim).items() if not n.startswith("_")]
+        setting = settings[rng.integers(len(settings))]
+        vars(victim)[setting] = SETTINGS[rng.integers(len(SETTINGS))]
+        try:
+            read(record(module)[0], layers=f"input({', '.join(map(str, row))})")
+        except ConvertError:
+            refused += 1
+    assert refused > 3
 
 
 def test_every_class_has_a_word() -> None:

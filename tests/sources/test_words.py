@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from word_examples import Example, examples, random_tensors
 
 from fastlstm import reference, spec
@@ -131,6 +134,23 @@ def test_words_that_are_refused(layers: Any, message: str) -> None:
     tensors = {"fc.weight": np.ones((4, 4)), "fc.bias": np.ones(4), "in_scale": np.ones(4)}
     with pytest.raises(ConvertError, match=message):
         read(tensors, layers=layers)
+
+
+@given(st.text(st.sampled_from("lstmeu(),:[]|=.?- 1x\\n\u00e9"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ConvertError):
+        words = parse(text)
+        assert parse(joined(words)) == words
+
+
+@given(st.lists(st.sampled_from([*KINDS, "[", "|", "]", ","]), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_any_words_make_a_model_or_are_refused(words: list[str]) -> None:
+    text = "input(2, 3), " + ", ".join(words).replace("[,", "[").replace(", |,", " |")
+    tensors = {"fc.weight": np.ones((3, 3)), "norm.weight": np.ones(2), "norm.bias": np.ones(2)}
+    with contextlib.suppress(ConvertError):
+        read(tensors, layers=text, ignore=["fc.*"])
 
 
 def test_a_word_of_a_list_may_have_any_path() -> None:

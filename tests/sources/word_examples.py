@@ -192,6 +192,23 @@ def _others() -> dict[str, Example]:
             within(lambda x, w, f: f.conv_transpose2d(
                 x, w["conv.weight"], w["conv.bias"], stride=2, padding=1, output_padding=1)),
         ),
+        "conv_transpose3d": Example(
+            "input(2, 2, 3, 4), conv_transpose3d:conv",
+            {"conv.weight": (2, 3, 2, 2, 2), "conv.bias": (3,)}, (2, 2, 3, 4),
+            within(lambda x, w, f: f.conv_transpose3d(x, w["conv.weight"], w["conv.bias"])),
+        ),
+        "max_pool3d": Example(
+            "input(1, 3, 4, 5), conv3d:conv, max_pool3d((1, 2, 2))",
+            {"conv.weight": (2, 1, 2, 2, 2), "conv.bias": (2,)}, (1, 3, 4, 5),
+            within(lambda x, w, f: f.max_pool3d(
+                f.conv3d(x, w["conv.weight"], w["conv.bias"]), (1, 2, 2))),
+        ),
+        "avg_pool3d": Example(
+            "input(1, 3, 4, 5), conv3d:conv, avg_pool3d(2, stride=1)",
+            {"conv.weight": (2, 1, 2, 2, 2), "conv.bias": (2,)}, (1, 3, 4, 5),
+            within(lambda x, w, f: f.avg_pool3d(
+                f.conv3d(x, w["conv.weight"], w["conv.bias"]), 2, stride=1)),
+        ),
         "max_pool1d": Example(
             "conv1d:conv, max_pool1d(2)", CONV, (3,),
             lambda x, w, f: f.max_pool1d(

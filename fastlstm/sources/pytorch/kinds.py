@@ -196,9 +196,9 @@ KINDS: dict[str, Kind] = {
         "layer",
     ),
     **_sliding("conv", _CONV, "`nn.Conv{}d`", "123", "layer"),
-    **_sliding("conv_transpose", _TRANSPOSED, "`nn.ConvTranspose{}d`", "12", "layer"),
-    **_sliding("max_pool", _MAX, "`nn.MaxPool{}d`", "12"),
-    **_sliding("avg_pool", _AVERAGE, "`nn.AvgPool{}d`", "12"),
+    **_sliding("conv_transpose", _TRANSPOSED, "`nn.ConvTranspose{}d`", "123", "layer"),
+    **_sliding("max_pool", _MAX, "`nn.MaxPool{}d`", "123"),
+    **_sliding("avg_pool", _AVERAGE, "`nn.AvgPool{}d`", "123"),
     **_each(
         {
             "batch_norm": ("(eps=1e-05)", "`nn.BatchNorm1d` and its kin, by running statistics"),
@@ -239,8 +239,11 @@ KINDS: dict[str, Kind] = {
             "permute": ("(*axes)", "the axes of a row in another order, counted from 0"),
             "features": ("(start, stop)", "numbers of the last axis: `x[..., start:stop]`"),
             "flip": ("", "the last axis from its end"),
-            "pad": ("(before, behind, mode=constant, value=0)", "numbers put around the last axis; "
-                    "`mode` is `constant`, `reflect`, `replicate` or `circular`"),
+            "pad": (
+                "(before, behind, dim=-1, mode=constant, value=0)",
+                "numbers put around an axis of a step; `mode` is `constant`, `reflect`, "
+                "`replicate` or `circular`",
+            ),
         }
     ),
     **{

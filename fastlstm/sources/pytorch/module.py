@@ -196,13 +196,15 @@ def tell(
     if root in modules:
         order = Order(row, input_size)
         _walk(root, modules[root], order)
+        order.finish()
         words, unsaid = tuple(order.words), "; ".join(order.reasons[:10])
     if words is None or unsaid:
         silent = tuple(_silent(modules))
         own = [
             called(path, module)
             for path, module in modules.items()
-            if not module and module.class_name not in CLASSES
+            if not module
+            and (module.class_name not in CLASSES or CLASSES[module.class_name].word in _SHAPING)
         ]
         named = ", ".join(own[:20]) + (", ..." if len(own) > 20 else "")
         unverified = (f"what these modules compute, which layers= does not say: {named}",)
@@ -263,11 +265,15 @@ def _walk(path: str, module: StoredModule, order: Order) -> None:
         order.take(path, called(path, module), module)
 
 
+# Words of modules that several others may stand for: a kernel has padding of its own.
+_SHAPING = ("reduce", "reshape", "pad")
+
+
 def _silent(modules: Mapping[str, StoredModule]) -> Iterator[Silent]:
     """The modules that compute something and have no weights."""
     for path, module in modules.items():
         found = CLASSES.get(module.class_name)
-        if found is None or found.word in ("dropout", "identity", "flatten", "reduce"):
+        if found is None or found.word in ("dropout", "identity", "flatten", *_SHAPING):
             continue
         if KINDS[found.word].weights and module:
             continue

@@ -239,17 +239,19 @@ def _unverified(
 
 
 def _assumed(placed: Sequence[Placed]) -> Iterable[str]:
-    """Parameters that nobody said, of layers whose weights do not tell them."""
+    """Parameters that nobody said, and neither weights nor modules tell."""
     for item in placed:
         block = item.weights.block
-        if block is None or item.word.kind in ("lstm", "gru", "rnn"):
+        if not words.KINDS[item.word.kind].of_each and (
+            block is None or item.word.kind in ("lstm", "gru", "rnn")
+        ):
             continue
-        known = block.known.parameters if block.known is not None else {}
+        known = block.known.parameters if block is not None and block.known is not None else {}
         # Sizes tell the groups, and tensors whether a norm is affine.
         said = {*dict(item.word.given), *known, "affine", "groups"}
         left = [f"{n}={v}" for n, v in item.word.parameters.items() if n not in said]
         if left:
-            yield f"{', '.join(left)} of {block.path!r}"
+            yield f"{', '.join(left)} of {(item.name if block is None else block.path)!r}"
 
 
 def _open(source: object) -> tuple[Mapping[Any, Any], tuple[str, ...]]:

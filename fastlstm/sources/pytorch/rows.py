@@ -165,16 +165,20 @@ def _pad(m: Making) -> Value:
     said = m.settings()
     modes: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     ends = (said["before"], said["behind"])
-    size = m.shape[-1] if m.shape else 0
-    if min(ends) < 0 or size + sum(ends) > MAX_ROW or said["mode"] not in ("constant", *modes):
+    if isinstance(said["dim"], tuple) or said["mode"] not in ("constant", *modes) or min(ends) < 0:
         raise ConvertError(
-            f"layers= has {str(m.word)!r:.100}; expected numbers from 0, and mode constant, "
-            f"{', '.join(modes)}"
+            f"layers= has {str(m.word)!r:.100}; expected numbers from 0, one dim, and mode "
+            f"constant, {', '.join(modes)}"
         )
+    axis = m.axis(said["dim"])
+    size = m.shape[axis]
+    if m.value.row.size // size * (size + sum(ends)) > MAX_ROW:
+        raise MisfitError(f"it makes rows of more than {MAX_ROW} numbers")
     most = {"reflect": size - 1, "circular": size}.get(said["mode"], MAX_ROW)
-    if max(ends) > most or not size:
+    if max(ends) > most:
         raise MisfitError(f"it pads by {ends}, and is given {m.value.row}")
-    width = [*[(0, 0)] * (len(m.shape) - 1), ends]
+    width = [(0, 0)] * len(m.shape)
+    width[axis] = ends
     if said["mode"] == "constant":
         places = np.pad(m.places(), width, constant_values=spec.FILL)
         return m.index(m.name, places, m.value, fill=said["value"])

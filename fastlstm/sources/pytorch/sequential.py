@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlstm.sources.pytorch.checkpoint import StoredModule
 from fastlstm.sources.pytorch.classes import CLASSES, Class, UnknownSettingError
-from fastlstm.sources.pytorch.words import Word
+from fastlstm.sources.pytorch.words import Word, wanted
 
 __all__ = ["Order", "eps_of"]
 
@@ -55,6 +55,8 @@ class Order:
         self.input_size = input_size
         self.axes = POSITIONS if len(row) > 1 else ""
         self.behind = ""  # the module that told the axes
+        self.padding: tuple[int, int] | None = None  # of time, before a kernel that is to come
+        self.padded = ""  # the module that says so
 
     def take(self, path: str, called: str, module: StoredModule) -> None:
         """One more module."""
@@ -67,6 +69,12 @@ class Order:
         if words and dict(words[0].given).get("eps", 0) is None:
             said = {n: v for n, v in words[0].given if n != "eps"} | eps_of(module)
             words = [Word(words[0].kind, None, tuple(said.items()))]
+        if self.padding is not None and words:
+            if dict(words[0].given).get("padding") != 0 or not found.word.startswith("conv1d"):
+                self.reasons.append(f"{self.padded} pads time, and is not followed by a Conv1d")
+                return
+            said = dict(words[0].given) | {"padding": (self.padding,)}
+            words, self.padding = [Word(words[0].kind, None, tuple(said.items()))], None
         before = self.axes
         over, _, how = found.over.partition(" ")
         why = getattr(self, f"_{over}")(found, module, words, how)
@@ -75,6 +83,8 @@ class Order:
             return
         if self.axes != before:
             self.behind = called
+        if over == "pads" and self.padding is not None:
+            self.padded = called
         if words:
             words[-1] = Word(words[-1].kind, path, words[-1].given)
         self.words += words
@@ -120,11 +130,41 @@ class Order:
             self.words.insert(0, Word("input", None, (("*sizes", (channels, size // channels)),)))
         return POSITIONS
 
+    def _pads(self, found: Class, module: StoredModule, words: list[Word], how: str) -> str:
+        value, n = module.settings.get("value", 0), int(module.class_name[-2])
+        sizes: Any = module.settings["padding"]
+        sizes = sizes if isinstance(sizes, tuple) else (sizes,) * (2 * n)
+        if len(sizes) != 2 * n or wanted("value", value):
+            return f"has padding={sizes!r:.80} and value={value!r:.80}; expected {2 * n} numbers"
+        pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
+        words.clear()
+        if self.axes == POSITIONS:
+            for dim, (before, behind) in enumerate(pairs, 1):
+                ends = (("before", before), ("behind", behind), ("dim", -dim))
+                words.append(Word("pad", None, (*ends, ("mode", how), ("value", float(value)))))
+            return ""
+        if self.axes not in ("", TIME) or n > 1 or how != "constant" or value:
+            return f"pads an axis that {self._told()}; expected zeros before a kernel over time"
+        self.padding = pairs[0]
+        return ""
+
+    def _unflatten(self, found: Class, module: StoredModule, words: list[Word], how: str) -> str:
+        sizes: Any = module.settings["unflattened_size"]
+        if self.axes != FEATURES or not isinstance(sizes, tuple) or {*map(type, sizes)} != {int}:
+            return "makes several axes of one; expected it behind features, with numbers"
+        words[0], self.axes = Word("reshape", None, (("*sizes", sizes),)), POSITIONS
+        return ""
+
+    def finish(self) -> None:
+        """The end of the modules."""
+        if self.padding is not None:
+            self.reasons.append(f"{self.padded} pads time, and is not followed by a Conv1d")
+
     def _positions(self, found: Class, module: StoredModule, words: list[Word], how: str) -> str:
         return f"normalises over axes of which one {self._told()}" if self.axes == TIME else ""
 
     def _dim(self, found: Class, module: StoredModule, words: list[Word], how: str) -> str:
-        dim = module.settings.get("dim")
+        dim: Any = int(how) if how else module.settings.get("dim")
         good: tuple[int, ...] = (-1, 2)  # sequences have three axes, so 2 is the last
         if self.axes in (TIME, POOLED):
             good = (1, -2)
@@ -162,5 +202,7 @@ class Order:
         return ""
 
     def _told(self) -> str:
+        if not self.axes:
+            return "nothing before it tells"
         what = {TIME: "time", POSITIONS: "positions", FEATURES: "features", POOLED: "pooled"}
         return f"{self.behind or 'input(...)'} takes as {what[self.axes]}"

@@ -9,8 +9,8 @@ an output.
 from __future__ import annotations
 
 import difflib
-import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,18 @@ from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.kinds import KINDS, OPERATIONS, split, value_of
 
-__all__ = ["BRANCHES", "END", "KINDS", "OPEN", "OTHER", "Word", "joined", "merged", "parse"]
+__all__ = [
+    "BRANCHES",
+    "END",
+    "KINDS",
+    "OPEN",
+    "OTHER",
+    "Word",
+    "joined",
+    "merged",
+    "parse",
+    "wanted",
+]
 
 OPEN, OTHER, END = "[", "|", "]"
 BRANCHES = (OPEN, OTHER, END)
@@ -35,7 +46,9 @@ _INTEGERS = frozenset(
     | {"end"}
 )
 _ONE_OR_MORE = frozenset({"stride", "dilation", "kernel_size", "output_padding", "dim"})
-_NUMBERS = frozenset({"eps", "alpha", "beta", "min", "max", "p", "value", "lambd"})
+_NUMBERS = frozenset(
+    {"eps", "alpha", "beta", "min", "max", "p", "value", "lambd", "lower", "upper"}
+)
 _FLAGS = frozenset(
     {"affine", "cumulative", "keepdim", "reverse", "count_include_pad", "transposed"}
     | {"reset_after"}
@@ -302,24 +315,28 @@ def _given(kind: str, inside: str, text: str) -> tuple[tuple[str, Any], ...]:
 def _value(name: str, text: str, what: str) -> Any:
     """The value of a parameter, checked."""
     value = value_of(text)
+    if expected := wanted(name, value):
+        raise ConvertError(f"{what}, with {name}={text.strip()!r:.{SHOWN}}; expected {expected}")
+    return float(value) if name in _NUMBERS else value
+
+
+def wanted(name: str, value: Any) -> str:
+    """What a parameter is expected to be, if it is not that; "" if it is."""
     whole = type(value) is int
     if name in _INTEGERS:
-        good, expected = whole, "an integer"
-    elif name in _ONE_OR_MORE:
-        good = whole or (isinstance(value, tuple) and bool(value) and {*map(type, value)} == {int})
-        expected = "an integer, or one for each axis in parentheses"
-    elif name in _NUMBERS:
-        good, expected = type(value) in (int, float) and math.isfinite(value), "a number"
-        value = float(value) if good else value
-    elif name in _FLAGS:
-        good, expected = type(value) is bool, "true or false"
-    elif name == "padding":
-        good, expected = _is_padding(value), "an integer, 'causal', 'same', or one for each axis"
-    else:
-        good, expected = isinstance(value, str) and bool(value), "a name"
-    if not good:
-        raise ConvertError(f"{what}, with {name}={text.strip()!r:.{SHOWN}}; expected {expected}")
-    return value
+        return "" if whole else "an integer"
+    if name in _ONE_OR_MORE:
+        several = isinstance(value, tuple) and bool(value) and {*map(type, value)} == {int}
+        return "" if whole or several else "an integer, or one for each axis in parentheses"
+    if name in _NUMBERS:
+        good = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        return "" if good else "a number"
+    if name in _FLAGS:
+        return "" if type(value) is bool else "true or false"
+    if name == "padding":
+        good = _is_padding(value)
+        return "" if good else "an integer, 'causal', 'same', or one for each axis"
+    return "" if isinstance(value, str) and value else "a name"
 
 
 def _is_padding(value: Any) -> bool:
