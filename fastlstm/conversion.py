@@ -42,8 +42,8 @@ def convert(
     layers : str or sequence of str, optional
         The order of the layers, which a file does not tell:
         ``"embedding, lstm, linear"``, or with the prefix of each one's tensors,
-        ``"lstm:encoder.rnn, relu, linear:head"``. Not needed for one recurrent block alone, nor
-        for a live module, whose forward tells.
+        ``"lstm:encoder.rnn, relu, linear:head"``; ``docs/layers.md`` has all words. Not needed
+        for one recurrent block alone, nor for a live module, whose forward tells.
     prefix : str, optional
         Take only the tensors whose names start with it.
     nonlinearity : {"tanh", "relu"}, optional

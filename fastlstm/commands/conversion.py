@@ -13,7 +13,7 @@ def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     parser.add_argument(
         "--layers",
         help="the order of the layers, such as 'embedding, lstm, linear', or with the prefix of "
-        "each one's tensors, 'lstm:encoder.rnn, relu, linear:head'",
+        "each one's tensors, 'lstm:encoder.rnn, relu, linear:head'; docs/layers.md has all words",
     )
     parser.add_argument(
         "--recipe",

@@ -44,20 +44,22 @@ def read(
         ``onnx.ModelProto``, a mapping of names to arrays or torch tensors, nested or not, or a list
         of them.
     layers : str or sequence of str, optional
-        The layers in the order in which they run: words out of ``one_hot``, ``embedding``,
-        ``lstm``, ``gru``, ``rnn``, ``linear``, ``relu``, ``tanh``, ``sigmoid``, ``softmax``,
-        ``log_softmax`` and ``dropout`` (without effect), as in ``"embedding, lstm, linear"``. A
-        word with weights can be bound to a path: ``"lstm:encoder.rnn"``. Needed unless the source
-        holds one recurrent block and nothing else, is a live module, whose forward tells, or a
-        stored one whose order is known.
+        The layers in the order in which they run, as in ``"embedding, lstm, linear"``: a word for
+        each layer and function, with parameters if it has any, ``"elu(0.5)"``. One with weights can
+        be bound to a path, ``"lstm:encoder.rnn"``; branches stand in brackets,
+        ``"lstm, [linear:a | linear:b]"``. ``docs/layers.md`` has all of them. Needed unless the
+        source holds one recurrent block and nothing else, is a live module, whose forward tells,
+        or a stored one whose order is known.
     prefix : str, optional
-        Take only the tensors under this dotted path; "" takes all of a checkpoint that holds
+        Take only the tensors under this dotted path, or, where there are none, those whose names
+        begin with it; of averages kept as a list, its path; "" takes all of a checkpoint that holds
         several state dicts.
     nonlinearity : {"tanh", "relu"}, optional
         Of the RNNs, where the source does not tell.
     ignore : str or sequence of str, optional
-        Patterns (:mod:`fnmatch`) of names of tensors that may stay unused; of a Keras file also of
-        layers that are left out, each handing on what it reads.
+        Patterns (:mod:`fnmatch`) of names of tensors that may stay unused, and of stored modules
+        without weights that forward does not run; of a Keras file also of layers that are left
+        out, each handing on what it reads.
     dtype : {"float32", "float64"}
         What the model is stored in.
     vocabulary : sequence of str, optional

@@ -131,7 +131,8 @@ class Order:
         return POSITIONS
 
     def _pads(self, found: Class, module: StoredModule, words: list[Word], how: str) -> str:
-        value, n = module.settings.get("value", 0), int(module.class_name[-2])
+        value: Any = module.settings.get("value", 0)
+        n = int(module.class_name[-2])
         sizes: Any = module.settings["padding"]
         sizes = sizes if isinstance(sizes, tuple) else (sizes,) * (2 * n)
         if len(sizes) != 2 * n or wanted("value", value):
