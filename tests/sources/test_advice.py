@@ -54,7 +54,8 @@ def test_an_unused_tensor_is_said_to_be_what_it_may_be() -> None:
     text = refusal(source, layers="lstm, linear")
     for line in (
         "  'in_scale': a tensor of its own, as a scale, an offset, a mean or a deviation: "
-        "multiply:in_scale, divide:in_scale, add:in_scale or subtract:in_scale",
+        "multiply:in_scale, divide:in_scale, add:in_scale or subtract:in_scale; or what a "
+        "recurrence starts from: initial_state of a recipe",
         "  'bn': batch_norm:bn",
         "  'step': int64: a count, which ignore='step' allows",
         "  'order': int64: no word takes it",
