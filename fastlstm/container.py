@@ -302,7 +302,7 @@ def opened(path: Path, *, ours: bool = True, expected: Identity | None = None) -
 
     Whatever proves wrong with the content, here or in the ``with`` block, becomes a FormatError.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     try:
         if not stat.S_ISREG(os.stat(name).st_mode):
             raise ValueError("this is a folder or a device; expected a regular file")

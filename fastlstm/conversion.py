@@ -10,10 +10,9 @@ from typing import Any
 from fastlstm import format, spec
 from fastlstm.errors import ConvertError
 from fastlstm.model import Model
+from fastlstm.paths import Path, at_path, name_of
 
 __all__ = ["convert", "from_torch"]
-
-Path = str | os.PathLike[str]
 
 
 def convert(
@@ -34,7 +33,7 @@ def convert(
 
     Parameters
     ----------
-    source : path, torch.nn.Module, or mapping of str to array
+    source : path, binary file, torch.nn.Module, or mapping of str to array
         A ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file (read without torch), a ``.safetensors``,
         ``.npz``, ``.onnx``, ``.keras`` or ``.h5`` file, a live module, or a state dict.
     destination : path
@@ -120,19 +119,19 @@ def from_torch(
     """
     from fastlstm import sources  # a third of the package, which running a model does not need
 
-    made = sources.read(
-        source,
-        layers=layers,
-        prefix=prefix,
-        nonlinearity=nonlinearity,
-        ignore=ignore,
-        dtype=dtype,
-        vocabulary=vocabulary,
-        recipe=recipe,
-        input_size=input_size,
-    )
-    is_path = isinstance(source, str | os.PathLike)
-    name = os.path.basename(os.fspath(source)) if is_path else type(source).__qualname__
+    with at_path(source) as found:
+        made = sources.read(
+            found,
+            layers=layers,
+            prefix=prefix,
+            nonlinearity=nonlinearity,
+            ignore=ignore,
+            dtype=dtype,
+            vocabulary=vocabulary,
+            recipe=None if recipe is None else os.fsdecode(recipe),
+            input_size=input_size,
+        )
+    name = name_of(source) or type(source).__qualname__
     return Model(
         format.ModelFile(
             graph=_giving(made.graph, outputs),

@@ -14,11 +14,11 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 __all__ = ["Path", "replacing", "write_all"]
 
-Path = str | os.PathLike[str]
+Path = str | bytes | os.PathLike[Any]
 
 # Saves to one target that can be under way at once; one more waits for the first of them.
 SLOTS = 16
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         If the file cannot be written; it names the file. An older one is then left as it was,
         unless only the flush of the folder failed.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
     try:
         older = _older(target)
         mode = 0o666 if older is None else stat.S_IMODE(older.st_mode) & 0o777

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine
+from fastlstm.arrays import offered
 from fastlstm.model import Model
 
 __all__ = ["check_forecasts", "forecast"]
@@ -67,6 +68,7 @@ def forecast(model: Model, history: Array, steps: int) -> Array:
     """
     check_forecasts(model)
     steps = _engine.as_count("steps", steps, 1)
+    history = offered("history", history)
     shape = np.asarray(history).shape if isinstance(history, np.ndarray) else ()
     stream = model.stream(shape[1] if len(shape) == 3 else None)
     fitted = stream.run(history)

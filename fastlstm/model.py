@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy.typing as npt
 
 from fastlstm import format, self_check, sequences, spec
 from fastlstm._engine import as_count
 from fastlstm.packed import PackedGraph
+from fastlstm.paths import Path, at_path
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
 from fastlstm.summary import Summary
@@ -19,7 +20,6 @@ from fastlstm.summary import Summary
 __all__ = ["Model", "load"]
 
 Array = npt.NDArray[Any]
-Path = str | os.PathLike[str]
 
 
 class Model(PackedGraph):
@@ -370,7 +370,7 @@ def _restore_mapped(
 
 
 def load(
-    path: Path,
+    path: Path | BinaryIO,
     *,
     threads: int = 1,
     isa: str | None = None,
@@ -384,7 +384,7 @@ def load(
 
     Parameters
     ----------
-    path : path
+    path : path or binary file
         A file that :func:`convert` or :meth:`Model.save` wrote.
     threads : int, default 1
         Threads a call may use, the caller's among them: no more than the processors that this
@@ -456,18 +456,19 @@ def load(
                 "expected none of them with it"
             )
         threads, isa, reproducible = into.threads, into.isa, into.reproducible
-    file = format.read_model(path, mapped=mmap, check=check)
+    if mmap and not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"path is a {type(path).__name__}; with mmap=True expected a path")
+    with at_path(path) as name:
+        file = format.read_model(name, mapped=mmap, check=check)
     if into is not None:
         try:
             into.check_weights(file.graph, file.tensors)
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
     try:
         model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
     except MemoryError as error:
-        raise format.FormatError(
-            f"{os.fspath(path)}: the model does not fit in memory: {error}"
-        ) from error
+        raise format.FormatError(f"{name}: the model does not fit in memory: {error}") from error
     if check and file.self_check is not None:  # to make one takes the reference, and longer
         model.check()
     if into is None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import sequences, spec
+from fastlstm.arrays import offered
 from fastlstm.conversion import from_torch
 from fastlstm.errors import ConvertError
 from fastlstm.model import Model
@@ -357,13 +358,17 @@ class _Cell(_Module):
         -------
         h, or (h, c) : like `hx`
         """
+        input = offered("input", input)
         if not isinstance(input, np.ndarray):
             raise TypeError(f"input is a {type(input).__qualname__}; expected a NumPy array")
         if input.ndim not in (1, 2):
             raise ValueError(f"input has shape {input.shape}; expected (I,) or (B, I)")
         state = self._state(hx)
         if state is not None:
-            state = {name: np.asarray(array)[None] for name, array in state.items()}
+            state = {
+                name: np.asarray(offered(f"hx ({name[-1]})", array))[None]
+                for name, array in state.items()
+            }
         _, state = self.model(input[None], state)
         return self._hx(array[0] for array in state.values())
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine, processors, spec
+from fastlstm.arrays import Network, offered
 
 if TYPE_CHECKING:
     from fastlstm.plan.operations import Part
@@ -81,7 +82,7 @@ class PackedGraph:
             for name, part in zip(program.part_names, program.parts, strict=True)
         }
         self._layout = program.state_size, *program.parts
-        self._network = _engine.Network(
+        self._network = Network(
             decoded,
             [tensors[name] for name in program.tensor_names],
             self.dtype,
@@ -242,6 +243,7 @@ class PackedGraph:
         """A part of a state as the network has it: (rows, B, count)."""
         first, *axes = self._parts[name]
         dtype = np.dtype(np.int64) if counts else self.dtype
+        given = offered(f"state {name!r}", given)
         array: Array = _engine.as_plain(
             f"state {name!r}", given, f"a plain NumPy array of {dtype}, without a mask"
         )

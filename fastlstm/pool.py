@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastlstm import _engine, format
 from fastlstm.packed import PackedGraph
+from fastlstm.paths import Path
 
 if TYPE_CHECKING:
     import asyncio
@@ -188,7 +189,7 @@ class Pool(_engine.Pool):
         block = self._model.state_block(state, count, together=False)
         self.write_rows(numbers, block)
 
-    def save(self, path: str | os.PathLike[str], slots: Slots | None = None) -> None:
+    def save(self, path: Path, slots: Slots | None = None) -> None:
         """Write the states of streams to a file, whole or not at all.
 
         Parameters
@@ -211,7 +212,7 @@ class Pool(_engine.Pool):
             arrays = state | {SLOTS: numbers, STEPS: steps}
         format.write_state(path, arrays, {"fingerprint": self._model.fingerprint}, "pool")
 
-    def load(self, path: str | os.PathLike[str], slots: Slots | None = None) -> dict[int, int]:
+    def load(self, path: Path, slots: Slots | None = None) -> dict[int, int]:
         """Open a stream for each one that :meth:`save` wrote.
 
         Parameters
@@ -238,7 +239,7 @@ class Pool(_engine.Pool):
         saved, steps, block = self._read(path)
         wanted = list(range(len(saved)))
         if slots is not None:
-            name = repr(os.fspath(path))
+            name = repr(os.fsdecode(path))
             saved_at = {number: i for i, number in enumerate(saved)}
             asked = np.atleast_1d(_engine.as_slots(slots)).tolist()
             wanted = []
@@ -249,9 +250,9 @@ class Pool(_engine.Pool):
         opened = self.open_rows(block[wanted], np.array(steps, np.int64)[wanted])
         return {saved[i]: int(slot) for i, slot in zip(wanted, opened, strict=True)}
 
-    def _read(self, path: str | os.PathLike[str]) -> tuple[list[int], list[int], Array]:
+    def _read(self, path: Path) -> tuple[list[int], list[int], Array]:
         """Slots, steps and states (N, state_size) of a saved pool."""
-        name = repr(os.fspath(path))
+        name = repr(os.fsdecode(path))
         arrays, metadata = format.read_state(path, "pool")
         if metadata.get("fingerprint") != self._model.fingerprint:
             raise format.FormatError(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import _engine
+from fastlstm.arrays import offered, offers
 from fastlstm.packed import PackedGraph
 
 __all__ = ["Sequences", "arrange", "is_packed"]
@@ -170,7 +171,7 @@ def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: b
             "or give a padded batch with lengths="
         )
     # A list without any array is taken for the numbers of one: the checks of arrays refuse it.
-    if isinstance(x, list | tuple) and (not x or any(isinstance(one, np.ndarray) for one in x)):
+    if isinstance(x, list | tuple) and (not x or any(map(offers, x))):
         _check_of_list(model, lengths, reset, batch_first)
         return _of_list(model, x)
     moving, held = _parted(model, x)
@@ -189,7 +190,7 @@ def arrange(model: PackedGraph, x: Any, lengths: Any, reset: Any, batch_first: b
         mask = None if mask is None else np.ascontiguousarray(mask.T)
     T, B = inputs[0].shape[:2]
     if lengths is not None:
-        lengths = _engine.as_lengths(lengths, T, B)
+        lengths = _engine.as_lengths(offered("lengths", lengths), T, B)
         for port, array in zip(network.moving, inputs, strict=True):
             if port.tokens:
                 _engine.check_tokens(array, port.tokens, lengths)
@@ -210,7 +211,9 @@ def _parted(model: PackedGraph, x: Any) -> tuple[Any, dict[str, Any] | None]:
 def _is_batched(model: PackedGraph, x: Any) -> bool:
     """Whether x has a batch axis, as far as its axes tell."""
     # An array of a subclass may say anything of itself; its base class tells its real shape.
-    real = np.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x
+    real = x if type(x) is np.ndarray else offered("x", x)
+    if isinstance(real, np.ndarray) and type(real) is not np.ndarray:
+        real = np.asarray(real)
     return getattr(real, "ndim", None) == 2 + len(model._network.moving[0].shape)
 
 
@@ -264,5 +267,5 @@ def _as_resets(model: PackedGraph, reset: Any, shape: tuple[int, ...]) -> Array:
             f"reset cannot be used: {why}; give what lies between resets as sequences of their "
             f"own: model([x0, x1, ...])"
         )
-    mask: Array = _engine.as_mask("reset", reset, shape)
+    mask: Array = _engine.as_mask("reset", offered("reset", reset), shape)
     return mask

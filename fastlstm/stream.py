@@ -9,7 +9,9 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm import _engine, format
+from fastlstm.arrays import offered
 from fastlstm.packed import PackedGraph
+from fastlstm.paths import Path
 
 __all__ = ["Stream"]
 
@@ -87,13 +89,18 @@ class Stream(_engine.Stream):
     def state(self, state: Mapping[str, Array]) -> None:
         self.write_block(self._model.state_block(state, self.batch_size))
 
+    def reset(self, rows: Any = None, *, held: Mapping[str, Array] | None = None) -> None:
+        super().reset(offered("rows", rows), held=held)
+
+    reset.__doc__ = _engine.Stream.reset.__doc__
+
     def clone(self) -> Stream:
         """A new stream of the same model, in the same state."""
         twin = Stream(self._model, self.batch_size, self.held_values())
         twin.write_block(self.read_block(), self.steps)
         return twin
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: Path) -> None:
         """Write the state to a file, whole or not at all.
 
         Raises
@@ -103,7 +110,7 @@ class Stream(_engine.Stream):
         """
         format.write_state(path, self.state, {"fingerprint": self._model.fingerprint})
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: Path) -> None:
         """Replace the state by one that :meth:`save` wrote for the same model and batch size.
 
         Raises
@@ -116,7 +123,7 @@ class Stream(_engine.Stream):
         state, metadata = format.read_state(path)
         if metadata.get("fingerprint") != self._model.fingerprint:
             raise format.FormatError(
-                f"{os.fspath(path)!r} is the state of another model; expected one that a stream "
+                f"{os.fsdecode(path)!r} is the state of another model; expected one that a stream "
                 f"of this model, with these very weights, saved"
             )
         self.state = state

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import spec
+from fastlstm.arrays import offered
 from fastlstm.model import Model
 from fastlstm.stream import Stream
 
@@ -268,6 +269,8 @@ def read_texts(model: Model, given: Any, what: str) -> Texts:
         If one is empty, a token or character is unknown, or the model predicts no next token.
     """
     check_generates(model)
+    if not isinstance(given, str | list | tuple):
+        given = offered(f"the {what}", given)
     first = given[0] if isinstance(given, list | tuple) and len(given) else None
     batched = isinstance(first, Sequence | np.ndarray)
     if isinstance(given, np.ndarray):

@@ -24,6 +24,7 @@ from models import (
     LANES,
     ChainFile,
     build,
+    chain_of,
     input_for,
     model_file,
     recurrent,
@@ -214,7 +215,7 @@ class TestParts:
 def reference_of(
     model: Model, x: np.ndarray, state: dict[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    return reference.forward(model.layers, model.tensors, x, state)[0]
+    return reference.forward(chain_of(model), model.tensors, x, state)[0]
 
 
 class TestAgainstTorch:

@@ -376,7 +376,7 @@ class TestArguments:
         )  # fmt: skip
 
     def test_masked_masks(self, model):
-        with pytest.raises(TypeError, match=r"reset is a numpy\.ma.*; expected a boolean array"):
+        with pytest.raises(TypeError, match=r"reset is a numpy\.ma.*; expected a NumPy array"):
             model(self.X, reset=np.ma.zeros((5, 2), bool))
 
     def test_of_an_unbatched_sequence(self, model):

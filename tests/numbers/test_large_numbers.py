@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import ChainFile, random_tensors
+from models import ChainFile, chain_of, random_tensors
 from ways import assert_same_bits
 
 from fastlstm import Model
@@ -43,7 +43,7 @@ def test_large_numbers_are_normalised_as_in_float64(
     x = np.float32(value) * rng.uniform(-1, 1, (5, size)).astype(np.float32)
     x[0, :1], x[0, 1:] = -value, value
     x[1] = rng.choice([-value, value], size)
-    expected, _ = reference.forward(model.layers, model.tensors, x[:, None])
+    expected, _ = reference.forward(chain_of(model), model.tensors, x[:, None])
     np.testing.assert_allclose(model(x)[0], expected[:, 0], rtol=2e-5, atol=2e-6)
 
 
@@ -119,5 +119,5 @@ def test_softmax_is_shifted_by_the_largest(
             isa=isa,
         )
         x = rng.choice([-1.5e38, 0, 90, -90, 1e4, 1.5e38], (20, 1, size)).astype(np.float32)
-        expected, _ = reference.forward(model.layers, model.tensors, x)
+        expected, _ = reference.forward(chain_of(model), model.tensors, x)
         np.testing.assert_allclose(model(x)[0], expected, rtol=1e-6, atol=1e-6)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import build
+from models import build, chain_of
 from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model
@@ -29,7 +29,7 @@ def mean_of(size: int, isa: str | None = None, dtype: Any = np.float32) -> Model
 def spec_file(model: Model, weight: np.ndarray, bias: np.ndarray) -> Any:
     from models import ChainFile
 
-    return ChainFile(model.layers, {"s.weight": weight, "s.bias": bias})
+    return ChainFile(chain_of(model), {"s.weight": weight, "s.bias": bias})
 
 
 def both_parts(state: Any) -> np.ndarray:
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_what_a_sum_would_make_of_it(dtype: Any, isa: str)
         np.testing.assert_array_equal(y[0][small], 3)  # beside what is not finite
         if dtype == np.float32:
             with np.errstate(all="ignore"):
-                truth, _ = reference.forward(model.layers, model.tensors, x)
+                truth, _ = reference.forward(chain_of(model), model.tensors, x)
             np.testing.assert_array_equal(y[0][odd], truth[0, 0][odd].astype(dtype))
 
 

@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import KINDS, STREAMING, ChainFile, build, every_kind, every_model, input_for, state_for
+from models import (
+    KINDS,
+    STREAMING,
+    ChainFile,
+    build,
+    chain_of,
+    every_kind,
+    every_model,
+    input_for,
+    state_for,
+)
 from test_random_models import SEED, VOCABULARY, Draw, tensors_of
 from ways import assert_same_bits, assert_same_state, row_of
 
@@ -64,7 +74,7 @@ def every_way(model: Model, x: Array, state: dict[str, Array], lengths: Array) -
         counts = [name for name, a in state.items() if a.dtype == np.int64]
         fresh = {n: np.zeros_like(a) if n in counts else a for n, a in state.items()}
     yield model(x, fresh, lengths=lengths)
-    if spec.looks_ahead(model.layers):
+    if spec.looks_ahead(chain_of(model)):
         return
     B = x.shape[1]
     stream = model.stream(B)
@@ -97,7 +107,7 @@ def test_every_kind_of_layer(kind: str, size: int, rng: np.random.Generator) -> 
 
 
 def model_file_of(model: Model) -> ChainFile:
-    return ChainFile(model.layers, model.tensors)
+    return ChainFile(chain_of(model), model.tensors)
 
 
 @pytest.mark.parametrize("kind", every_model(1))
