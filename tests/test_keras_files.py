@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
+import json
 import struct
 import zipfile
 import zlib
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_files import Layer, layer, make_h5, make_keras
+from keras_files import Layer, bidirectional, config_of, gru, layer, lstm, make_h5, make_keras
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.keras import file as keras_file
@@ -575,6 +577,108 @@ def test_any_bytes_load_or_raise(python, kind, tmp_path):
     refused, memory = map(int, printed.split())
     assert refused > 100
     assert memory < 150_000  # kB, of which Python, NumPy and h5py take a third
+
+
+# --- configurations
+
+LAYERS: list[Layer] = [
+    layer("Masking", {"mask_value": 0.0}, {}),
+    bidirectional(lstm(3, 4)),
+    layer("Reshape", {"target_shape": [-1, 2, 4]}, {}),
+    layer("TimeDistributed", {"layer": layer("Flatten", {"name": "f"}, {})}, {}),
+    layer(
+        "Conv1D",
+        {"filters": 3, "kernel_size": [2], "strides": [1], "padding": "same", "use_bias": False,
+         "activation": "relu", "dilation_rate": [1], "groups": 1},
+        {"kernel": (2, 8, 3)},
+    ),
+    layer("ZeroPadding1D", {"padding": [1, 2]}, {}),
+    layer("MaxPooling1D", {"pool_size": [2], "strides": [2], "padding": "valid"}, {}),
+    layer("Cropping1D", {"cropping": [1, 0]}, {}),
+    layer("UpSampling1D", {"size": 2}, {}),
+    gru(3, 2, return_sequences=True),
+    layer("LayerNormalization", {"axis": -1, "epsilon": 1e-3, "scale": True, "center": True},
+          {"gamma": (2,), "beta": (2,)}),
+    layer("GlobalAveragePooling1D", {"keepdims": False}, {}),
+    layer("RepeatVector", {"n": 3}, {}),
+    layer("Permute", {"dims": [2, 1]}, {}),
+]  # fmt: skip
+VALUES: list[Any] = [
+    *(None, -1, 0, 1, 2, 3, 2**20, 2**31 - 1, 2**31, 10**9, 1e308, -0.5, True, False, "", "same"),
+    *([], [1], [2**20], [1, 2], [-1], [None, None], {}, {"class_name": "Lambda", "config": {}}),
+]
+
+
+def test_any_configuration_loads_or_raises(tmp_path, rng):
+    """Whatever stands in the place of a value."""
+
+    def places(tree: Any) -> list[tuple[Any, Any]]:
+        keys = (
+            range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else []
+        )
+        return [place for key in keys for place in [(tree, key), *places(tree[key])]]
+
+    refused = 0
+    good = config_of(LAYERS, [None, None, 3])
+    make_h5(tmp_path / "m.h5", LAYERS, shape=[None, None, 3])
+    read(tmp_path / "m.h5")
+    for _ in range(400):
+        config = copy.deepcopy(good)
+        for _ in range(rng.integers(1, 3)):
+            found = places(config["config"])
+            tree, key = found[rng.integers(len(found))]
+            tree[key] = copy.deepcopy(VALUES[rng.integers(len(VALUES))])
+        with h5py.File(tmp_path / "m.h5", "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        try:
+            read(tmp_path / "m.h5")
+        except ConvertError:
+            refused += 1
+    assert refused > 100
+
+
+def nested(depth: int, calls: int) -> dict[str, Any]:
+    """A model in a model in a model, each of which calls the next one several times."""
+    if not depth:
+        return config_of([layer("Dropout", {"rate": 0.5}, {})])
+    inner = nested(depth - 1, calls)
+    inner["name"] = inner["config"]["name"] = "inner"
+    inner["inbound_nodes"] = [[["in", 0, 0, {}]]]
+    inner["inbound_nodes"] += [[["inner", n, 0, {}]] for n in range(calls - 1)]
+    config = {"name": "in", "batch_shape": [None, None, 3]}
+    given = {"class_name": "InputLayer", "config": config, "name": "in", "inbound_nodes": []}
+    ends = {"input_layers": ["in", 0, 0], "output_layers": ["inner", calls - 1, 0]}
+    return {"class_name": "Functional", "config": {"name": "m", "layers": [given, inner]} | ends}
+
+
+class TestWhatAFewBytesAskFor:
+    @pytest.mark.parametrize(("depth", "calls"), [(10, 10), (40, 2)])
+    def test_models_that_call_each_other(self, tmp_path, depth, calls):
+        config = nested(depth, calls)
+        path = make_h5(tmp_path / "m.h5", [], config=config["config"], model="Functional")
+        assert refusal(path) == ("layers are called, or read tensors, more than 8192 times in all")
+
+    @pytest.mark.parametrize(
+        ("shape", "layers"),
+        [
+            ([None, 1024, 1024], [layer("Permute", {"dims": [2, 1], "name": f"{n}"}, {})
+                                  for n in range(1000)]),
+            ([None, 2**20], [layer("RepeatVector", {"n": 2**20}, {})]),
+            ([None, None, 2**18], [layer("ZeroPadding1D", {"padding": 2**10}, {}),
+                                   layer("Activation", {"activation": "tanh"}, {})]),
+            ([None, 2**10, 2**10], [layer("UpSampling1D", {"size": 2**20}, {}),
+                                    layer("Flatten", {}, {})]),
+        ],
+    )  # fmt: skip
+    def test_rows(self, tmp_path, shape, layers):
+        path = make_h5(tmp_path / "m.h5", layers, shape=shape)
+        assert "at most 1048576 numbers are supported" in refusal(path)
+
+    def test_arguments(self, tmp_path):
+        config = nested(1, 1)
+        config["config"]["layers"][1]["inbound_nodes"] = [[["in", 0, 0, {"x": [1] * 2000}]]]
+        path = make_h5(tmp_path / "m.h5", [], config=config["config"], model="Functional")
+        assert "is called with 2005 arguments; at most 1024 are supported" in refusal(path)
 
 
 # --- around the file

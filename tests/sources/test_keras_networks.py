@@ -512,7 +512,7 @@ class TestWhatIsLeftOutOnTheUsersWord:
             made = read(path, ignore="crf")
             (got,) = of_graph(made, {made.call.arguments[0].name: x})
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-            assert made.report[-1].startswith("NOT VERIFIED: ")
+            assert made.report[-1].startswith("not verified: ")
             assert "'crf' was left out on your word (ignore='crf')" in made.report[-1]
 
     def test_a_pattern_that_names_nothing(self, keras, la, tmp_path):

@@ -29,7 +29,7 @@ __all__ = ["Translation"]
 
 # Calls of layers and tensors that they read, those of models within models each time they are
 # called.
-MAX_CALLS = 2**14
+MAX_CALLS = 2**13
 
 _WITHOUT_EFFECT = (
     *("InputLayer", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
@@ -192,7 +192,9 @@ class Translation:
             matching = [pattern for pattern in self.ignore if fnmatchcase(path, pattern)]
             self._matched.update(matching)
             if matching:
-                self.on_your_word.append(f"weight {path!r:.200} was left out on your word")
+                self.on_your_word.append(
+                    f"not verified: weight {path!r:.200} was left out, as ignore= allows"
+                )
             else:
                 unused.append(path)
         if unused:
@@ -312,7 +314,7 @@ class Translation:
             raise ConvertError(f"{site.what} reads nothing, so that it cannot be left out")
         site.weights.leave()
         self.on_your_word.append(
-            f"NOT VERIFIED: {site.what} was left out on your word (ignore={matching[0]!r:.80}); "
+            f"not verified: {site.what} was left out on your word (ignore={matching[0]!r:.80}); "
             f"what reads it is given what it was given"
         )
         return True
