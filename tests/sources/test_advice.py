@@ -105,6 +105,13 @@ def test_an_example_asks_for_what_weights_do_not_tell() -> None:
         read(tensors(conv, more, FC, LSTM), layers=example)
 
 
+def test_tensors_beside_the_weights_are_told_at_once() -> None:
+    source = tensors(LSTM, FC, {"in_scale": (1, 1, 3)}) | {"step": np.zeros((), np.int64)}
+    text = refusal(source)
+    assert "\nBeside them:\n  'in_scale': a tensor of its own, as a scale, an offset" in text
+    assert text.endswith("\n  'step': int64: a count, which ignore='step' allows")
+
+
 def test_gaps_of_a_sequential_are_told() -> None:
     source = tensors({"net.0.weight": (4, 3), "net.2.weight": (4, 4)})
     conversion = read(source, layers="linear, linear")
@@ -160,6 +167,23 @@ def test_an_example_keeps_what_a_module_holds(nn: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             run(read(tmp_path / "net.pt", layers=layers), x), right, atol=1e-6
         )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_settings_that_no_word_has_are_told(nn: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = nn.Module()
+    module.conv, module.pool = nn.Conv1d(3, 4, 2), nn.MaxPool1d(2, ceil_mode=True)
+    module.flat, module.act = nn.Flatten(), nn.GELU(approximate="tanh")
+    torch.save(module, tmp_path / "net.pt")
+    text = refusal(tmp_path / "net.pt", layers="conv1d, max_pool1d(2), gelu_tanh")
+    assert "\n  'pool' (MaxPool1d) has ceil_mode=True; expected False: ?:pool\n" in text
+    assert 'layers="conv1d:conv, ?:pool, flatten, gelu_tanh"' in text
+    # TorchScript does not keep which GELU it is.
+    actor = nn.Sequential(nn.Linear(3, 4), nn.GELU(approximate="tanh"))
+    torch.jit.save(torch.jit.script(actor), tmp_path / "jit.pt")
+    conversion = read(tmp_path / "jit.pt", layers="linear, gelu_tanh")
+    assert "compute, which layers= does not say: '1' (GELU)" in "\n".join(conversion.report)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

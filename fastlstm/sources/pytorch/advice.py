@@ -17,7 +17,7 @@ from fastlstm.sources.pytorch.order import Placed
 from fastlstm.sources.pytorch.state_dict import Tensor, listing
 from fastlstm.sources.pytorch.words import Word, joined
 
-__all__ = ["check_silent", "check_unused", "example", "gaps"]
+__all__ = ["beside", "check_silent", "check_unused", "example", "gaps"]
 
 MOST = 20  # words of an example, and lines of a list
 
@@ -80,7 +80,7 @@ def check_silent(
         left.setdefault(word.kind, []).append(word)
     missing: list[Silent] = []
     for one in told.silent:
-        if one.path in ignored:
+        if one.path in ignored or not one.checked:
             continue
         for own in one.words:
             alike = left.get(own.kind, [])
@@ -170,6 +170,16 @@ def _uses(refused: Mapping[str, Tensor], blocks: Sequence[Block]) -> Iterator[st
                 f"deviation: multiply:{shown}, divide:{shown}, add:{shown} or subtract:{shown}; or "
                 f"what a recurrence starts from: initial_state of a recipe"
             )
+
+
+def beside(tensors: Mapping[str, Tensor], blocks: Sequence[Block]) -> str:
+    """What the tensors may be that are part of no block, for a message; "" if there are none."""
+    own = {tensor.name for block in blocks for tensor in block.tensors.values()}
+    own |= {f"{block.path}.num_batches_tracked" for block in blocks}
+    others = {name: tensor for name, tensor in tensors.items() if name not in own}
+    if not others:
+        return ""
+    return "\nBeside them:\n" + "\n".join(itertools.islice(_uses(others, blocks), MOST))
 
 
 def gaps(placed: Iterable[Placed]) -> list[str]:

@@ -56,12 +56,15 @@ class Silent:
     called : str
         For messages.
     words : tuple of Word
-        What takes it; a parameter that the file does not keep is ``"?"``.
+        What takes it; a parameter that the file does not keep, or a word, is ``"?"``.
+    checked : bool
+        Whether words that leave it out are refused.
     """
 
     path: str
     called: str
     words: tuple[Word, ...]
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,7 @@ def tell(
             if not module
             and (module.class_name not in CLASSES or CLASSES[module.class_name].word in _SHAPING)
         ]
+        own += [one.called for one in silent if not one.checked and one.words[0].kind == "?"]
         named = ", ".join(own[:20]) + (", ..." if len(own) > 20 else "")
         unverified = (f"what these modules compute, which layers= does not say: {named}",)
         return Told(known, None, unsaid, tuple(notes), silent, unverified if own else ())
@@ -272,16 +276,21 @@ _SHAPING = ("reduce", "reshape", "pad")
 def _silent(modules: Mapping[str, StoredModule]) -> Iterator[Silent]:
     """The modules that compute something and have no weights."""
     for path, module in modules.items():
-        found = CLASSES.get(module.class_name)
-        if found is None or found.word in ("dropout", "identity", "flatten", *_SHAPING):
+        found, name = CLASSES.get(module.class_name), called(path, module)
+        if found is None or found.word in ("dropout", "identity", *_SHAPING):
             continue
         if KINDS[found.word].weights and module:
             continue
+        checked = found.word != "flatten"  # sizes tell where that is
         try:
             words = found.made(module.settings)
-        except UnknownSettingError:
+        except UnknownSettingError as error:
             words = [Word(found.word, None, tuple((name, "?") for name in found.settings))]
-        yield Silent(path, called(path, module), tuple(words))
+            if "in its code" not in str(error):
+                words, name = [Word("?", path)], f"{name} {error}"
+            elif found.words is not None:  # which of several words is not known
+                words, checked = [Word("?", path)], False
+        yield Silent(path, name, tuple(words), checked)
 
 
 def _notes(path: str, module: StoredModule) -> Iterator[str]:

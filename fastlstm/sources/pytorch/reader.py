@@ -128,7 +128,7 @@ def _of_state_dict(
         )
     alone = chosen is None
     if chosen is None:
-        chosen = [*(given or ()), *_of_one_block(blocks, told)]
+        chosen = [*(given or ()), *_of_one_block(blocks, told, found)]
     if given is not None:
         advice.check_silent(chosen, told, ignored, blocks)
     placement = order.place(
@@ -196,7 +196,7 @@ def _row(given: Sequence[Word] | None) -> tuple[int, ...]:
     return first.parameters["*sizes"] if first is not None and first.kind == "input" else ()
 
 
-def _of_one_block(blocks: Sequence[Block], told: Told) -> list[Word]:
+def _of_one_block(blocks: Sequence[Block], told: Told, found: StateDict) -> list[Word]:
     """The word of a model that is one recurrent block and nothing else."""
     kind = blocks[0].choices[0]
     if len(blocks) == 1 and not told.unsaid and kind in ("lstm", "gru", "rnn"):
@@ -207,7 +207,7 @@ def _of_one_block(blocks: Sequence[Block], told: Told) -> list[Word]:
         f"{told.unsaid and f' ({told.unsaid})'}; say it with layers=, for example "
         f"{advice.example(blocks, told)}, with relu, tanh, ... wherever forward computes them (a ? "
         f"is to be filled in; docs/layers.md has all words), or convert one part alone with "
-        f"prefix=. Weights seen:\n{seen}"
+        f"prefix=. Weights seen:\n{seen}{advice.beside(found.tensors, blocks)}"
     )
 
 
