@@ -116,6 +116,13 @@ class Cells:
         h = b.arithmetic("add", new, b.arithmetic("multiply", h, 0.5))
         return h, [h]
 
+    def filter(self, b: Any, x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        """A diagonal recurrence, whose first turn is a row that has nothing of a loop."""
+        (h,) = states
+        h = b.arithmetic("add", b.arithmetic("multiply", self.c[:H] / 3, h),
+                         b.linear(x, self.w[:H]))  # fmt: skip
+        return b.linear(h, self.u[:H]), [h]
+
 
 CELLS = {
     "lstm": (2, "lstm"),
@@ -124,6 +131,7 @@ CELLS = {
     "gru_before": (1, "gru"),
     "rnn": (1, "rnn"),
     "leaky": (1, "delay"),
+    "filter": (1, "delay"),
 }
 
 
@@ -245,3 +253,27 @@ def test_states_of_a_loop_carried_from_call_to_call(rng: np.random.Generator) ->
     made = follow(program, parameters, [{"h": "h_n", "c": "c_n"}])
     x = rng.normal(size=(T, B, I))
     check(made, "lstm", x, expected(cells.lstm, [np.zeros((B, H))] * 2, x))
+
+
+def test_a_loop_over_what_is_computed_for_all_steps_before(rng: np.random.Generator) -> None:
+    """The first turn of the loop is then a row of the whole sequence, which is read as well."""
+    w, u, a = rng.normal(size=(H, I)), rng.normal(size=(2, H)), rng.uniform(0.3, 0.9, size=H)
+
+    def program(b: Builder, given: dict[str, Value]) -> Outcome:
+        rows = b.linear(given["x"], w)
+        h: Any = np.zeros((rows.shape[0], H))
+        made = []
+        for t in range(rows.shape[1]):
+            row = b.move(lambda p, t=t: p[:, t], rows)
+            h = b.arithmetic("add", b.arithmetic("multiply", a, h), row)
+            made.append(b.linear(h, u))
+        y = b.move(lambda *p: np.stack(p, 1), *made)
+        return Outcome({"y": b.arithmetic("add", y, b.linear(rows, u))})
+
+    made = follow(program, [Parameter("x", axes=("batch", "time", I))])
+    x = rng.normal(size=(T, B, I))
+    rows, h, y = x @ w.T, np.zeros((B, H)), []
+    for row in rows:
+        h = a * h + row
+        y.append((h + row) @ u.T)
+    check(made, "delay", x, np.stack(y))

@@ -289,6 +289,13 @@ class Core:
         for (name, step), every in self.loops.same.items():
             here = (rows == self.rows.number(name)) & (steps == step)
             made[here] += (self.rows.number(every) - self.rows.number(name)) << at.ROW_SHIFT
+        present = {*np.unique(at.row_of(made)).tolist()}
+        for (name, step), every in self.loops.begins.items():
+            old, new = self.rows.number(name), self.rows.number(every)
+            here = rows == old
+            # A row that is there with all its steps is meant itself.
+            if new in present and old in present and (steps[here] == step).all():
+                made[here] += (new - old) << at.ROW_SHIFT
         return made
 
     def _both_ends(self, timed: Sequence[Columns]) -> bool:

@@ -45,6 +45,8 @@ class Loops:
         self._every: set[str] = set()  # rows of every step that loops gave
         # (row, step) -> the row of every step of which that is one.
         self.same: dict[tuple[str, int], str] = {}
+        # The same of rows that are of every step themselves, beside which these may stand.
+        self.begins: dict[tuple[str, int], str] = {}
         self.first: dict[str, str] = {}  # row of every step -> the row of the first turn
 
     def row(self, made: Made, moment: int) -> Made:
@@ -86,15 +88,17 @@ class Loops:
         for name, rolled in turn.names.items():
             if name != rolled and name in self._made_at:
                 self.same[name, self._made_at[name]] = rolled
+        self.begins |= turn.begins
         # What was made of the rows of turns is made of those of every step too.
         for name, moment in list(self._made_at.items()):
             if (made := self._of_every(name, moment)) != name:
-                self.same[name, moment] = made
+                kept = self.same if (name, moment) in self.same else self.begins
+                kept[name, moment] = made
 
     def _of_every(self, name: str, moment: int) -> str:
         """A row of one step, as it is made of rows of every step."""
-        if (name, moment) in self.same:
-            return self.same[name, moment]
+        if every := self.same.get((name, moment)) or self.begins.get((name, moment)):
+            return every
         made = self._rows.row(name)
         if moment < 0 or name in self._every or made.node is None or not made.node.reads:
             return name
@@ -106,10 +110,10 @@ class Loops:
             return self._rows.before(self._rows.row(before), 1)
         if layer.over_time:
             return name
-        every = [self._of_every(read, moment) for read in reads]
-        if every == [*reads]:
+        rows = [self._of_every(read, moment) for read in reads]
+        if rows == [*reads]:
             return name
-        return self._rows.node(layer, every, made.tensors, made.steps).name
+        return self._rows.node(layer, rows, made.tensors, made.steps).name
 
 
 def _behind(rows: Rows, names: Any) -> set[str]:
@@ -137,6 +141,7 @@ class _Turn:
 
     def __init__(self, rows: Rows, made_at: Mapping[str, int], one: str, two: str) -> None:
         self.rows, self._made_at = rows, made_at
+        self.begins: dict[tuple[str, int], str] = {}
         self._starts: list[tuple[str, str]] = []  # a row that may be another, a turn before
         self.after: dict[str, str] = {}  # row -> the same of the next turn
         self.names: dict[str, str] = {}  # row -> that of every step
@@ -318,16 +323,17 @@ class _Turn:
 
         if not checks or not all(same(*check) for check in checks):
             return False
-        self.names |= {one: every for one, every, step in begun if same(one, every, step)}
+        self.begins = {(one, step): every for one, every, step in begun if same(one, every, step)}
         return True
 
     def _begun(self) -> list[tuple[str, str, int]]:
         """Rows of the first turn that may be what every step has, and their step."""
-        return [
-            (a, self.names[self._last(b)], self._made_at[a])
-            for a, b in self._starts
-            if a in self._made_at and self._last(b) in self.names and a not in self.names
-        ]
+        found = []
+        for one, two in self._starts:
+            step = self._made_at.get(one, self._made_at.get(two, 0) - 1)
+            if step >= 0 and self._last(two) in self.names and self.names.get(one, one) == one:
+                found.append((one, self.names[self._last(two)], step))
+        return found
 
 
 class _Different(Exception):  # noqa: N818
