@@ -277,6 +277,7 @@ R, P, N = "rtneural", "proteus", "nam"
         (R, {"layers.0.weights": [[[1.0] * 12]]}, "'weights' of layer 1.*three of a layer"),
         (R, {"layers.1.shape": [None, None, 2]}, r"'shape' of layer 2 .* is \[None, None, 2\]"),
         (R, {"in_shape": [None]}, "'in_shape' of the model"),
+        (R, {"layers.0.shape": [None, None, "3"]}, "'shape' of layer 1 .lstm. .*; expected two to"),
         (R, {"in_shape": [None, 2**30, 2**30, 5]}, "at most 65536 features of a step"),
         (R, {"in_skip": 2}, "'in_skip' of the model is 2; expected 0 or 1"),
         (R, {"in_gain": 100}, "'in_gain' of the model is 100; expected decibels"),

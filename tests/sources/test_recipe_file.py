@@ -201,6 +201,8 @@ RECIPES: list[tuple[str, str, str]] = [
     ("a layer of no tensors in no order", "ordered = false" + LSTM + '[[layer]]\nkind="relu"',
      "layer 2 (relu) names no tensor, and ordered is false; expected the kinds of layers that have "
      "some: layers= says what lies between"),
+    ("a word whose tensors are 0", '[[layer]]\nkind="layer_norm"\nbias=0', "layer 1 (layer_norm): "
+     "all of its tensors are 0; expected the name of one"),
     ("many layers", '[[layer]]\nkind="relu"\n' * 257, "it has 257 layers; at most 256 are read"),
 ]  # fmt: skip
 

@@ -311,6 +311,12 @@ def test_what_lies_between_with_weights(recipe: Any, rng: np.random.Generator) -
         h = np.tanh(w["W"] @ row + w["U"] @ h + w["b"])
     expected = (normal(h, 0.1) * w["g"] + w["beta"]) * w["s"]
     assert_close(forward(read(w, recipe=recipe(text), dtype="float64"), x)[0], expected, 1e-12)
+    plain = text.replace('bias = "beta"', "bias = 0")
+    without = {name: array for name, array in w.items() if name != "beta"}
+    expected = normal(h, 0.1) * w["g"] * w["s"]
+    assert_close(
+        forward(read(without, recipe=recipe(plain), dtype="float64"), x)[0], expected, 1e-12
+    )
     w["g"] = w["g"][None]
     with pytest.raises(ConvertError, match=r"'g' .layer 3 .* has shape \(1, 4\); expected 1 dim"):
         read(w, recipe=recipe(text))

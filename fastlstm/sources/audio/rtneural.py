@@ -30,7 +30,6 @@ _FUNCTIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "elu": "elu(
 _MOST_DECIBELS = 90
 # Of a step: the file alone says how many there are.
 _MOST_FEATURES = 2**16
-_SIZES = range(1, spec.MAX_SIZE)
 
 
 def is_rtneural(tree: Mapping[str, Any]) -> bool:
@@ -312,6 +311,11 @@ class _Chain:
         self.put(layer, self.row, **dict(zip(suffixes, weights, strict=True)))
 
 
+def _is_size(size: Any) -> bool:
+    number = isinstance(size, int | float | np.floating) and not isinstance(size, bool)
+    return number and 1 <= size <= spec.MAX_SIZE and size == int(size)
+
+
 def _halves(padding: int) -> tuple[int, int]:
     """Before and behind, as TensorFlow pads for ``same``."""
     return padding // 2, padding - padding // 2
@@ -321,9 +325,7 @@ def _shape(entry: Fields, key: str) -> list[int | None]:
     """A list of sizes, or None where one is open."""
     value = entry.entries.get(key)
     sizes: list[Any] = list(value) if isinstance(value, list | np.ndarray) else []
-    if not 2 <= len(sizes) <= 4 or not all(
-        size is None or (np.isscalar(size) and size in _SIZES) for size in sizes
-    ):
+    if not 2 <= len(sizes) <= 4 or not all(size is None or _is_size(size) for size in sizes):
         raise entry.refused(key, "two to four sizes, null where one is open")
     return [None if size is None else int(size) for size in sizes]
 

@@ -265,7 +265,9 @@ class Found:
     def check_axes(self) -> None:
         """Refuse tensors of a word of ``layers=`` that have not as many axes as its own."""
         kernel = re.fullmatch(r"conv\w*(\d)d(\(.*)?", self.entry.kind)
-        for key, (part,) in self.entry.tensors.items():
+        for key, part in (
+            (key, part) for key, stack in self.entry.tensors.items() for part in stack
+        ):
             tensor = self.find(self.place.full(part, (0, 0)))
             axes = 2 + int(kernel[1]) if kernel and key == "weight" else 1
             if len(tensor.shape) != axes or 0 in tensor.shape:

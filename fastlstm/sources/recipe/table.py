@@ -97,6 +97,8 @@ class Table:
         if self.boolean("coupled"):
             self.gates = self.gates.replace("f", "")
         tensors = dict(self.tensors())
+        if tensors and not any(tensors.values()):
+            raise self.refused("all of its tensors are 0", "the name of one")
         directions = tuple(self.strings("directions", 2))
         layers = tuple(self.strings("layers"))
         self.check_placeholders(tensors, directions, layers)
