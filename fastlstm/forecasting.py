@@ -14,7 +14,7 @@ from fastlstm import _engine
 from fastlstm.arrays import offered
 from fastlstm.model import Model
 
-__all__ = ["check_forecasts", "forecast"]
+__all__ = ["check_forecasts", "fitted", "forecast"]
 
 Array = npt.NDArray[Any]
 
@@ -25,8 +25,14 @@ def check_forecasts(model: Model) -> None:
     Raises
     ------
     ValueError
-        If it takes tokens or gives another number of features than it takes.
+        If it takes tokens or several inputs, or gives another number of features than it takes.
     """
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        raise ValueError(
+            f"this model reads {', '.join(map(repr, model.inputs))} and gives "
+            f"{', '.join(map(repr, model.outputs))}; expected one input, and one output that can "
+            f"be the next"
+        )
     if model.takes_tokens:
         raise ValueError(
             "this model takes tokens, not features; expected a time-series model. "
@@ -40,7 +46,11 @@ def check_forecasts(model: Model) -> None:
         )
 
 
-def forecast(model: Model, history: Array, steps: int) -> Array:
+# Windows that are run at once, in numbers.
+MOST_NUMBERS = 2**22
+
+
+def forecast(model: Model, history: Array, steps: int, *, window: int | None = None) -> Array:
     """Continue a time series: feed a model its history, then its own predictions.
 
     Parameters
@@ -51,6 +61,10 @@ def forecast(model: Model, history: Array, steps: int) -> Array:
         At least one step.
     steps : int
         Steps to predict.
+    window : int, optional
+        Of a model that was trained on windows of so many steps: each prediction is made of the last
+        `window` rows alone, as a sequence of their own. Without it the state goes on from the first
+        row of the history, as in training on whole sequences.
 
     Returns
     -------
@@ -69,6 +83,8 @@ def forecast(model: Model, history: Array, steps: int) -> Array:
     check_forecasts(model)
     steps = _engine.as_count("steps", steps, 1)
     history = offered("history", history)
+    if window is not None:
+        return _by_windows(model, history, steps, _engine.as_count("window", window, 1))
     shape = np.asarray(history).shape if isinstance(history, np.ndarray) else ()
     stream = model.stream(shape[1] if len(shape) == 3 else None)
     fitted = stream.run(history)
@@ -80,9 +96,68 @@ def forecast(model: Model, history: Array, steps: int) -> Array:
         if row is None:
             raise ValueError(
                 "this model does not give one prediction for every step: it pools or strides over "
-                "time; expected one output row a step"
+                "time; expected one output row a step, or the window of steps that it was trained "
+                "on"
             )
         predictions[n] = row
         if n + 1 < steps:
             row = stream.step(predictions[n])
     return predictions
+
+
+def fitted(model: Model, history: Array, window: int | None = None) -> Array:
+    """The predictions that a model makes of the rows of a series from those before each.
+
+    Parameters
+    ----------
+    model : Model
+    history : array (T, I)
+    window : int, optional
+        As of :func:`forecast`.
+
+    Returns
+    -------
+    array (T - 1, I), or with `window` (T - window, I)
+        The last one is that of the last row.
+    """
+    if window is None:
+        made: Array = model.stream().run(history)[:-1]
+        return made
+    windows = np.lib.stride_tricks.sliding_window_view(history, window, axis=0)[:-1]
+    at_once = max(1, MOST_NUMBERS // max(1, window * model.input_size))
+    parts = [np.empty((0, model.output_size), model.dtype)]
+    for first in range(0, len(windows), at_once):
+        rows = np.ascontiguousarray(windows[first : first + at_once].transpose(2, 0, 1))
+        parts.append(_last(model, rows))
+    return np.concatenate(parts)
+
+
+def _by_windows(model: Model, history: Array, steps: int, window: int) -> Array:
+    known = history
+    model(known[:1])  # for its errors, of another dtype or shape
+    if len(known) < window:
+        raise ValueError(
+            f"the history has {len(known)} steps; expected at least {window}, one window of them"
+        )
+    known = np.asarray(known)[-window:]
+    batched = known.ndim == 3
+    predictions = np.empty((steps, *known.shape[1:]), model.dtype)
+    for n in range(steps):
+        row = _last(model, known if batched else known[:, None])
+        predictions[n] = row if batched else row[0]
+        known = np.concatenate([known[1:], predictions[n : n + 1]])
+    return predictions
+
+
+def _last(model: Model, rows: Array) -> Array:
+    """The prediction (B, I) behind rows (T, B, I) that are sequences of their own."""
+    y, _ = model(rows)
+    if model.pools_over_time:
+        return y
+    if not len(y):
+        raise ValueError(
+            f"this model gives no row for a window of {len(rows)} steps; expected the window that "
+            f"it was trained on"
+        )
+    last: Array = y[-1]
+    return last

@@ -10,9 +10,10 @@ import pytest
 from models import CELLS, build, recurrent
 
 import fastlstm
-from fastlstm import Model, Stream
+from fastlstm import Model, Stream, cli
 from fastlstm import chain as spec
-from fastlstm.commands.series import read_series, write_series
+from fastlstm.commands.series import continued, read_series, write_series
+from fastlstm.forecasting import fitted
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -93,7 +94,7 @@ class TestForecast:
         model, history = series_model(rng), np.zeros((4, 3), np.float32)
         message = (
             "this model does not give one prediction for every step: it pools or strides over "
-            "time; expected one output row a step"
+            "time; expected one output row a step, or the window of steps that it was trained on"
         )
         run = Stream.run
         with monkeypatch.context() as patched:
@@ -106,6 +107,129 @@ class TestForecast:
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             fastlstm.forecast(model, history, 2)
         assert str(caught.value) == message
+
+
+class TestWindows:
+    """A model that was trained on windows is fed the last so many rows, from the start."""
+
+    @pytest.mark.parametrize("pools", [False, True])
+    def test_each_prediction_is_of_the_last_window(self, rng, pools):
+        layers = [recurrent("lstm", 3, 13), *[spec.Pool("last", "last", 13)] * pools]
+        model = build((*layers, spec.Linear("head", 13, 3)), rng)
+        history = rng.standard_normal((20, 3)).astype(np.float32)
+        known = history
+        for _ in range(6):
+            y, _ = model(known[-8:])
+            known = np.concatenate([known, y[None] if pools else y[-1:]])
+        found = fastlstm.forecast(model, history, 6, window=8)
+        np.testing.assert_allclose(found, known[20:], rtol=0, atol=1e-6)
+        both = np.stack([history, history[::-1]], axis=1)
+        together = fastlstm.forecast(model, both, 6, window=8)
+        np.testing.assert_allclose(together[:, 0], found, rtol=0, atol=1e-6)
+        over = fitted(model, history, 8)
+        assert over.shape == (12, 3)
+        for n, row in enumerate(over):
+            y, _ = model(history[n : n + 8])
+            np.testing.assert_allclose(row, y if pools else y[-1], rtol=0, atol=1e-6)
+        assert not np.allclose(found, fastlstm.forecast(model, history, 6), atol=1e-3)
+
+    def test_refuses(self, rng):
+        model, history = series_model(rng), np.zeros((4, 3), np.float32)
+        with pytest.raises(ValueError, match=r"has 4 steps; expected at least 5, one window"):
+            fastlstm.forecast(model, history, 2, window=5)
+        with pytest.raises(ValueError, match="window is 0; expected at least 1"):
+            fastlstm.forecast(model, history, 2, window=0)
+        with pytest.raises(ValueError, match="x has shape"):
+            fastlstm.forecast(model, history[:, :2], 2, window=2)
+        short = build((spec.Conv1d("c", 3, 3, 4),), rng)
+        with pytest.raises(ValueError, match="gives no row for a window of 2 steps"):
+            fastlstm.forecast(short, history, 2, window=2)
+
+
+class TestColumns:
+    TEXT = "when,a,note,b\n2024-01-30,1,2,3\n2024-01-31,4,5,6\n2024-02-01,7,8,9\n"
+
+    def read(self, tmp_path, columns, chosen=(), text=TEXT):
+        path = tmp_path / "a.csv"
+        path.write_text(text, encoding="utf-8")
+        return read_series(str(path), columns, FLOAT32, chosen)
+
+    def test_a_column_of_dates(self, tmp_path):
+        found = self.read(tmp_path, 3)
+        assert found.names == ("a", "note", "b")
+        assert found.dates == ("2024-01-30", "2024-01-31", "2024-02-01")
+        assert found.date_name == "when"
+        np.testing.assert_array_equal(found.values, [[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+        bare = self.read(tmp_path, 3, text=self.TEXT.partition("\n")[2])
+        assert (bare.names, bare.dates, bare.date_name) == (None, found.dates, "")
+        np.testing.assert_array_equal(bare.values, found.values)
+
+    @pytest.mark.parametrize("chosen", [("b", "a"), ("4", "2"), ("b", "2")])
+    def test_chosen(self, tmp_path, chosen):
+        found = self.read(tmp_path, 2, chosen)
+        assert found.names == ("b", "a")
+        assert found.dates is not None
+        np.testing.assert_array_equal(found.values, [[3, 1], [6, 4], [9, 7]])
+
+    @pytest.mark.parametrize(
+        ("columns", "chosen", "message"),
+        [
+            (2, (), ", line 2: it has 4 columns; this model takes 2 features a step; choose them "
+             "with --column, of 'when', 'a', 'note', 'b'"),
+            (2, ("a",), "--column was given 1 times; this model takes 2 features a step"),
+            (2, ("a", "c"), " has no column 'c'; expected a number from 1 to 4, or one of 'when', "
+             "'a', 'note', 'b'"),
+            (2, ("a", "5"), " has no column '5'; expected a number from 1 to 4, or one of 'when', "
+             "'a', 'note', 'b'"),
+            (2, ("a", "when"), ", line 2: '2024-01-30' is not a finite number; only the first line "
+             "may be a header"),
+        ],
+    )  # fmt: skip
+    def test_refuses(self, tmp_path, columns, chosen, message):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            self.read(tmp_path, columns, chosen)
+        assert str(caught.value).endswith(message)
+
+    @pytest.mark.parametrize(
+        ("dates", "behind"),
+        [
+            (["2024-02-27", "2024-02-28"], ["2024-02-29", "2024-03-01"]),
+            (["2024-01-01 22:00", "2024-01-01 23:00"], ["2024-01-02 00:00", "2024-01-02 01:00"]),
+            (["2024-01-01T00:00:30", "2024-01-01T00:01:00"],
+             ["2024-01-01T00:01:30", "2024-01-01T00:02:00"]),
+            (["2023-10-01", "2023-11-01", "2023-12-01"], ["2024-01-01", "2024-02-01"]),
+            (["2023-10-01", "2023-11-01"], ["2023-12-01", "2024-01-01"]),
+            (["2023-01-31", "2023-03-31", "2023-05-31"], None),  # September has no 31st
+            (["2024-01-01", "2024-01-02", "2024-01-04"], None),
+            (["monday", "tuesday"], None),
+            (["2024-01-01"], None),
+            (["01/02/2024", "02/02/2024"], None),
+            (["9999-12-30", "9999-12-31"], None),
+        ],
+    )  # fmt: skip
+    def test_dates_go_on(self, dates, behind):
+        assert continued(dates, 2) == behind
+
+    def test_the_command(self, tmp_path, rng, capsys):
+        build((recurrent("gru", 1, 5), spec.Linear("head", 5, 1)), rng).save(tmp_path / "m")
+        lines = [f"2024-03-{day:02d},{day},{10 * day}" for day in range(1, 21)]
+        (tmp_path / "a.csv").write_text("day,one,ten\n" + "\n".join(lines), encoding="utf-8")
+        command = ["forecast", str(tmp_path / "m"), "--input", str(tmp_path / "a.csv")]
+        out = str(tmp_path / "o.csv")
+        more = ["--column", "one", "--window", "5", "--steps", "2", "--output", out]
+        assert cli.main([*command, *more]) == 0
+        told = capsys.readouterr().out
+        assert "(the column 'day' was taken for dates, from 2024-03-01 to 2024-03-20)" in told
+        written = Path(out).read_text(encoding="utf-8").splitlines()
+        assert written[0] == "day,one"
+        assert [line.partition(",")[0] for line in written[1:]] == ["2024-03-21", "2024-03-22"]
+        history = np.arange(1, 21, dtype=np.float32)[:, None]
+        expected = fastlstm.forecast(fastlstm.load(tmp_path / "m"), history, 2, window=5)
+        assert [float(line.partition(",")[2]) for line in written[1:]] == pytest.approx(
+            expected[:, 0].tolist(), rel=1e-6
+        )
+        assert cli.main(command) == 2
+        assert "choose them with --column, of 'day', 'one', 'ten'" in capsys.readouterr().err
 
 
 class TestCsv:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 import fastlstm
+from fastlstm import forecasting
 from fastlstm.commands import plot, terminal
 from fastlstm.commands.arguments import add_model, load_model, positive
-from fastlstm.commands.series import check_ending, read_series, write_series
-from fastlstm.forecasting import check_forecasts
+from fastlstm.commands.series import check_ending, continued, read_series, write_series
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
@@ -36,8 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         metavar="FILE",
         required=True,
-        help="the series: a .csv file, a row a step, its first line may be a header; or a .npy "
-        "file of an array (T, I)",
+        help="the series: a .csv file, a row a step, its first line may be a header, and a column "
+        "of no numbers is taken for dates; or a .npy file of an array (T, I)",
+    )
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a column of the .csv file that the model takes, by name or number, from 1 on; may be "
+        "given again, in the model's order (default: all but that of dates)",
+    )
+    parser.add_argument(
+        "--window",
+        type=positive,
+        help="of a model that was trained on windows of so many steps: each prediction is made of "
+        "the last so many rows alone",
     )
     parser.add_argument(
         "--steps", type=positive, default=100, help="to predict (default %(default)s)"
@@ -61,13 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot and not plot.is_available():
         raise ValueError(plot.MISSING)
     model = load_model(arguments)
-    check_forecasts(model)
-    series = read_series(source, model.input_size, model.dtype)
+    forecasting.check_forecasts(model)
+    series = read_series(source, model.input_size, model.dtype, arguments.column)
     history = series.values
     columns = [f"x{i}" for i in range(model.input_size)]
-    forecast = fastlstm.forecast(model, history, arguments.steps)
-    # Row t is the prediction of row t + 1 of the history.
-    fitted = model.stream().run(history)[:-1]
+    forecast = fastlstm.forecast(model, history, arguments.steps, window=arguments.window)
+    dates = None if series.dates is None else continued(series.dates, len(forecast))
+    # The last is the prediction of the last row, and the first that of row `begin`.
+    fitted = forecasting.fitted(model, history, arguments.window)
+    begin = len(history) - len(fitted)
     for what, predictions in (("prediction", fitted), ("forecast", forecast)):
         lost = np.flatnonzero(~np.isfinite(predictions).all(axis=1))
         if lost.size:
@@ -75,16 +91,16 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{what} number {lost[0] + 1} holds NaN or infinity; expected finite numbers. Is "
                 f"the series scaled as it was for the model's training?"
             )
-    rmse = _rmse(fitted - history[1:])
+    rmse = _rmse(fitted - history[begin:])
     # The yardstick: a model that has learned anything does better than the last row again.
-    repeat_rmse = _rmse(history[:-1] - history[1:])
+    repeat_rmse = _rmse(history[begin - 1 : -1] - history[begin:])
     if output is not None:
-        write_series(output, forecast, series.names)
+        write_series(output, forecast, series.names, dates, series.date_name)
     if arguments.plot:
         plot.save_forecast(
             arguments.plot,
             history,
-            fitted,
+            np.concatenate([np.full((begin - 1, fitted.shape[1]), np.nan), fitted]),
             forecast,
             names=[terminal.printable(name, keep="") for name in series.names or columns],
             title=f"{Path(source).name} continued by {Path(arguments.model).name}",
@@ -97,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "input": source,
                 "rows": len(history),
                 "names": series.names,
+                "window": arguments.window,
+                "dates": dates,
                 "one_step_rmse": rmse,
                 "repeat_rmse": repeat_rmse,
                 "forecast": forecast.tolist(),
@@ -122,16 +140,24 @@ def run(arguments: argparse.Namespace) -> int:
         right="model repeating",
     )
     page.text("(repeating: of predicting each row to be the one before it)")
+    if series.dates is not None:
+        called = repr(series.date_name) if series.date_name else "of no numbers"
+        page.text(f"(the column {called} was taken for dates, from {series.dates[0]} to "
+                  f"{series.dates[-1]})")  # fmt: skip
+        if dates is None:
+            page.text("(they are not equally far apart, or not in ISO 8601: the forecast has none)")
     page.heading(f"forecast: {len(forecast):,} steps after row {len(history) - 1:,}")
     # Names are of any length, and anyone's; the titles of a table are its own.
+    given = ["date"] if dates is not None else []
     page.table(
-        ("row", *columns),
+        ("row", *given, *columns),
         [
-            (str(row), *(f"{value:.6g}" for value in values))
-            for row, values in enumerate(forecast, len(history))
+            (str(len(history) + n), *([] if dates is None else [dates[n]]),
+             *(f"{value:.6g}" for value in values))
+            for n, values in enumerate(forecast)
         ],
         right=" ".join(("row", *columns)),
-    )
+    )  # fmt: skip
     written = [path for path in (output, arguments.plot) if path]
     if written:
         page.text("")
