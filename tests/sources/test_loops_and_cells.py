@@ -116,6 +116,22 @@ class Cells:
         h = b.arithmetic("add", new, b.arithmetic("multiply", h, 0.5))
         return h, [h]
 
+    def peepholes(self, b: Any, x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        """No layer either, as it is written: more rows a turn than a graph has outputs."""
+        h, c = states
+        z = b.arithmetic("add", b.linear(x, self.w, self.b), b.linear(h, self.u))
+        i, f, g, o = self.split(b, z, 4)
+        for _ in range(3):
+            i, f = (
+                b.activation("sigmoid", b.arithmetic("add", p, b.arithmetic("multiply", q, c)))
+                for p, q in ((i, self.c[:H]), (f, self.c[H : 2 * H]))
+            )
+        new = b.arithmetic("multiply", i, b.activation("tanh", g))
+        c = b.arithmetic("add", b.arithmetic("multiply", f, c), new)
+        o = b.arithmetic("add", o, b.arithmetic("multiply", self.c[2 * H : 3 * H], c))
+        h = b.arithmetic("multiply", b.activation("sigmoid", o), b.activation("tanh", c))
+        return h, [h, c]
+
     def filter(self, b: Any, x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """A diagonal recurrence, whose first turn is a row that has nothing of a loop."""
         (h,) = states
@@ -132,6 +148,7 @@ CELLS = {
     "rnn": (1, "rnn"),
     "leaky": (1, "delay"),
     "filter": (1, "delay"),
+    "peepholes": (2, "delay"),
 }
 
 

@@ -28,6 +28,7 @@ Array = npt.NDArray[Any]
 TURN = 3
 STEPS = 6  # that are tried out
 TOLERANCE = 1e-9
+MOST_OUTPUTS = 48  # of one graph that is tried out
 
 
 class Loops:
@@ -348,6 +349,11 @@ def _computed(
     nodes: dict[str, Made], given: dict[str, Array], outputs: dict[str, str]
 ) -> dict[str, Array]:
     """Rows of a few steps, by their equations in float64."""
+    if len(outputs) > MOST_OUTPUTS:
+        names = [*outputs]
+        parts = [names[:MOST_OUTPUTS], names[MOST_OUTPUTS:]]
+        first, rest = (_computed(nodes, given, {n: outputs[n] for n in part}) for part in parts)
+        return first | rest
     tensors: dict[str, Array] = {}
     made = []
     for name, row in nodes.items():
