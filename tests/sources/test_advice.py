@@ -12,6 +12,7 @@ import pytest
 from fastlstm import reference
 from fastlstm.errors import ConvertError
 from fastlstm.sources import Conversion, read
+from fastlstm.sources.pytorch.checkpoint import StoredModule
 
 T, B = 7, 2
 LSTM = {
@@ -218,6 +219,31 @@ def test_a_stored_class_that_is_not_known_is_named_and_not_dropped(nn: Any, tmp_
     text = refusal(tmp_path / "net.pt", layers="linear")
     assert "'1' (Bilinear) holds weights, and layers= has no word for its class" in text
     assert "ignore=" not in text
+
+
+def test_paths_of_a_hostile_file_are_escaped() -> None:
+    bell = {f"\x1b[2J{name}": value for name, value in tensors(LSTM, FC).items()}
+    whole = StoredModule("somewhere.Net")
+    whole["\x1b[2J"] = StoredModule("torch.nn.modules.activation.ELU", {"alpha": "x"})
+    linear = whole["\x1b[3J"] = StoredModule("torch.nn.modules.linear.Linear")
+    linear["weight"] = np.ones((2, 2))
+    for source in (bell, whole):
+        for layers in (None, "linear", "lstm, lstm", "linear:\x1b[3J", "\x1b[3J"):
+            assert "\x1b" not in refusal(source, layers=layers)
+
+
+def test_messages_of_many_layers_are_cut() -> None:
+    whole = StoredModule("torch.nn.modules.container.Sequential")
+    for n in range(5000):
+        whole[str(n)] = StoredModule("torch.nn.modules.activation.ReLU")
+    linear = whole["end"] = StoredModule("torch.nn.modules.linear.Linear")
+    linear["weight"] = np.ones((2, 2))
+    assert "there are 5001 layers; at most 4096" in refusal(whole)
+    assert len(refusal(whole, layers="linear")) < 3000
+    own = StoredModule("somewhere.Net")
+    own.update(whole)
+    for layers in (None, "linear"):
+        assert len(refusal(own, layers=layers)) < 3000
 
 
 # --- what is no tensor

@@ -15,7 +15,7 @@ from fastlstm.sources.pytorch.kinds import KINDS
 from fastlstm.sources.pytorch.module import Silent, Told
 from fastlstm.sources.pytorch.order import Placed
 from fastlstm.sources.pytorch.state_dict import Tensor, listing
-from fastlstm.sources.pytorch.words import Word, joined
+from fastlstm.sources.pytorch.words import Word, joined, shown
 
 __all__ = ["beside", "check_silent", "check_unused", "example", "gaps"]
 
@@ -51,7 +51,7 @@ def example(blocks: Sequence[Block], told: Told, bound: bool = False) -> str:
             words.append(Word("?"))
         words.append(word)
     more = ", ..." if len(paths) > MOST else ""
-    return f'layers="{joined(words[: 2 * MOST])}{more}"'
+    return f'layers="{shown(words[: 2 * MOST])}{more}"'
 
 
 def _word(block: Block, first: bool, bound: bool) -> Word:
@@ -92,7 +92,7 @@ def check_silent(
         if len(missing) == MOST:
             break
     if missing:
-        lines = "\n".join(f"  {one.called}: {joined(one.words)}" for one in missing)
+        lines = "\n".join(f"  {one.called}: {shown(one.words)}" for one in missing)
         raise ConvertError(
             f"layers={joined(words)!r:.300} leaves out what the module holds:\n{lines}\nSay where "
             f"it runs, for example {example(blocks, told)}; only one that forward never runs is "

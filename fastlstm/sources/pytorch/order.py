@@ -21,7 +21,7 @@ from fastlstm.sources.pytorch.kinds import KINDS
 from fastlstm.sources.pytorch.making import MisfitError, Source, Value, Weights
 from fastlstm.sources.pytorch.program import State, advanced
 from fastlstm.sources.pytorch.state_dict import Tensor, listing
-from fastlstm.sources.pytorch.words import BRANCHES, OPEN, Word, joined
+from fastlstm.sources.pytorch.words import BRANCHES, OPEN, Word, joined, shown
 
 __all__ = ["Placed", "Placement", "Word", "place"]
 
@@ -82,7 +82,7 @@ def place(
     if len(words) > MAX_WORDS:
         raise ConvertError(f"there are {len(words)} layers; at most {MAX_WORDS} are supported")
     if not any(KINDS[word.kind].weights for word in words if word.is_word):
-        raise ConvertError(f"layers={joined(words)!r} names no layer with weights")
+        raise ConvertError(f"layers={joined(words)!r:.1000} names no layer with weights")
     search = _Search(words, blocks, tensors, nonlinearity)
     fits = search.fits()
     if len(fits) == 1:
@@ -90,12 +90,12 @@ def place(
     seen = listing(tensor for block in blocks for tensor in block.tensors.values())
     if fits:
         raise ConvertError(
-            f"layers={joined(words)!r} fits these weights in more than one way; bind each word to "
-            f"its path, for example {example}. Weights seen:\n{seen}"
+            f"layers={joined(words)!r:.1000} fits these weights in more than one way; bind each "
+            f"word to its path, for example {example}. Weights seen:\n{seen}"
         )
     raise ConvertError(
-        f"layers={joined(words)!r} does not fit these weights: {search.misfit}. In file order they "
-        f"may be {example}. Weights seen:\n{seen}"
+        f"layers={joined(words)!r:.1000} does not fit these weights: {search.misfit}. In file "
+        f"order they may be {example}. Weights seen:\n{seen}"
     )
 
 
@@ -159,7 +159,7 @@ class _Search:
 
     def described(self, at: int, weights: Weights) -> str:
         word = self.words[at]
-        return f"the {word.kind} {at_(weights.block.path)}" if weights.block else str(word)
+        return f"the {word.kind} {at_(weights.block.path)}" if weights.block else shown([word])
 
     def choices(self, at: int, before: Sequence[Weights]) -> Iterator[Weights]:
         """What the word at a place may be bound to."""
@@ -194,8 +194,9 @@ class _Search:
             elif word.kind != OPEN and not (word.is_word and _keeps_axes(word)):
                 break
         raise ConvertError(
-            f"layers={joined(self.words)!r} does not tell what a step of the input is; begin it "
-            f"with input(...): input(40) for 40 features, input(1, 80, 80) for 1 channel of 80 x 80"
+            f"layers={joined(self.words)!r:.1000} does not tell what a step of the input is; begin "
+            f"it with input(...): input(40) for 40 features, input(1, 80, 80) for 1 channel of 80 "
+            f"x 80"
         )
 
     def rows_of(self, at: int, tokens: bool) -> Iterator[spec.Row]:
@@ -301,8 +302,8 @@ def _named(
     ends = [value.name for value in state.values]
     if len({*ends}) < len(ends) or INPUT in ends:
         raise ConvertError(
-            f"layers={joined(words)!r} gives {', '.join(map(repr, ends))}; expected each branch at "
-            f"the end to hold a layer of its own, since each is an output"
+            f"layers={joined(words)!r:.1000} gives {', '.join(map(repr, ends))}; expected each "
+            f"branch at the end to hold a layer of its own, since each is an output"
         )
     outputs = {OUTPUT: ends[0]} if len(ends) == 1 else {name: name for name in ends}
     graph = spec.Graph(

@@ -29,6 +29,7 @@ __all__ = [
     "joined",
     "merged",
     "parse",
+    "shown",
     "wanted",
 ]
 
@@ -115,6 +116,12 @@ def joined(words: Iterable[Word]) -> str:
     return text
 
 
+def shown(words: Iterable[Word]) -> str:
+    """The same for a message: paths may come from a hostile file and end up on a terminal."""
+    text = joined(words)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def merged(given: Sequence[Word] | None, own: Sequence[Word] | None) -> list[Word] | None:
     """Words that are given, and those of a source that tells them: they may add to these, no more.
 
@@ -137,8 +144,8 @@ def merged(given: Sequence[Word] | None, own: Sequence[Word] | None) -> list[Wor
         result.append(word)
     if left:
         raise ConvertError(
-            f"layers={joined(given)!r} leaves out {str(left[0])!r} of the source, which runs "
-            f"{joined(own)!r}; leave layers= out, or add to these"
+            f"layers={joined(given)!r:.1000} leaves out {str(left[0])!r} of the source, which runs "
+            f"{joined(own)!r:.1000}; leave layers= out, or add to these"
         )
     return result
 
