@@ -65,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "dtype": model.dtype.name,
                 "graph": model.graph.to_dict(),
                 "report": model.source["report"].split("\n"),
-                "verify": next_command(source, destination),
+                "verify": next_command(source, destination, model),
             }
         )
         return 0
     page = terminal.open_page()
     page.text(model.source["report"])
     page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {model.dtype}")
-    command = next_command(source, destination)
+    command = next_command(source, destination, model)
     yours = ", CLASS being the module that it is of" if ":CLASS" in command else ""
     page.text(f"verify it: {command}{yours}")
     return 0

@@ -161,14 +161,23 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_CODES[outcome]
 
 
-def next_command(source: str, destination: str) -> str:
+def next_command(source: str, destination: str, model: Model) -> str:
     """The command that verifies what was converted, to be told by whoever did."""
-    model, original = shlex.quote(destination), shlex.quote(source)
-    if runner_of(source):
-        return f"fastlstm verify {model} --against {original}"
+    written, original = shlex.quote(destination), shlex.quote(source)
+    if _runs(source, model):
+        return f"fastlstm verify {written} --against {original}"
     if Path(source).suffix.lower() in CHECKPOINTS:
-        return f"fastlstm verify {model} --module FILE.py:CLASS --against {original}"
-    return f"fastlstm verify {model} --recorded FILE.npz"
+        return f"fastlstm verify {written} --module FILE.py:CLASS --against {original}"
+    return f"fastlstm verify {written} --recorded FILE.npz"
+
+
+def _runs(source: str, model: Model) -> bool:
+    """Whether a source can be run beside the model that was made of it.
+
+    A file of Keras that holds weights alone was not followed, and so has no call.
+    """
+    runner = runner_of(source)
+    return runner != "" and (runner != "keras" or "call" in model.source)
 
 
 def _source(arguments: argparse.Namespace, model: Model) -> tuple[Any, list[str]]:
@@ -183,7 +192,7 @@ def _source(arguments: argparse.Namespace, model: Model) -> tuple[Any, list[str]
                 f"and a checkpoint"
             )
         return None, []
-    if runner_of(source):
+    if _runs(source, model):
         return source, options
     options_of = conversion_options(arguments)
     return fastlstm.from_torch(source, dtype=model.dtype.name, **options_of), []

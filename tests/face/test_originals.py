@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fastlstm import Model, cli, from_torch, spec, verify
+from fastlstm.commands.verify import next_command
 from fastlstm.format import ModelFile
 from fastlstm.signature import Argument, Call
 
@@ -445,6 +446,10 @@ def test_convert_says_what_to_run_next(run: Any, folder: Path, torch: Any) -> No
     )
     assert code == 0
     assert "--ignore was not needed: the original was run itself" in out
+
+
+def test_weights_that_keras_saved_alone_are_no_program(model: Model) -> None:
+    assert next_command("w.h5", "m", model) == "fastlstm verify m --recorded FILE.npz"
 
 
 def test_a_recording_in_the_command(run: Any, folder: Path, tmp_path: Path) -> None:
