@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_recipe_keys
+import test_recipe_programs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -220,7 +220,7 @@ def test_built_in_recipes_of_scripts(code: str, rng: np.random.Generator) -> Non
 def test_every_built_in_recipe_is_tested() -> None:
     tested = {recipe for recipe, _, _ in CODES.values()}
     tested |= {"two-linear", "two-linear-gru", "two-linear-rnn"}
-    assert {*built_in_recipes()} - tested == {*test_recipe_keys.BUILT_IN}
+    assert {*built_in_recipes()} - tested == {*test_recipe_programs.BUILT_IN}
     for name in built_in_recipes():
         assert read_recipe(name).description
 
