@@ -1,0 +1,219 @@
+"""The forward of an archive as a program of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import ConvertError
+from fastlstm.sources.arrays import Builder, Value
+from fastlstm.sources.aten import Aten, Unknown
+from fastlstm.sources.aten.table import is_array
+from fastlstm.sources.torchscript.archive import Archived, ScriptObject
+from fastlstm.sources.torchscript.code import Code
+from fastlstm.sources.torchscript.interpreter import Interpreter
+
+__all__ = ["Argument", "Forward", "Ran", "flat"]
+
+Array = npt.NDArray[Any]
+MAX_DEPTH = 40
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of forward.
+
+    Parameters
+    ----------
+    name : str
+    type : str
+        As the code has it: ``"Tensor"``, ``"Optional[Tuple[Tensor, Tensor]]"``.
+    optional : bool
+        Whether it has a default, or may be None.
+    """
+
+    name: str
+    type: str
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of forward gave.
+
+    Parameters
+    ----------
+    returned : object
+        Arrays, nested as they were returned.
+    written : dict
+        By its path, each attribute that the run has changed, and what it holds now.
+    """
+
+    returned: Any
+    written: dict[str, Any]
+
+
+class Forward:
+    """The forward of the module that an archive holds.
+
+    Parameters
+    ----------
+    archived : Archived
+
+    Attributes
+    ----------
+    arguments : tuple of Argument
+    attributes : dict of str to object
+        What is at each path in the module that is neither a module nor a list of them.
+    """
+
+    def __init__(self, archived: Archived) -> None:
+        self.archived = archived
+        self.code = Code(archived.code, archived.budget)
+        forward = self.code.method(archived.root.type, "forward")
+        if forward is None:
+            raise ConvertError("the archive holds a module without a forward")
+        self.arguments = tuple(
+            Argument(name, kind, default is not None or kind.startswith("Optional["))
+            for name, kind, default in forward.parameters[1:]
+        )
+        self._function = forward
+        self.attributes = dict(_attributes(archived.root))
+
+    def __call__(
+        self, builder: Builder, given: Mapping[str, Any], states: Mapping[str, Any]
+    ) -> Ran:
+        """Follow it once.
+
+        Parameters
+        ----------
+        builder : Builder
+        given : mapping of str to object
+            Arguments; those that are left out have their defaults, or are None.
+        states : mapping of str to object
+            By path, attributes that hold something else than in the archive.
+        """
+        aten = Aten(builder)
+        root, paths = _copied(self.archived.root)
+        for path, value in self.attributes.items():
+            if isinstance(value, np.ndarray):
+                builder.name(value, path)
+        for path, value in states.items():
+            _holder(root, path).fields[path.rpartition(".")[2]] = value
+        before = dict(_attributes(root))
+        kept = {p: v.places.copy() for p, v in before.items() if isinstance(v, Value)}
+        interpreter = Interpreter(self.code, self.archived.constants, aten, paths)
+        named = {
+            one.name: given.get(one.name)
+            for one in self.arguments
+            if one.name in given or (one.optional and not self._has_default(one.name))
+        }
+        try:
+            returned = interpreter.method(root, "forward", (), named)
+        except RecursionError:
+            raise ConvertError("the code is nested too deep to be followed") from None
+        written = {}
+        for path, value in _attributes(root):
+            now = aten.memory.current(value)
+            old = before.get(path)
+            if isinstance(now, Value):
+                changed = now is not old or not np.array_equal(now.places, kept[path])
+            elif is_array(now):
+                changed = now is not old and not (
+                    isinstance(old, np.ndarray) and np.array_equal(now, old)
+                )
+            else:
+                changed = type(now) is not type(old) or _plain(now) and now != old
+            if changed:
+                written[path] = now
+        return Ran(_settled(aten, returned), written)
+
+    def _has_default(self, name: str) -> bool:
+        return any(n == name and default is not None for n, _, default in self._function.parameters)
+
+
+def flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Arrays by their place in what was returned: ``"[1][0]"``, or a field's or key's name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{place}[{key!r:.80}]")
+    elif isinstance(value, list | tuple):
+        for n, item in enumerate(value):
+            yield from flat(item, f"{place}[{n}]")
+    elif value is not None:
+        yield place, value
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bool | None)
+
+
+def _settled(aten: Aten, value: Any) -> Any:
+    """What was returned, with what was written into arrays."""
+    if isinstance(value, dict):
+        return {key: _settled(aten, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_settled(aten, item) for item in value]
+    return value if isinstance(value, Unknown) else aten.memory.current(value)
+
+
+def _attributes(root: ScriptObject) -> Iterator[tuple[str, Any]]:
+    """Path and value of all that modules hold and that is no module."""
+    seen: set[int] = set()
+    waiting = [("", root)]
+    while waiting:
+        path, one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        for name, value in one.fields.items():
+            full = f"{path}.{name}" if path else name
+            if isinstance(value, ScriptObject):
+                waiting.append((full, value))
+            else:
+                yield full, value
+
+
+def _copied(root: ScriptObject) -> tuple[ScriptObject, dict[int, str]]:
+    """The same objects, whose attributes can be set, and where each of them is."""
+    done: dict[int, Any] = {}
+    paths: dict[int, str] = {}
+
+    def copied(value: Any, path: str, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ConvertError(f"modules of the archive are nested more than {MAX_DEPTH} deep")
+        if id(value) in done:
+            return done[id(value)]
+        if isinstance(value, ScriptObject):
+            made = done[id(value)] = ScriptObject(value.type, {})
+            paths[id(made)] = path
+            for name, item in value.fields.items():
+                full = f"{path}.{name}" if path else name
+                made.fields[name] = copied(item, full, depth + 1)
+            return made
+        if isinstance(value, list):
+            done[id(value)] = [copied(item, path, depth + 1) for item in value]
+        elif isinstance(value, tuple) and type(value) is tuple:
+            done[id(value)] = tuple([copied(item, path, depth + 1) for item in value])
+        elif isinstance(value, dict):
+            done[id(value)] = {k: copied(v, path, depth + 1) for k, v in value.items()}
+        else:
+            return value
+        return done[id(value)]
+
+    made = copied(root, "", 0)
+    assert isinstance(made, ScriptObject)
+    return made, paths
+
+
+def _holder(root: ScriptObject, path: str) -> ScriptObject:
+    """The object that holds what is at a path."""
+    for name in path.split(".")[:-1]:
+        root = root.fields[name]
+    return root
+
+
