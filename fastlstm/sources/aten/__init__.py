@@ -102,7 +102,8 @@ class Aten:
             if is_array(one):
                 check_size(shape_of(one))
         if isinstance(made, Value) and name not in _SHARES:
-            if any(made is x or isinstance(x, Value) and made.places is x.places for x in given):
+            same = any(made is x or isinstance(x, Value) and made.places is x.places for x in given)
+            if same or not made.places.flags.writeable:
                 return Value(made.places.copy(), made.kind)
         return np.asarray(made) if isinstance(made, np.generic) else made
 

@@ -28,6 +28,19 @@ from fastlstm.sources.aten.views import reshape, slice_, squeeze, unsqueeze
 Sizes = int | Sequence[int]
 
 
+class TokenError(ConvertError):
+    """Real numbers are looked up in a table; of an input, it tells that it is of tokens.
+
+    Parameters
+    ----------
+    value : Value
+    """
+
+    def __init__(self, value: Value) -> None:
+        super().__init__("tokens are looked up in a table, and are given as real numbers")
+        self.value = value
+
+
 def constant(x: Operand | None, what: str) -> Array | None:
     """A weight, which may not depend on the input."""
     if isinstance(x, Value):
@@ -420,6 +433,8 @@ def embedding(
         at = np.asarray(indices)
         rows = index_select(b, weight, 0, at.reshape(-1))
         return reshape(b, rows, (*at.shape, shape_of(weight)[1]))
+    if indices.kind == "float":
+        raise TokenError(indices)
     return b.embedding(indices, constant(weight, "the weight of an embedding"))
 
 
@@ -429,6 +444,8 @@ def one_hot(b: Builder, self: Operand, num_classes: int = -1) -> Operand:
         if num_classes < 1:
             raise ConvertError("one_hot without a number of classes counts those of its input; "
                                "expected one_hot(x, num_classes)")  # fmt: skip
+        if self.kind == "float":
+            raise TokenError(self)
         return b.one_hot(self, num_classes)
     at = np.asarray(self)
     return np.eye(num_classes if num_classes > 0 else int(at.max()) + 1, dtype="i8")[at]

@@ -75,11 +75,14 @@ class Function:
     parameters : tuple of (str, str, default)
         The name, the text of the type, and the default of each: an expression, or None.
     body : list of Statement
+    returns : str
+        The text of the type of what it returns.
     """
 
     name: str
     parameters: tuple[tuple[str, str, ast.expr | None], ...]
     body: list[Statement]
+    returns: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ class Code:
         body, end = self._block(lines, 1, lines[0][0])
         if end != len(lines):
             raise ConvertError(f"the code of {name!r:.200} is not indented as torch prints it")
-        return Function(name, parameters, body)
+        returns = "" if head.returns is None else ast.unparse(head.returns)
+        return Function(name, parameters, body, returns)
 
     def _block(
         self, lines: list[tuple[int, str]], at: int, outside: int, depth: int = 0

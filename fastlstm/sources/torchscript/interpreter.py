@@ -8,6 +8,7 @@ of those on numbers and lists. How many steps that takes, and how deep calls go,
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ class Interpreter:
     ) -> None:
         self.code, self.constants, self.aten, self.paths = code, constants, aten, paths
         self.steps = self.calls = 0
+        self._path = ""  # of the module whose code is followed
         self._compared: tuple[Any, Any] | None = None
 
     def call(self, function: Function, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -100,9 +102,18 @@ class Interpreter:
         function = self.code.method(owner.type, name)
         if function is None:
             raise ConvertError(f"the archive has no code for {owner.type}.{name}"[:300])
-        path = self.paths.get(id(owner), "")
-        with self.aten.builder.at(path, f"module {path!r:.200}" if path else "the module"):
-            return self.call(function, [owner, *args], named)
+        before, self._path = self._path, self.paths.get(id(owner), self._path)
+        try:
+            with self._named(self._path):
+                return self.call(function, [owner, *args], named)
+        finally:
+            self._path = before
+
+    def _named(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Layers that are made within are called so; of the whole module, by their operators."""
+        if not name:
+            return contextlib.nullcontext()
+        return self.aten.builder.at(name, f"module {name!r:.200}")
 
     # Statements
 
@@ -358,7 +369,8 @@ class Interpreter:
             if isinstance(others[0] if others else None, list | str) and name == "mul":
                 function = CONTAINERS["mul"]
         if function is None:
-            return self.aten(name, args, named)
+            with contextlib.nullcontext() if self._path else self.aten.builder.at(name):
+                return self.aten(name, args, named)
         if name in ("ne", "eq"):
             self._compared = (first, others[0])
         try:

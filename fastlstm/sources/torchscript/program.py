@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +69,8 @@ class Forward:
     Attributes
     ----------
     arguments : tuple of Argument
+    returns : str
+        The type of what it returns.
     attributes : dict of str to object
         What is at each path in the module that is neither a module nor a list of them.
     """
@@ -81,6 +85,7 @@ class Forward:
             Argument(name, kind, default is not None or kind.startswith("Optional["))
             for name, kind, default in forward.parameters[1:]
         )
+        self.returns = forward.returns
         self._function = forward
         self.attributes = dict(_attributes(archived.root))
 
@@ -103,7 +108,8 @@ class Forward:
             if isinstance(value, np.ndarray):
                 builder.name(value, path)
         for path, value in states.items():
-            _holder(root, path).fields[path.rpartition(".")[2]] = value
+            own = Value(value.places.copy(), value.kind) if isinstance(value, Value) else value
+            _holder(root, path).fields[path.rpartition(".")[2]] = own
         before = dict(_attributes(root))
         kept = {p: v.places.copy() for p, v in before.items() if isinstance(v, Value)}
         interpreter = Interpreter(self.code, self.archived.constants, aten, paths)
@@ -131,6 +137,23 @@ class Forward:
             if changed:
                 written[path] = now
         return Ran(_settled(aten, returned), written)
+
+    def may_write(self) -> dict[str, Array]:
+        """By path, arrays of the modules that some method assigns to or writes into, as it seems.
+
+        It is found in the text, a line at a time: what a run writes to is known after it alone.
+        """
+        found: dict[str, Array] = {}
+        for path, one in _objects(self.archived.root):
+            arrays = {n for n, v in one.fields.items() if isinstance(v, np.ndarray)}
+            if not arrays or one.type not in self.code:
+                continue
+            known = self.code.script_class(one.type)
+            parameters = _names_in(known.attributes.get("__parameters__", ("", None))[1])
+            for text in known.methods.values():
+                for name in _written_names(text) & arrays - parameters:
+                    found[f"{path}.{name}" if path else name] = one.fields[name]
+        return found
 
     def _has_default(self, name: str) -> bool:
         return any(n == name and default is not None for n, _, default in self._function.parameters)
@@ -161,8 +184,8 @@ def _settled(aten: Aten, value: Any) -> Any:
     return value if isinstance(value, Unknown) else aten.memory.current(value)
 
 
-def _attributes(root: ScriptObject) -> Iterator[tuple[str, Any]]:
-    """Path and value of all that modules hold and that is no module."""
+def _objects(root: ScriptObject) -> Iterator[tuple[str, ScriptObject]]:
+    """Path and object, each object once."""
     seen: set[int] = set()
     waiting = [("", root)]
     while waiting:
@@ -170,12 +193,43 @@ def _attributes(root: ScriptObject) -> Iterator[tuple[str, Any]]:
         if id(one) in seen:
             continue
         seen.add(id(one))
+        yield path, one
         for name, value in one.fields.items():
-            full = f"{path}.{name}" if path else name
             if isinstance(value, ScriptObject):
-                waiting.append((full, value))
-            else:
-                yield full, value
+                waiting.append((f"{path}.{name}" if path else name, value))
+
+
+def _attributes(root: ScriptObject) -> Iterator[tuple[str, Any]]:
+    """Path and value of all that modules hold and that is no module."""
+    for path, one in _objects(root):
+        for name, value in one.fields.items():
+            if not isinstance(value, ScriptObject):
+                yield f"{path}.{name}" if path else name, value
+
+
+def _names_in(node: ast.expr | None) -> set[str]:
+    """The strings of a list of them."""
+    items = node.elts if isinstance(node, ast.List) else []
+    return {i.value for i in items if isinstance(i, ast.Constant) and isinstance(i.value, str)}
+
+
+def _written_names(text: str) -> set[str]:
+    """Attributes of ``self`` that a method sets, or may write into."""
+    head = re.match(r"\s*def \w+\((\w+)", text)
+    own = re.escape(head[1]) if head else "self"
+    found: set[str] = set()
+    views: dict[str, set[str]] = {}  # local variable -> attributes whose memory it may be
+    for line in text.split("\n"):
+        if match := re.match(rf"\s*\(?{own}\)?\.(\w+) = ", line):
+            found.add(match[1])
+        mentioned = set(re.findall(rf"\b{own}\)?\.(\w+)", line))
+        for name in re.findall(r"\b\w+\b", line):
+            mentioned |= views.get(name, set())
+        if mentioned and re.search(r"\btorch\.\w*[a-z]_\(", line):
+            found |= mentioned
+        if mentioned and (match := re.match(r"\s*(\w+) = ", line)):
+            views[match[1]] = views.get(match[1], set()) | mentioned
+    return found
 
 
 def _copied(root: ScriptObject) -> tuple[ScriptObject, dict[int, str]]:
