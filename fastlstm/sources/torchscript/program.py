@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,52 +13,20 @@ import numpy.typing as npt
 from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder, Value
 from fastlstm.sources.aten import Aten, Unknown
+from fastlstm.sources.aten.forward import Input, Ran, flat
 from fastlstm.sources.aten.table import is_array
 from fastlstm.sources.torchscript.archive import Archived, ScriptObject
 from fastlstm.sources.torchscript.code import Code
 from fastlstm.sources.torchscript.interpreter import Interpreter
+from fastlstm.sources.torchscript.types import nested, places
 
-__all__ = ["Argument", "Forward", "Ran", "flat"]
+__all__ = ["ScriptForward"]
 
 Array = npt.NDArray[Any]
 MAX_DEPTH = 40
 
 
-@dataclass(frozen=True)
-class Argument:
-    """An argument of forward.
-
-    Parameters
-    ----------
-    name : str
-    type : str
-        As the code has it: ``"Tensor"``, ``"Optional[Tuple[Tensor, Tensor]]"``.
-    optional : bool
-        Whether it has a default, or may be None.
-    """
-
-    name: str
-    type: str
-    optional: bool
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a run of forward gave.
-
-    Parameters
-    ----------
-    returned : object
-        Arrays, nested as they were returned.
-    written : dict
-        By its path, each attribute that the run has changed, and what it holds now.
-    """
-
-    returned: Any
-    written: dict[str, Any]
-
-
-class Forward:
+class ScriptForward:
     """The forward of the module that an archive holds.
 
     Parameters
@@ -68,40 +35,47 @@ class Forward:
 
     Attributes
     ----------
-    arguments : tuple of Argument
-    returns : str
-        The type of what it returns.
-    attributes : dict of str to object
-        What is at each path in the module that is neither a module nor a list of them.
+    inputs, outputs, attributes, dtypes
+        As :class:`~fastlstm.sources.aten.forward.Forward` has them.
     """
 
     def __init__(self, archived: Archived) -> None:
         self.archived = archived
         self.code = Code(archived.code, archived.budget)
+        self.dtypes = archived.dtypes
         forward = self.code.method(archived.root.type, "forward")
         if forward is None:
             raise ConvertError("the archive holds a module without a forward")
-        self.arguments = tuple(
-            Argument(name, kind, default is not None or kind.startswith("Optional["))
-            for name, kind, default in forward.parameters[1:]
+        self._given: dict[str, str] = {}  # arguments that have to be given, and their types
+        self._absent: dict[str, Any] = {}
+        for name, kind, default in forward.parameters[1:]:
+            if default is None and not kind.startswith("Optional["):
+                self._given[name] = kind
+            elif default is None:
+                self._absent[name] = None
+        self.inputs = tuple(
+            Input(name + place)
+            for name, kind in self._given.items()
+            for place in self._arrays(name, kind)
         )
-        self.returns = forward.returns
-        self._function = forward
+        self.outputs = tuple(
+            place or "output" for place, kind in places(forward.returns) if kind == "Tensor"
+        )
         self.attributes = dict(_attributes(archived.root))
+
+    def _arrays(self, name: str, kind: str) -> Iterator[str]:
+        for place, one in places(kind):
+            if one != "Tensor":
+                raise ConvertError(
+                    f"forward needs an argument {name + place!r:.80} of type {one:.80}; expected "
+                    f"arrays, and defaults for all else"
+                )
+            yield place
 
     def __call__(
         self, builder: Builder, given: Mapping[str, Any], states: Mapping[str, Any]
     ) -> Ran:
-        """Follow it once.
-
-        Parameters
-        ----------
-        builder : Builder
-        given : mapping of str to object
-            Arguments; those that are left out have their defaults, or are None.
-        states : mapping of str to object
-            By path, attributes that hold something else than in the archive.
-        """
+        """Follow it once, with these inputs and what these attributes hold."""
         aten = Aten(builder)
         root, paths = _copied(self.archived.root)
         for path, value in self.attributes.items():
@@ -113,13 +87,9 @@ class Forward:
         before = dict(_attributes(root))
         kept = {p: v.places.copy() for p, v in before.items() if isinstance(v, Value)}
         interpreter = Interpreter(self.code, self.archived.constants, aten, paths)
-        named = {
-            one.name: given.get(one.name)
-            for one in self.arguments
-            if one.name in given or (one.optional and not self._has_default(one.name))
-        }
+        named = {name: nested(kind, name, given) for name, kind in self._given.items()}
         try:
-            returned = interpreter.method(root, "forward", (), named)
+            returned = interpreter.method(root, "forward", (), named | self._absent)
         except RecursionError:
             raise ConvertError("the code is nested too deep to be followed") from None
         written = {}
@@ -136,7 +106,7 @@ class Forward:
                 changed = type(now) is not type(old) or _plain(now) and now != old
             if changed:
                 written[path] = now
-        return Ran(_settled(aten, returned), written)
+        return Ran(dict(flat(_settled(aten, returned))), written)
 
     def may_write(self) -> dict[str, Array]:
         """By path, arrays of the modules that some method assigns to or writes into, as it seems.
@@ -154,21 +124,6 @@ class Forward:
                 for name in _written_names(text) & arrays - parameters:
                     found[f"{path}.{name}" if path else name] = one.fields[name]
         return found
-
-    def _has_default(self, name: str) -> bool:
-        return any(n == name and default is not None for n, _, default in self._function.parameters)
-
-
-def flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Arrays by their place in what was returned: ``"[1][0]"``, or a field's or key's name."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flat(item, f"{place}[{key!r:.80}]")
-    elif isinstance(value, list | tuple):
-        for n, item in enumerate(value):
-            yield from flat(item, f"{place}[{n}]")
-    elif value is not None:
-        yield place, value
 
 
 def _plain(value: Any) -> bool:

@@ -1,0 +1,335 @@
+"""From a forward, whoever follows it, to a graph: what its inputs are and what it carries.
+
+A forward is a program of the operators of ATen that has arrays of its own, buffers, which it may
+change. The driver of the builder (:mod:`fastlstm.sources.arrays.follow`) has to be told of each
+state before it runs; what a run tells of a forward, it therefore raises, and it is run anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastlstm.errors import ConvertError
+from fastlstm.sources.arrays import Builder, SizeError, Value
+from fastlstm.sources.arrays import follow as driver
+from fastlstm.sources.arrays import places as at
+from fastlstm.sources.aten.layers import TokenError
+from fastlstm.sources.aten.reductions import Unknown
+from fastlstm.sources.aten.table import Array, is_array
+from fastlstm.sources.conversion import Call, Conversion, conversions
+from fastlstm.sources.pytorch.state_dict import Tensor, to_array
+
+__all__ = ["Forward", "Input", "Ran", "convert", "flat"]
+
+# Sizes of the axes of a state that are not known, until a weight tells: none of them comes up by
+# itself, and none is a multiple of another.
+UNTOLD = (1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093)
+_UNTOLD = {*UNTOLD, driver.UNKNOWN, driver.UNKNOWN + 8}
+MOST_TRIES = 64
+
+# What an argument is called that the next call is given what this one returned for.
+STATE_NAME = re.compile(
+    r"(?:.*_)?(?:[hc]|hx|cx|hc|h_?[0tn]|c_?[0tn]|hidden|cell|states?|mem|memory|cache|carry|buf|"
+    r"buffer|prev|past|hiddens|hidden_states?|cell_states?)(?:_?(?:in|old|prev|t|\d+))*(?:\[.*)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An array that a forward is given.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int or None, or None
+        None for each size that is not known, and for a number of axes that is not.
+    kind : {"float", "int", "bool", ""}
+        "" where it is not known.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of a forward gave.
+
+    Parameters
+    ----------
+    returned : dict of str to object
+        By its place in what was returned.
+    written : dict of str to object
+        By its path, each attribute that the run has changed, and what it holds now.
+    """
+
+    returned: dict[str, Any]
+    written: dict[str, Any]
+
+
+class Forward(Protocol):
+    """A forward that can be followed."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]  # the places of what it returns, as far as they are known
+    attributes: dict[str, Any]  # its own arrays, and what else it holds, by path
+    dtypes: Mapping[int, str]  # by the id of an array, what it is stored in
+
+    def may_write(self) -> dict[str, Array]:
+        """By path, arrays that it seems to change."""
+        ...
+
+    def __call__(
+        self, builder: Builder, given: Mapping[str, Any], states: Mapping[str, Any]
+    ) -> Ran:
+        """Follow it once, with these inputs and what these attributes hold."""
+        ...
+
+
+def flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Arrays by their place in what was returned: ``"[1][0]"``, ``"['y']"``."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{place}[{key!r:.80}]")
+    elif isinstance(value, list | tuple):
+        for n, item in enumerate(value):
+            yield from flat(item, f"{place}[{n}]")
+    elif value is not None:
+        yield place, value
+
+
+def convert(forward: Forward, how: str, dtype: str) -> Conversion:
+    """The model that a forward is.
+
+    Parameters
+    ----------
+    forward : Forward
+    how : str
+        A sentence for the report.
+    dtype : {"float32", "float64"}
+        What the model is stored in.
+
+    Raises
+    ------
+    ConvertError
+        If it computes what no graph can.
+    """
+    made = _followed(forward)
+    stored = [
+        Tensor(name, array.shape, forward.dtypes.get(id(array), str(array.dtype)), array)
+        for name, array in made.tensors.items()
+    ]
+    return Conversion(
+        made.graph,
+        {tensor.name: to_array(tensor, dtype) for tensor in stored},
+        (how, *made.notes, *conversions(stored, dtype)),
+        None,
+        made.call,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What has been found of a forward so far.
+
+    Parameters
+    ----------
+    written : dict of str to array
+        By path, attributes that a call changes, with what they hold before the first.
+    kinds : dict of str to str
+        Of inputs that are not of real numbers.
+    sizes : dict of (str, int) to int
+        Of axes of states.
+    """
+
+    written: dict[str, Any]
+    kinds: dict[str, str] = field(default_factory=dict)
+    sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+class _Found(Exception):  # noqa: N818  (it is no error)
+    """More is known of a forward, so that it is followed anew."""
+
+    def __init__(self, known: _Known) -> None:
+        self.known = known
+
+
+def _followed(forward: Forward) -> driver.Followed:
+    """The graph of a forward, its states found one after the other."""
+    if not forward.inputs:
+        raise ConvertError("forward takes no array")
+    failed: ConvertError | None = None
+    seems = forward.may_write()
+    begins = [seems, {}] if seems else [{}]
+    for (pairs, shapes), written in itertools.product(_pairings(forward), begins):
+        known = _Known(written)
+        for _ in range(MOST_TRIES):
+            try:
+                return _Program(forward, known, pairs, shapes).made()
+            except _Found as found:
+                known = found.known
+            except ConvertError as error:
+                failed = failed or error
+                break
+    assert failed is not None
+    raise failed
+
+
+Shapes = dict[str, tuple[int | None, ...] | None]
+
+
+def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
+    """Which inputs may be given what the call before returned, and the shapes of all of them.
+
+    That they may be states, the names of the last inputs tell; as many of the last outputs are what
+    becomes of them. The batch is the second axis of a state of three, as torch's are, and the first
+    of one of two or four. A program that was exported for one size of the batch is tried for others
+    before it is taken for that one.
+    """
+    shapes = {one.name: one.shape for one in forward.inputs}
+    names = [*shapes]
+    pairs: dict[str, str] = {}
+    for most in range(min(len(names) - 1, len(forward.outputs)), 0, -1):
+        if all(STATE_NAME.fullmatch(name) for name in names[-most:]):
+            pairs = dict(zip(names[-most:], forward.outputs[-most:], strict=True))
+            break
+    free = [name for name in pairs if shapes[name] is None]
+    # Sizes in turn, so that no two axes of states have the same one.
+    sizes = itertools.cycle(UNTOLD)
+    for rank in (3, 2, 1, 4) if free else (0,):
+        batch = {3: 1, 1: None}.get(rank, 0)
+        own: Shapes = {
+            name: tuple(None if n == batch else next(sizes) for n in range(rank)) for name in free
+        }
+        for known in _batches(shapes, pairs):
+            yield pairs, known | own
+    if pairs:
+        for known in _batches(shapes, {}):
+            yield {}, known
+
+
+def _batches(shapes: Shapes, pairs: Mapping[str, str]) -> Iterator[Shapes]:
+    """Shapes with the batch free, where all inputs may have it as an axis, and as they are."""
+    data = [s for name, s in shapes.items() if name not in pairs]
+    rows = {shape[0] for shape in data if shape and len(shape) > 1 and (shape[0] or 0) > 1}
+    if len(rows) == 1:
+        size = rows.pop()
+        yield {
+            name: shape and tuple(
+                None if n == (1 if name in pairs and len(shape) == 3 else 0) and one == size
+                else one
+                for n, one in enumerate(shape)
+            )
+            for name, shape in shapes.items()
+        }  # fmt: skip
+    yield dict(shapes)
+
+
+class _Program:
+    """A forward as the driver runs it, with what is known of it."""
+
+    def __init__(
+        self, forward: Forward, known: _Known, pairs: dict[str, str], shapes: Shapes
+    ) -> None:
+        self.forward, self.known, self.pairs, self.shapes = forward, known, pairs, shapes
+
+    def made(self) -> driver.Followed:
+        parameters = [
+            driver.Parameter(
+                one.name, self._shape(one.name), self.known.kinds.get(one.name, one.kind or "float")
+            )
+            for one in self.forward.inputs
+        ]
+        parameters += [
+            driver.Parameter(path, np.shape(start), start=start)
+            for path, start in self.known.written.items()
+        ]
+        pairs = self.pairs | {path: path for path in self.known.written}
+        made = driver.follow(self, parameters, [pairs])
+        arguments = [a for a in made.call.arguments if a.name not in self.known.written]
+        outputs = [a for a in made.call.outputs if a.name not in self.known.written]
+        return replace(made, call=Call(tuple(arguments), tuple(outputs)))
+
+    def _shape(self, name: str) -> tuple[int | None, ...] | None:
+        shape = self.shapes[name]
+        if shape is None:
+            return None
+        return tuple(self.known.sizes.get((name, n), size) for n, size in enumerate(shape))
+
+    def __call__(self, builder: Builder, given: dict[str, Value]) -> driver.Outcome:
+        states = {path: given[path] for path in self.known.written}
+        inputs = {one.name: given[one.name] for one in self.forward.inputs}
+        try:
+            ran = self.forward(builder, inputs, states)
+        except SizeError as error:
+            self._learn_size(error)
+            raise
+        except TokenError as error:
+            self._learn_kind(builder, error)
+            raise
+        written = self._written(ran.written)
+        self._check_sizes(inputs)
+        outputs: dict[str, Value] = {}
+        for place, value in ran.returned.items():
+            if isinstance(value, Unknown):
+                raise ConvertError(f"an output is {value.what}, which is not supported")
+            if not is_array(value):
+                raise ConvertError(
+                    f"output {place or 'of forward'} is a {type(value).__name__}; expected arrays"
+                )
+            outputs[place or "output"] = value
+        return driver.Outcome(outputs, written)
+
+    def _check_sizes(self, inputs: Mapping[str, Value]) -> None:
+        """Check that weights have told all sizes of the inputs, where the run came to its end."""
+        for name, value in inputs.items():
+            untold = [n for n, size in enumerate(value.shape) if size in _UNTOLD]
+            if untold:
+                raise ConvertError(f"nothing tells the size of axis {untold[0]} of {name!r:.200}")
+
+    def _learn_size(self, error: SizeError) -> None:
+        """Of a state, from the weight that contradicts it."""
+        for name in self.pairs:
+            for axis, size in enumerate(self._shape(name) or ()):
+                if size == error.got and size in UNTOLD:
+                    sizes = self.known.sizes | {(name, axis): error.needed}
+                    raise _Found(replace(self.known, sizes=sizes))
+
+    def _learn_kind(self, builder: Builder, error: TokenError) -> None:
+        """Of an input that is looked up in a table: it is of tokens."""
+        numbers = np.unique(at.row_of(error.value.places))
+        names = [one.name for one in self.forward.inputs]
+        for name in names:
+            called = "input" if len(names) - len(self.pairs) == 1 else name
+            if self.known.kinds.get(name) == "int":
+                continue
+            if any(builder.rows.of(int(n)).name == called for n in numbers if n >= 0):
+                raise _Found(replace(self.known, kinds=self.known.kinds | {name: "int"}))
+
+    def _written(self, written: Mapping[str, Any]) -> dict[str, Any]:
+        """What attributes hold after a call; which are states is known from the first."""
+        found = {}
+        for path, value in written.items():
+            if path in self.known.written:
+                continue
+            start = self.forward.attributes.get(path)
+            if not isinstance(start, np.ndarray) or not isinstance(value, Value):
+                raise ConvertError(
+                    f"forward sets attribute {path!r:.200}, which was no array before, or is none "
+                    f"of its inputs' after; expected a buffer, whose value is what a stream starts "
+                    f"from"
+                )
+            found[path] = start
+        idle = {path for path in self.known.written if path not in written}
+        if found or idle:
+            states = {p: s for p, s in (self.known.written | found).items() if p not in idle}
+            raise _Found(replace(self.known, written=states))
+        return {path: written[path] for path in self.known.written}
