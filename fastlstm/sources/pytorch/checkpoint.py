@@ -25,7 +25,7 @@ from fastlstm.sources.pytorch.rebuild import Meaning, StoredModule
 from fastlstm.sources.pytorch.storages import RETRY, Extent, Storages, StoredTensor
 from fastlstm.sources.pytorch.unpickle import Budget, Opaque, load
 
-__all__ = ["Opaque", "StoredModule", "StoredTensor", "read_checkpoint"]
+__all__ = ["Opaque", "StoredModule", "StoredTensor", "read_checkpoint", "read_open"]
 
 # The promise is twice the file and 16 MB; the rest is for what is not counted.
 SPARE_MEMORY = 14 * 10**6
@@ -67,12 +67,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> object:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            return _read(file, size, os.fspath(path))
+            return read_open(file, size, os.fspath(path))
         except ConvertError as error:
             raise ConvertError(f"{os.fspath(path)}: {error}") from error.__cause__
 
 
-def _read(file: BinaryIO, size: int, path: str) -> object:
+def read_open(file: BinaryIO, size: int, path: str) -> object:
+    """As :func:`read_checkpoint`, of a file that is open; `path` is what it is called."""
     head = file.read(512)
     file.seek(0)
     budget = Budget(2 * size + SPARE_MEMORY)
