@@ -46,11 +46,18 @@ def calculate(b: Builder, operation: str, *operands: Operand) -> Operand:
     if not any(isinstance(x, Value) for x in operands):
         with np.errstate(all="ignore"):
             return np.asarray(_NUMPY[operation](*_promoted(operands)))
-    made = b.arithmetic(operation, *operands)
+    made = b.arithmetic(operation, *(_as_numbers(x) for x in operands))
     kinds = {kind_of(x) for x in (operands[1:] if operation == "where" else operands)}
     if operation in _WHOLE:
         made = as_kind(made, next(kind for kind in KINDS if kind in kinds))
     return made
+
+
+def _as_numbers(x: Operand) -> Operand:
+    """An operand as the model holds it, which knows no whole numbers and no bools."""
+    if isinstance(x, Value) or np.asarray(x).dtype.kind not in "iub":
+        return x
+    return np.asarray(x, "f8")
 
 
 def _promoted(operands: tuple[Operand, ...]) -> list[Any]:

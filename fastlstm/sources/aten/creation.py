@@ -15,6 +15,7 @@ from fastlstm.sources.aten.table import (
     Array,
     Builder,
     Operand,
+    Size,
     Value,
     axis_of,
     kind_of,
@@ -208,7 +209,7 @@ for _name, _code in {"_cast_Float": 6, "_cast_Double": 7, "_cast_Long": 4, "_cas
 @operator("size", "sym_size")
 def size(b: Builder, self: Operand, dim: int | None = None) -> int | list[int]:
     shape = shape_of(self)
-    return list(shape) if dim is None else shape[axis_of(self, dim)]
+    return [Size(n) for n in shape] if dim is None else Size(shape[axis_of(self, dim)])
 
 
 @operator("dim", "ndimension")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import ConvertError
-from fastlstm.sources.aten.table import Builder, Operand, Value, as_kind, kind_of
+from fastlstm.sources.aten.table import Builder, Operand, TokenError, Value, as_kind, kind_of
 
 __all__ = ["cast", "code_of", "numpy_dtype"]
 
@@ -53,8 +53,5 @@ def cast(b: Builder, x: Operand, code: int | None) -> Operand:
     if kind == "bool" and x.kind != "bool":
         return b.arithmetic("not_equal", x, 0.0)
     if kind == "int" and x.kind == "float":
-        toward_zero = b.arithmetic(
-            "multiply", b.activation("sign", x), b.activation("floor", b.activation("abs", x))
-        )
-        return as_kind(toward_zero, "int")
+        raise TokenError(x)
     return as_kind(x, kind)

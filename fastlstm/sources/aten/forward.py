@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,9 +19,8 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder, SizeError, Value
 from fastlstm.sources.arrays import follow as driver
 from fastlstm.sources.arrays import places as at
-from fastlstm.sources.aten.layers import TokenError
 from fastlstm.sources.aten.reductions import Unknown
-from fastlstm.sources.aten.table import Array, is_array
+from fastlstm.sources.aten.table import Array, TokenError, is_array
 from fastlstm.sources.conversion import Call, Conversion, conversions
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
@@ -29,7 +28,7 @@ __all__ = ["Forward", "Input", "Ran", "convert", "flat"]
 
 # Sizes of the axes of a state that are not known, until a weight tells: none of them comes up by
 # itself, and none is a multiple of another.
-UNTOLD = (1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093)
+UNTOLD = (131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
 _UNTOLD = {*UNTOLD, driver.UNKNOWN, driver.UNKNOWN + 8}
 MOST_TRIES = 64
 
@@ -199,7 +198,7 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
     pairs: dict[str, str] = {}
     for most in range(min(len(names) - 1, len(forward.outputs)), 0, -1):
         if all(STATE_NAME.fullmatch(name) for name in names[-most:]):
-            pairs = dict(zip(names[-most:], forward.outputs[-most:], strict=True))
+            pairs = dict(zip(names[-most:], _given_back(forward.outputs, most), strict=True))
             break
     free = [name for name in pairs if shapes[name] is None]
     # Sizes in turn, so that no two axes of states have the same one.
@@ -216,20 +215,30 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
             yield {}, known
 
 
+def _given_back(outputs: Sequence[str], count: int) -> Sequence[str]:
+    """The outputs that are states: so many of one tuple, or else the last."""
+    parents = [place.rpartition("[")[0] for place in outputs]
+    for parent in dict.fromkeys(parents[::-1]):
+        if parent and parents.count(parent) == count:
+            return [o for o, p in zip(outputs, parents, strict=True) if p == parent]
+    return outputs[-count:]
+
+
 def _batches(shapes: Shapes, pairs: Mapping[str, str]) -> Iterator[Shapes]:
     """Shapes with the batch free, where all inputs may have it as an axis, and as they are."""
     data = [s for name, s in shapes.items() if name not in pairs]
     rows = {shape[0] for shape in data if shape and len(shape) > 1 and (shape[0] or 0) > 1}
     if len(rows) == 1:
         size = rows.pop()
-        yield {
-            name: shape and tuple(
-                None if n == (1 if name in pairs and len(shape) == 3 else 0) and one == size
-                else one
-                for n, one in enumerate(shape)
+        free: Shapes = {}
+        for name, shape in shapes.items():
+            batch = 1 if name in pairs and shape and len(shape) == 3 else 0
+            free[name] = shape and tuple(
+                None if n == batch and one == size else one for n, one in enumerate(shape)
             )
-            for name, shape in shapes.items()
-        }  # fmt: skip
+        yield free
+        if all(len(shape) > 2 for shape in data if shape):
+            return  # it was exported for a batch of several rows alone
     yield dict(shapes)
 
 

@@ -17,6 +17,7 @@ from fastlstm.sources.aten.table import (
     Array,
     Builder,
     Operand,
+    TokenError,
     Value,
     listed,
     operator,
@@ -26,19 +27,6 @@ from fastlstm.sources.aten.table import (
 from fastlstm.sources.aten.views import reshape, slice_, squeeze, unsqueeze
 
 Sizes = int | Sequence[int]
-
-
-class TokenError(ConvertError):
-    """Real numbers are looked up in a table; of an input, it tells that it is of tokens.
-
-    Parameters
-    ----------
-    value : Value
-    """
-
-    def __init__(self, value: Value) -> None:
-        super().__init__("tokens are looked up in a table, and are given as real numbers")
-        self.value = value
 
 
 def constant(x: Operand | None, what: str) -> Array | None:

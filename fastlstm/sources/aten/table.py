@@ -19,7 +19,7 @@ from fastlstm.sources.arrays import Builder, Value
 from fastlstm.sources.arrays.places import FILL
 
 __all__ = [
-    "OPERATORS", "Array", "Builder", "Operand", "Value",
+    "OPERATORS", "Array", "Builder", "Operand", "Size", "TokenError", "Value",
     "as_kind", "axis_of", "fill_of", "is_array", "kind_of", "listed", "operator", "rank_of",
     "shape_of", "whole",
 ]  # fmt: skip
@@ -29,6 +29,23 @@ Operand = Any  # a Value, a NumPy array or a Python number
 _Operator = TypeVar("_Operator", bound=Callable[..., Any])
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
+
+
+class Size(int):
+    """The size of an axis, as a program asked for it; a number that is computed of it is none."""
+
+
+class TokenError(ConvertError):
+    """Real numbers are used as tokens; of an input, it tells that it is of tokens.
+
+    Parameters
+    ----------
+    value : Value
+    """
+
+    def __init__(self, value: Value) -> None:
+        super().__init__("real numbers are taken as tokens, or made whole, which is not supported")
+        self.value = value
 
 
 def operator(*names: str) -> Callable[[_Operator], _Operator]:

@@ -18,7 +18,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import SizeError, Value
 from fastlstm.sources.aten import OPERATORS, Aten
 from fastlstm.sources.aten.dtypes import code_of
-from fastlstm.sources.aten.table import is_array
+from fastlstm.sources.aten.table import Size, is_array
 from fastlstm.sources.torchscript.archive import ScriptObject
 from fastlstm.sources.torchscript.builtins import ANYTHING, CONTAINERS, NUMBERS, Record
 from fastlstm.sources.torchscript.code import Code, Function, Statement
@@ -421,10 +421,13 @@ class Interpreter:
             both = [list(x) if isinstance(x, list | tuple) else [x] for x in (one, other)]
             if len(both[0]) == len(both[1]):
                 for a, b in zip(*both, strict=True):
-                    if type(a) is type(b) is int and a != b:
-                        # What the model needs is a constant of its code, and small beside the size
-                        # that an input has as long as it is not known.
-                        return SizeError(text, max(a, b), min(a, b))
+                    if isinstance(a, int) and isinstance(b, int) and a != b:
+                        # Of a size and a constant, the constant is what is needed; of two sizes,
+                        # the one that is not known yet is the larger one.
+                        a_is_got = a > b
+                        if isinstance(a, Size) != isinstance(b, Size):
+                            a_is_got = isinstance(a, Size)
+                        return SizeError(text, *((a, b) if a_is_got else (b, a)))
         return ConvertError(text)
 
 
