@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "container": {"errors", "document", "durable", "identity"},
     "format": {"spec", "errors", "container", "document", "identity"},
     "sources": {"spec", "chain", "reference", "errors", "signature"},
+    "sources/exported/archive": {"spec", "errors", "document"},
+    "sources/exported/program": {"spec", "errors", "document"},
     "sources/pytorch/reader": {
         *("spec", "chain", "reference", "errors", "signature", "container", "format"),
     },

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastlstm.chain.lower import lowered
 from fastlstm.errors import ConvertError
-from fastlstm.sources import audio, keras, numbers, onnx
+from fastlstm.sources import audio, exported, keras, numbers, onnx, torchscript
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
 from fastlstm.sources.pytorch import reader as pytorch
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
@@ -42,7 +43,7 @@ def read(
         (RTNeural, AIDA-X, GuitarML, Proteus, NAM), or arrays under names in ``.npz``, JSON, a
         pickle or HDF5 (told apart by content, ONNX by its name); a live module, an
         ``onnx.ModelProto``, a mapping of names to arrays or torch tensors, nested or not, or a list
-        of them.
+        of them. Of TorchScript and of programs of torch.export, the forward is followed.
     layers : str or sequence of str, optional
         The layers in the order in which they run, as in ``"embedding, lstm, linear"``: a word for
         each layer and function, with parameters if it has any, ``"elu(0.5)"``. One with weights can
@@ -97,10 +98,16 @@ def read(
     held = numbers.read_numbers(path) if is_file and numbers.holds_numbers(path) else None
     if held is not None:
         is_file = False
+    script = path if is_file and torchscript.is_archive(path) else torchscript.saved(source)
     if what := audio.audio_format(held):
         made = _complete(what, path, held, named, dtype, vocabulary)
     elif onnx.is_model(source) or (is_file and path.endswith(".onnx")):
         made = _from_graph("an ONNX model", lambda: onnx.read(source), named, dtype, vocabulary)
+    elif is_file and exported.is_exported(path):
+        _refuse_options("a program of torch.export", named)
+        made = _followed(exported.read, path, path, dtype, vocabulary)
+    elif script is not None and not any(named.values()):
+        made = _followed(torchscript.read, script, path, dtype, vocabulary)
     elif is_file and keras.is_keras(path):
         named.pop("ignore")
         _refuse_options("a Keras model", named)
@@ -143,6 +150,29 @@ def _complete(
         raise ConvertError(f"{path}: {error}") from None
     chosen_vocabulary(vocabulary, None, made.graph)
     return made
+
+
+def _followed(
+    read: Callable[[Any, str], Conversion],
+    source: Any,
+    path: str,
+    dtype: str,
+    vocabulary: Sequence[str] | None,
+) -> Conversion:
+    """A program of torch, which computes what its code or its graph says."""
+    try:
+        made = read(source, dtype)
+    except ConvertError as error:
+        scripted = read is torchscript.read
+        module = f"torch.jit.load({path!r:.200})" if scripted else "the module"
+        alone = "; layers= takes the weights alone, and has to name all that forward computes"
+        raise ConvertError(
+            f"{path or 'the scripted module'}: {error}\nSo forward is not followed. Another way is "
+            f"ONNX: torch.onnx.export({module}, example_inputs, 'model.onnx', dynamo=False)"
+            f"{alone if scripted else ''}"
+        ) from None
+    chosen, note = chosen_vocabulary(vocabulary, None, made.graph)
+    return replace(made, vocabulary=chosen, report=(*made.report, *note))
 
 
 def _refuse_options(what: str, options: Mapping[str, object]) -> None:

@@ -36,6 +36,7 @@ FUNCTIONS = {
 }
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 
+
 class NumericBuilder:
     """The interface of :class:`fastlstm.sources.arrays.Builder`, on float64."""
 
@@ -68,6 +69,9 @@ class NumericBuilder:
         self.names[id(array)] = name
         self._kept.append(array)
         return array
+
+    def derived(self, array: Any, how: str, function: Callable[..., Any]) -> Any:
+        return function(array)
 
     def note(self, text: str) -> None:
         self.notes[text] = None
@@ -165,7 +169,9 @@ class NumericBuilder:
         return self.value({"sum": np.cumsum, "prod": np.cumprod}[what](self.of(x), axis))
 
     def layer_norm(self, x: Value, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> Any:
-        return self._torch(lambda x, w, b: F.layer_norm(x, tuple(shape), w, b, eps), x, weight, bias)
+        return self._torch(
+            lambda x, w, b: F.layer_norm(x, tuple(shape), w, b, eps), x, weight, bias
+        )
 
     def rms_norm(self, x: Value, shape: Sequence[int], weight: Any, eps: float) -> Any:
         return self._torch(lambda x, w: F.rms_norm(x, tuple(shape), w, eps), x, weight)

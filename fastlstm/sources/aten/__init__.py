@@ -45,6 +45,7 @@ class Aten:
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.memory = Memory()
+        self._views: dict[Any, tuple[Any, Any]] = {}
 
     def __call__(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """What an operator gives.
@@ -80,6 +81,12 @@ class Aten:
         args = [self.current(x) for x in args]
         named = {key: self.current(x) for key, x in named.items()}
         function = OPERATORS.get(name)
+        if function is not None and name in _SHARES and _is_view_of_constant(args, named):
+            # The same view of a weight is one array, as often as it is taken: so it stays one.
+            key = (name, id(args[0]), repr(args[1:]), repr(named))
+            if key not in self._views:
+                self._views[key] = (args[0], function(self.builder, *args, **named))
+            return self._views[key][1]
         if function is not None:
             made = function(self.builder, *args, **named)
             return self._checked(made, [*args, *named.values()], name)
@@ -102,18 +109,23 @@ class Aten:
             if is_array(one):
                 check_size(shape_of(one))
         if isinstance(made, Value) and name not in _SHARES:
-            same = any(made is x or isinstance(x, Value) and made.places is x.places for x in given)
+            same = any(
+                made is x or (isinstance(x, Value) and made.places is x.places) for x in given
+            )
             if same or not made.places.flags.writeable:
                 return Value(made.places.copy(), made.kind)
         return np.asarray(made) if isinstance(made, np.generic) else made
 
 
+def _is_view_of_constant(args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    others = (*args[1:], *named.values())
+    return bool(args) and isinstance(args[0], np.ndarray) and not any(map(is_array, others))
+
+
 def _shares() -> set[str]:
     """Operators whose result may be the memory of their argument."""
     return {
-        name
-        for name, function in OPERATORS.items()
-        if function.__module__ == views.__name__
+        name for name, function in OPERATORS.items() if function.__module__ == views.__name__
     } | _MAY_BE_SAME
 
 

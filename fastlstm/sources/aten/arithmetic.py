@@ -129,9 +129,9 @@ def fmod(b: Builder, self: Operand, other: Operand) -> Operand:
 
 @operator("pow", "float_power")
 def pow_(b: Builder, self: Operand, exponent: Operand) -> Operand:
-    if not isinstance(exponent, Value) and np.ndim(exponent) == 0:
-        if exponent == 2 and kind_of(self) == "float" and isinstance(self, Value):
-            return b.activation("square", self)
+    number = not isinstance(exponent, Value) and np.ndim(exponent) == 0
+    if number and exponent == 2 and kind_of(self) == "float" and isinstance(self, Value):
+        return b.activation("square", self)
     return calculate(b, "power", self, exponent)
 
 
@@ -148,8 +148,6 @@ def minimum(b: Builder, self: Operand, other: Operand) -> Operand:
 @operator("maximum", "fmax")
 def maximum(b: Builder, self: Operand, other: Operand) -> Operand:
     return calculate(b, "maximum", self, other)
-
-
 
 
 @operator()
@@ -310,7 +308,7 @@ def constants_only(name: str, function: Callable[..., Any]) -> None:
     operator(name)(apply)
 
 
-for _name, _of in {
+_KNOWN: dict[str, Callable[..., Any]] = {
     "erf": np.vectorize(math.erf, otypes=["f8"]),
     "asin": np.arcsin,
     "acos": np.arccos,
@@ -326,5 +324,6 @@ for _name, _of in {
     "any": lambda x, dim=None, keepdim=False: np.any(x, dim, keepdims=keepdim),
     "equal": np.array_equal,
     "is_nonzero": bool,
-}.items():
+}
+for _name, _of in _KNOWN.items():
     constants_only(_name, _of)

@@ -51,11 +51,14 @@ class Input:
         None for each size that is not known, and for a number of axes that is not.
     kind : {"float", "int", "bool", ""}
         "" where it is not known.
+    example : bool
+        Whether the shape is one of many: that of the array which the forward was traced with.
     """
 
     name: str
     shape: tuple[int | None, ...] | None = None
     kind: str = ""
+    example: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,10 +211,10 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
         own: Shapes = {
             name: tuple(None if n == batch else next(sizes) for n in range(rank)) for name in free
         }
-        for known in _batches(shapes, pairs):
+        for known in _batches(forward.inputs, pairs):
             yield pairs, known | own
     if pairs:
-        for known in _batches(shapes, {}):
+        for known in _batches(forward.inputs, {}):
             yield {}, known
 
 
@@ -224,22 +227,29 @@ def _given_back(outputs: Sequence[str], count: int) -> Sequence[str]:
     return outputs[-count:]
 
 
-def _batches(shapes: Shapes, pairs: Mapping[str, str]) -> Iterator[Shapes]:
+def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[Shapes]:
     """Shapes with the batch free, where all inputs may have it as an axis, and as they are."""
+    shapes = {one.name: one.shape for one in inputs}
     data = [s for name, s in shapes.items() if name not in pairs]
-    rows = {shape[0] for shape in data if shape and len(shape) > 1 and (shape[0] or 0) > 1}
-    if len(rows) == 1:
-        size = rows.pop()
-        free: Shapes = {}
+
+    def freed(size: int | None) -> Shapes:
+        """With the axis free that is the batch, if it has this size, or any."""
+        made: Shapes = {}
         for name, shape in shapes.items():
             batch = 1 if name in pairs and shape and len(shape) == 3 else 0
-            free[name] = shape and tuple(
-                None if n == batch and one == size else one for n, one in enumerate(shape)
+            made[name] = shape and tuple(
+                None if n == batch and size in (None, one) else one for n, one in enumerate(shape)
             )
-        yield free
+        return made
+
+    if any(one.example for one in inputs):
+        yield {n: s if n in pairs or not s else (None,) * len(s) for n, s in freed(None).items()}
+    rows = {shape[0] for shape in data if shape and len(shape) > 1 and (shape[0] or 0) > 1}
+    if len(rows) == 1:
+        yield freed(rows.pop())
         if all(len(shape) > 2 for shape in data if shape):
             return  # it was exported for a batch of several rows alone
-    yield dict(shapes)
+    yield shapes
 
 
 class _Program:

@@ -56,9 +56,7 @@ def relu6(b: Builder, self: Operand) -> Operand:
 
 
 @operator()
-def hardtanh(
-    b: Builder, self: Operand, min_val: float = -1.0, max_val: float = 1.0
-) -> Operand:
+def hardtanh(b: Builder, self: Operand, min_val: float = -1.0, max_val: float = 1.0) -> Operand:
     return function(b, f"clip({float(min_val)!r}, {float(max_val)!r})", self)
 
 
@@ -124,9 +122,7 @@ def celu(b: Builder, self: Operand, alpha: float = 1.0) -> Operand:
 
 
 @operator()
-def softplus(
-    b: Builder, self: Operand, beta: float = 1, threshold: float = 20
-) -> Operand:
+def softplus(b: Builder, self: Operand, beta: float = 1, threshold: float = 20) -> Operand:
     """Behind its threshold torch gives x: there the two differ by less than float32 can hold."""
     if threshold < 17:
         raise ConvertError(f"softplus with a threshold of {threshold} is not supported")

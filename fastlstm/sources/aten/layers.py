@@ -14,7 +14,6 @@ from fastlstm.sources.aten.functions import function
 from fastlstm.sources.aten.movement import cat, index_select
 from fastlstm.sources.aten.reductions import Unknown, moments, reduced
 from fastlstm.sources.aten.table import (
-    Array,
     Builder,
     Operand,
     TokenError,
@@ -29,7 +28,7 @@ from fastlstm.sources.aten.views import reshape, slice_, squeeze, unsqueeze
 Sizes = int | Sequence[int]
 
 
-def constant(x: Operand | None, what: str) -> Array | None:
+def constant(x: Operand, what: str) -> Any:
     """A weight, which may not depend on the input."""
     if isinstance(x, Value):
         raise ConvertError(f"{what} is computed from the input; expected a weight of the model")
@@ -198,9 +197,7 @@ def _poolings(n: int) -> None:
     def adaptive_avg_pool(b: Builder, self: Operand, output_size: Sizes) -> Operand:
         return _adaptive(b, n, "mean", self, output_size)
 
-    def adaptive_max_pool(
-        b: Builder, self: Operand, output_size: Sizes
-    ) -> tuple[Operand, Unknown]:
+    def adaptive_max_pool(b: Builder, self: Operand, output_size: Sizes) -> tuple[Operand, Unknown]:
         made = _adaptive(b, n, "max", self, output_size)
         return made, Unknown("where the maximum of a pool is")
 
@@ -240,7 +237,9 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Operand:
     if not isinstance(input, Value) or isinstance(weight, Value) or isinstance(bias, Value):
-        return _affine(b, _normalised(b, input, range(-len(normalized_shape), 0), eps), weight, bias)
+        return _affine(
+            b, _normalised(b, input, range(-len(normalized_shape), 0), eps), weight, bias
+        )
     return b.layer_norm(input, tuple(normalized_shape), weight, bias, eps)
 
 
@@ -298,8 +297,8 @@ def batch_norm(
 ) -> Operand:
     if training or running_mean is None or running_var is None:
         raise ConvertError(
-            "a batch norm takes its statistics from the batch, as in training; save the model after "
-            ".eval(), with running statistics"
+            "a batch norm takes its statistics from the batch, as in training; save the model "
+            "after .eval(), with running statistics"
         )
     return b.batch_norm(
         input,
@@ -322,9 +321,7 @@ def native_batch_norm_no_training(
     momentum: float,
     eps: float,
 ) -> tuple[Any, ...]:
-    made = batch_norm(
-        b, input, weight, bias, running_mean, running_var, False, momentum, eps
-    )
+    made = batch_norm(b, input, weight, bias, running_mean, running_var, False, momentum, eps)
     return made, Unknown("the mean of a norm"), Unknown("the deviation of a norm")
 
 
@@ -340,9 +337,7 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Any, ...]:
-    made = batch_norm(
-        b, input, weight, bias, running_mean, running_var, training, momentum, eps
-    )
+    made = batch_norm(b, input, weight, bias, running_mean, running_var, training, momentum, eps)
     return made, Unknown("the mean of a norm"), Unknown("the deviation of a norm")
 
 
@@ -371,9 +366,9 @@ def native_group_norm(
     input: Operand,
     weight: Operand | None,
     bias: Operand | None,
-    N: int,  # noqa: N803
-    C: int,  # noqa: N803
-    HxW: int,  # noqa: N803
+    N: int,
+    C: int,
+    HxW: int,
     group: int,
     eps: float,
 ) -> tuple[Any, ...]:
@@ -395,9 +390,7 @@ def instance_norm(
     cudnn_enabled: bool = True,
 ) -> Operand:
     if not use_input_stats:
-        return batch_norm(
-            b, input, weight, bias, running_mean, running_var, False, momentum, eps
-        )
+        return batch_norm(b, input, weight, bias, running_mean, running_var, False, momentum, eps)
     shape = (-1, *[1] * (rank_of(input) - 2))
     made = _normalised(b, input, range(2, rank_of(input)), eps)
     weight = None if weight is None else reshape(b, weight, shape)

@@ -18,9 +18,9 @@ from fastlstm.sources.aten.views import reshape, unsqueeze
 
 @operator()
 def linear(b: Builder, input: Operand, weight: Operand, bias: Operand | None = None) -> Operand:
-    if isinstance(input, Value) and isinstance(weight, np.ndarray) and weight.ndim == 2:
-        if bias is None or isinstance(bias, np.ndarray):
-            return b.linear(input, weight, bias)
+    weights = isinstance(weight, np.ndarray) and weight.ndim == 2 and not isinstance(bias, Value)
+    if weights and isinstance(input, Value):
+        return b.linear(input, weight, bias)
     product = matmul(b, input, b.move(lambda a: a.swapaxes(-1, -2) if a.ndim > 1 else a, weight))
     return product if bias is None else add(b, product, bias)
 
@@ -61,9 +61,9 @@ def dot(b: Builder, self: Operand, tensor: Operand) -> Operand:
 
 
 def _added(b: Builder, x: Operand, left: Operand, right: Operand, beta: Any, alpha: Any) -> Operand:
-    if isinstance(x, np.ndarray) and x.ndim == 1 and beta == alpha == 1:
-        if isinstance(left, Value) and isinstance(right, np.ndarray) and right.ndim == 2:
-            return b.linear(left, right.T, x)
+    weights = isinstance(x, np.ndarray) and isinstance(right, np.ndarray) and right.ndim == 2
+    if weights and isinstance(left, Value) and x.ndim == 1 and beta == alpha == 1:
+        return b.linear(left, b.derived(right, "transposed", np.transpose), x)
     return add(b, scaled(b, x, beta), scaled(b, matmul(b, left, right), alpha))
 
 

@@ -159,9 +159,7 @@ def replication_pad(b: Builder, self: Operand, padding: Sequence[int]) -> Operan
     return _padded(b, self, padding, "edge")
 
 
-def _padded(
-    b: Builder, x: Operand, pad: Sequence[int], mode: str, value: float = 0
-) -> Operand:
+def _padded(b: Builder, x: Operand, pad: Sequence[int], mode: str, value: float = 0) -> Operand:
     """With so many more before and behind, of the last axis first; fewer where negative."""
     sides = [whole(n, "a padding") for n in pad]
     pairs = list(zip(sides[::2], sides[1::2], strict=True))[::-1]
@@ -201,9 +199,10 @@ def _fixed(index: Any) -> Any:
 
 @operator()
 def index(b: Builder, self: Operand, indices: Sequence[Any]) -> Operand:
-    if len(indices) == 1 and isinstance(indices[0], Value) and indices[0].kind == "int":
-        if isinstance(self, np.ndarray) and self.ndim == 2:
-            return b.embedding(indices[0], self)
+    first = indices[0] if len(indices) == 1 else None
+    table = isinstance(self, np.ndarray) and self.ndim == 2
+    if table and isinstance(first, Value) and first.kind == "int":
+        return b.embedding(first, self)
     at = tuple(slice(None) if i is None else _fixed(i) for i in indices)
     return moved(b, lambda a: a[at], self)
 
@@ -243,14 +242,20 @@ def masked_select(b: Builder, self: Operand, mask: Operand) -> Operand:
 
 @operator()
 def tril(b: Builder, self: Operand, diagonal: int = 0) -> Operand:
-    fill = fill_of(self)
-    return b.move(lambda a: np.where(np.tri(*a.shape[-2:], diagonal, "?"), a, fill), self)
+    fill, kept = fill_of(self), _below(self, diagonal)
+    return b.move(lambda a: np.where(kept, a, fill), self)
+
+
+def _below(x: Operand, diagonal: int) -> Array:
+    """Which places of a matrix are on a diagonal or below it."""
+    high, wide = shape_of(x)[-2:]
+    return np.tri(high, wide, diagonal, dtype=np.bool_)
 
 
 @operator()
 def triu(b: Builder, self: Operand, diagonal: int = 0) -> Operand:
-    fill = fill_of(self)
-    return b.move(lambda a: np.where(~np.tri(*a.shape[-2:], diagonal - 1, "?"), a, fill), self)
+    fill, gone = fill_of(self), _below(self, diagonal - 1)
+    return b.move(lambda a: np.where(gone, fill, a), self)
 
 
 @operator()
@@ -401,7 +406,7 @@ def upsample_nearest(
     for n, axis in enumerate(range(2, rank_of(input))):
         size = shape_of(input)[axis]
         scale = None if given is None else given[n]
-        to = int(size * scale) if output_size is None else int(output_size[n])
+        to = int(size * (scale or 1)) if output_size is None else int(output_size[n])
         step = 1 / scale if scale else size / to
         at = np.minimum(np.floor(np.arange(to) * step).astype(int), size - 1)
         input = index_select(b, input, axis, at)

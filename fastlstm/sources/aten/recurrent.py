@@ -109,9 +109,9 @@ def lstm(
 ) -> tuple[Operand, ...]:
     if not isinstance(hx, list | tuple):  # lstm.data(data, batch_sizes, hx, params, ...)
         raise ConvertError("a packed sequence is run; expected a padded array")
+    biases: bool = has_biases
     return run(
-        *(b, "lstm", input, hx, params, has_biases, num_layers, dropout, train),
-        *(bidirectional, batch_first),
+        b, "lstm", input, hx, params, biases, num_layers, dropout, train, bidirectional, batch_first
     )
 
 
@@ -131,10 +131,9 @@ def _without_cell_state(name: str, cell: str, **options: str) -> None:
         if not isinstance(params, list | tuple) or isinstance(has_biases, list | tuple):
             raise ConvertError("a packed sequence is run; expected a padded array")
         return run(
-            *(b, cell, input, [hx], params, has_biases, num_layers, dropout, train),
-            *(bidirectional, batch_first),
-            **options,
-        )
+            b, cell, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional,
+            batch_first, **options,
+        )  # fmt: skip
 
     operator(name)(apply)
 
@@ -160,11 +159,9 @@ def step(
     if not batched:
         x, states = unsqueeze(b, x, 0), [unsqueeze(b, s, 0) for s in states]
     params = [w for w in weights if w is not None]
-    made = run(
-        *(b, cell, unsqueeze(b, x, 0), [unsqueeze(b, s, 0) for s in states], params),
-        *(len(params) == 4, 1, 0.0, False, False, False),
-        **options,
-    )
+    sequence, given = unsqueeze(b, x, 0), [unsqueeze(b, s, 0) for s in states]
+    biases = len(params) == 4
+    made = run(b, cell, sequence, given, params, biases, 1, 0.0, False, False, False, **options)
     after = [squeeze(b, s, 0) for s in made[1:]]
     return after if batched else [squeeze(b, s, 0) for s in after]
 

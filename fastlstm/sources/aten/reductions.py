@@ -151,9 +151,7 @@ def moments(
     return spread, middle if keepdim else reduced(b, "mean", x, axes, False)
 
 
-def _spread(
-    dim: Any, correction: Any, unbiased: Any, keepdim: bool
-) -> tuple[Dims, float, bool]:
+def _spread(dim: Any, correction: Any, unbiased: Any, keepdim: bool) -> tuple[Dims, float, bool]:
     """The three forms of the arguments of var and std."""
     if isinstance(dim, bool):  # var(unbiased)
         dim, unbiased = None, dim
@@ -250,7 +248,6 @@ def _cumulative(name: str, of_constants: Any) -> None:
 
 
 _cumulative("cumsum", np.cumsum)
-
 
 
 @operator("cummax", "cummin", "sort", "topk", "kthvalue", "median", "mode", "unique")

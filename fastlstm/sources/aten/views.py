@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -118,9 +119,7 @@ def squeeze(b: Builder, self: Operand, dim: int | Sequence[int] | None = None) -
 
 
 @operator()
-def expand(
-    b: Builder, self: Operand, size: Sequence[int], implicit: bool = False
-) -> Operand:
+def expand(b: Builder, self: Operand, size: Sequence[int], implicit: bool = False) -> Operand:
     shape = shape_of(self)
     sizes = [whole(n, "the size of an axis") for n in size]
     new = len(sizes) - len(shape)
@@ -193,7 +192,7 @@ def split_with_sizes(
         text = f"an axis of {size} is split into parts of {list(split_sizes)}"
         raise SizeError(text, size, sum(split_sizes))
     ends = np.cumsum([0, *split_sizes]).tolist()
-    return [slice_(b, self, dim, a, z) for a, z in zip(ends, ends[1:], strict=False)]
+    return [slice_(b, self, dim, a, z) for a, z in pairwise(ends)]
 
 
 @operator("split", "unsafe_split")
@@ -227,7 +226,7 @@ def tensor_split(
         less, more = divmod(size, given)
         given = np.cumsum([less + 1] * more + [less] * (given - more))[:-1].tolist()
     ends = [0, *(given or ()), size]
-    return [slice_(b, self, dim, a, z) for a, z in zip(ends, ends[1:], strict=False)]
+    return [slice_(b, self, dim, a, z) for a, z in pairwise(ends)]
 
 
 @operator()
@@ -249,9 +248,7 @@ def unfold(b: Builder, self: Operand, dimension: int, size: int, step: int) -> O
 
 
 @operator()
-def diagonal(
-    b: Builder, self: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> Operand:
+def diagonal(b: Builder, self: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Operand:
     return b.move(lambda a: np.diagonal(a, offset, dim1, dim2), self)
 
 

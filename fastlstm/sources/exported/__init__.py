@@ -1,7 +1,7 @@
 """Read a ``.pt2`` file of ``torch.export.save``: its graph, followed without torch.
 
-The graph is one of operators of ATen, which drive the one builder of graphs. Buffers that it changes
-are the state that a stream carries, and so are inputs that it gives back.
+The graph is one of operators of ATen, which drive the one builder of graphs. Buffers that it
+changes are the state that a stream carries, and so are inputs that it gives back.
 """
 
 from __future__ import annotations

@@ -187,8 +187,10 @@ def _tensor(name: str, raw: Array, meta: Mapping[str, Any]) -> tuple[Array, str]
             raise ConvertError(f"weight {name[:80]!r} is of a dtype or layout that is not read")
     shape, steps = ([n.get("as_int") for n in part] for part in (sizes, strides))
     numbers = [offset, *shape, *steps]
-    if len(shape) != len(steps) or len(shape) > MAX_AXES or not all(
-        type(n) is int and 0 <= n < 2**40 for n in numbers
+    if (
+        len(shape) != len(steps)
+        or len(shape) > MAX_AXES
+        or not all(type(n) is int and 0 <= n < 2**40 for n in numbers)
     ):
         raise ConvertError(f"the size of weight {name[:80]!r} is no size; {RETRY}")
     flat = raw[: raw.size // np.dtype(_STORED[dtype]).itemsize * np.dtype(_STORED[dtype]).itemsize]
@@ -210,7 +212,7 @@ def _add_saved(arrays: dict[str, Array], dtypes: dict[int, str], data: bytes) ->
     """Arrays of a file of torch.save within the archive."""
     if not data:
         return
-    saved = read_open(io.BytesIO(data), len(data), ".pt")
+    saved = read_open(io.BytesIO(data), len(data), "its weights")
     if not isinstance(saved, Mapping):
         raise ConvertError(f"the weights of the program are no mapping of names; {RETRY}")
     for name, tensor in saved.items():

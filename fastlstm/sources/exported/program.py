@@ -177,7 +177,8 @@ class ExportedForward:
         if name in _CHECKS:
             return
         try:
-            args, named = [], {}
+            args: list[Any] = []
+            named: dict[str, Any] = {}
             for one in node["inputs"]:
                 value = self._argument(one["arg"], values)
                 if one["name"] == "dtype" and isinstance(value, int):
@@ -211,7 +212,9 @@ class ExportedForward:
         if kind in ("as_tensors", "as_sym_ints", "as_sym_floats", "as_sym_bools"):
             return [_symbol(one, values) for one in value]
         if kind == "as_optional_tensors":
-            return [None if "as_none" in one else _symbol(one["as_tensor"], values) for one in value]
+            return [
+                None if "as_none" in one else _symbol(one["as_tensor"], values) for one in value
+            ]
         if kind == "as_optional_tensor":
             return None if "as_none" in value else _symbol(value["as_tensor"], values)
         return _constant(argument)

@@ -1,4 +1,4 @@
-"""Read an archive of ``torch.jit.save``: its forward, followed without torch and without running it.
+"""Read an archive of ``torch.jit.save``: its forward is followed, without torch, and never run.
 
 What the archive's code computes of arrays drives the one builder of graphs. Buffers and attributes
 that forward changes are the state that a stream carries, and so are arguments that it gives back.
@@ -6,12 +6,24 @@ that forward changes are the state that a stream carries, and so are arguments t
 
 from __future__ import annotations
 
+import io
+import sys
+from typing import Any, BinaryIO
+
 from fastlstm.sources.aten.forward import convert
 from fastlstm.sources.conversion import Conversion
 from fastlstm.sources.torchscript.archive import Source, is_archive, read_archive
 from fastlstm.sources.torchscript.program import ScriptForward
 
-__all__ = ["is_archive", "read"]
+__all__ = ["is_archive", "read", "saved"]
+
+
+def saved(source: object) -> BinaryIO | None:
+    """The archive that a scripted module in memory would be saved as; None of all else."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(source, torch.jit.ScriptModule):
+        return None
+    return io.BytesIO(source.save_to_buffer())
 
 
 def read(source: Source, dtype: str = "float32") -> Conversion:

@@ -62,6 +62,8 @@ class Archived:
         By the id of an array, what it is stored in.
     budget : Budget
         What is left of the memory that reading it may take.
+    example : tuple of (shape, kind)
+        Of each array that a traced module was given; empty of a scripted one.
     """
 
     root: ScriptObject
@@ -69,6 +71,7 @@ class Archived:
     code: dict[str, str]
     dtypes: dict[int, str]
     budget: Budget
+    example: tuple[tuple[tuple[int, ...], str], ...] = ()
 
 
 class _Objects(Meaning):
@@ -134,6 +137,7 @@ def read_archive(source: Source) -> Archived:
             return _saved(file, archive, f"{prefix}{name}", order, budget, dtypes)
 
         root, constants = saved("data"), saved("constants")
+        example = _example(archive, f"{prefix}traced_inputs.pkl", budget)
         code = {
             match[1].replace("/", "."): archive.inflated(name).decode("utf-8", "replace")
             for name in archive.members
@@ -141,7 +145,30 @@ def read_archive(source: Source) -> Archived:
         }
     if not isinstance(root, ScriptObject) or not isinstance(constants, tuple | list):
         raise ConvertError(f"the archive holds no module of TorchScript; {RETRY}")
-    return Archived(root, tuple(constants), code, dtypes, budget)
+    return Archived(root, tuple(constants), code, dtypes, budget, example)
+
+
+def _example(
+    archive: Archive, name: str, budget: Budget
+) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shape and kind of the arrays that a module was traced with; their numbers are not kept."""
+    if name not in archive.members:
+        return ()
+    storages = Storages()
+    pickled = load(io.BytesIO(archive.inflated(name)), budget, storages.reference)
+    value = Meaning(budget, storages).value(pickled)
+    sizes = {id(tensor): view for view, tensor in storages.tensors.items()}
+    found = []
+    waiting = [value.get("forward")] if isinstance(value, dict) else []
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, list | tuple):
+            waiting[:0] = one
+        elif isinstance(one, StoredTensor):
+            view = sizes[id(one)]
+            kind = "float" if "float" in view.dtype else "bool" if view.dtype == "bool" else "int"
+            found.append((view.size, kind))
+    return tuple(found)
 
 
 def _saved(
@@ -155,9 +182,7 @@ def _saved(
     """The object of a pickle in the archive, its tensors as arrays."""
     pickled = archive.inflated(f"{name}.pkl")
     storages = Storages()
-    value = _Objects(budget, storages).value(
-        load(io.BytesIO(pickled), budget, storages.reference)
-    )
+    value = _Objects(budget, storages).value(load(io.BytesIO(pickled), budget, storages.reference))
     budget.release(len(pickled))
     storages.read_tensors(file, lambda key: archive.extent(f"{name}/{key}"), order, budget)
     return _with_arrays(value, dtypes, {})

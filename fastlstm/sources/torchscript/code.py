@@ -193,7 +193,9 @@ class Code:
                 case ast.Assign(targets=[ast.Name(id=key)], value=value):
                     attributes[key] = ("", value)
                 case _:
-                    raise ConvertError(f"the code has a line that is not read: {line.strip()!r:.80}")
+                    raise ConvertError(
+                        f"the code has a line that is not read: {line.strip()!r:.80}"
+                    )
         return ScriptClass(name, base[1] if base else "", attributes, methods)
 
     def _function(self, name: str, text: str) -> Function:
@@ -333,9 +335,7 @@ def _checked(text: str, depth: int = 0) -> str:
             chains[depth] = 0
         elif what == "close":
             depth = max(depth - 1, 0)
-        elif what == "dot":
-            chains[depth] += 1
-        elif what == "minus":
+        elif what == "dot" or what == "minus":
             chains[depth] += 1
         elif what == "other":
             chains[depth] = 0

@@ -277,7 +277,9 @@ class Interpreter:
                 return self.method(function.owner, function.name, args, named)
             if function.name == "tolist":
                 return self.operator("tolist", [function.owner], {})
-            raise ConvertError(f"method {function.name!r:.80} of no object of the archive is called")
+            raise ConvertError(
+                f"method {function.name!r:.80} of no object of the archive is called"
+            )
         if not isinstance(function, _Named):
             raise ConvertError("what is called is no function")
         path = function.path

@@ -42,7 +42,7 @@ class ScriptForward:
     def __init__(self, archived: Archived) -> None:
         self.archived = archived
         self.code = Code(archived.code, archived.budget)
-        self.dtypes = archived.dtypes
+        self.dtypes: Mapping[int, str] = archived.dtypes
         forward = self.code.method(archived.root.type, "forward")
         if forward is None:
             raise ConvertError("the archive holds a module without a forward")
@@ -53,10 +53,11 @@ class ScriptForward:
                 self._given[name] = kind
             elif default is None:
                 self._absent[name] = None
+        names = [n + place for n, kind in self._given.items() for place in self._arrays(n, kind)]
+        example = archived.example if len(archived.example) == len(names) else ()
         self.inputs = tuple(
-            Input(name + place)
-            for name, kind in self._given.items()
-            for place in self._arrays(name, kind)
+            Input(name, *example[n], example=True) if example else Input(name)
+            for n, name in enumerate(names)
         )
         self.outputs = tuple(
             place or "output" for place, kind in places(forward.returns) if kind == "Tensor"
@@ -82,7 +83,9 @@ class ScriptForward:
             if isinstance(value, np.ndarray):
                 builder.name(value, path)
         for path, value in states.items():
-            own = Value(value.places.copy(), value.kind) if isinstance(value, Value) else value
+            own: Any = value
+            if isinstance(value, Value):
+                own = Value(value.places.copy(), value.kind)
             _holder(root, path).fields[path.rpartition(".")[2]] = own
         before = dict(_attributes(root))
         kept = {p: v.places.copy() for p, v in before.items() if isinstance(v, Value)}
@@ -95,7 +98,7 @@ class ScriptForward:
         written = {}
         for path, value in _attributes(root):
             now = aten.memory.current(value)
-            old = before.get(path)
+            old: Any = before.get(path)
             if isinstance(now, Value):
                 changed = now is not old or not np.array_equal(now.places, kept[path])
             elif is_array(now):
@@ -103,7 +106,7 @@ class ScriptForward:
                     isinstance(old, np.ndarray) and np.array_equal(now, old)
                 )
             else:
-                changed = type(now) is not type(old) or _plain(now) and now != old
+                changed = type(now) is not type(old) or (_plain(now) and now != old)
             if changed:
                 written[path] = now
         return Ran(dict(flat(_settled(aten, returned))), written)
@@ -224,5 +227,3 @@ def _holder(root: ScriptObject, path: str) -> ScriptObject:
     for name in path.split(".")[:-1]:
         root = root.fields[name]
     return root
-
-
