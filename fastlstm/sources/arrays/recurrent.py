@@ -161,6 +161,15 @@ class Recurrences(Core):
         before = 1 if single else max(self.rows.row(reads[0]).steps, 1)
         begins = not single or moment == 0
         start = self._start(states, [at.shifted(s, before) for s in last], begins, single)
+        left = self.rows.starts.get((node.name, 1))
+        if start is None and left is not None and left.any():
+            # What the states of the program start from; they stay those of the same row.
+            h, c = np.split(left, [layer.directions * layer.h_size])
+            begin = {"h_0": h.reshape(layer.directions, -1)}
+            if layer.has_cell_state:
+                begin["c_0"] = c.reshape(layer.directions, -1)
+            started = KINDS[kind](node.name, **fields, initial_state="learned")
+            node.node, node.tensors = started(*reads), tensors | begin
         if start is not None:
             if single and moment:
                 raise ConvertError(

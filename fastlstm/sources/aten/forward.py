@@ -286,6 +286,7 @@ class _Program:
     def __call__(self, builder: Builder, given: dict[str, Value]) -> driver.Outcome:
         states = {path: given[path] for path in self.known.written}
         inputs = {one.name: given[one.name] for one in self.forward.inputs}
+        self._take_example(inputs)
         try:
             ran = self.forward(builder, inputs, states)
         except SizeError as error:
@@ -306,6 +307,19 @@ class _Program:
                 )
             outputs[place or "output"] = value
         return driver.Outcome(outputs, written)
+
+    def _take_example(self, inputs: Mapping[str, Value]) -> None:
+        """Tell the sizes of inputs that are known from those that the forward was traced with.
+
+        These are the last of three axes or more, and axes of one number; any other may be time.
+        """
+        for one in self.forward.inputs:
+            shape = one.shape if one.example and one.shape and len(one.shape) > 2 else ()
+            for axis, seen in enumerate(shape):
+                size = inputs[one.name].shape[axis]
+                told = seen == 1 or axis == len(shape) - 1
+                if told and seen is not None and size in (driver.UNKNOWN, driver.UNKNOWN + 8):
+                    raise SizeError(f"{one.name!r:.200} was traced with {shape}", size, seen)
 
     def _check_sizes(self, inputs: Mapping[str, Value]) -> None:
         """Check that weights have told all sizes of the inputs, where the run came to its end."""
