@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 
@@ -14,10 +15,10 @@ from fastlstm import reference
 from fastlstm.errors import ConvertError
 from fastlstm.sources import read, torchscript
 from fastlstm.sources.aten.forward import flat
+from fastlstm.sources.pytorch.unpickle import Budget
 from fastlstm.sources.torchscript.archive import read_archive
 from fastlstm.sources.torchscript.code import Code
 from fastlstm.sources.torchscript.program import ScriptForward
-from fastlstm.sources.pytorch.unpickle import Budget
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -86,18 +87,19 @@ class TestZoo:
                 scripted = torch.jit.freeze(scripted)
         except Exception:  # torch's own limits, which are of many types
             pytest.skip("torch cannot script it")
+        try:
+            with torch.no_grad():
+                scripted(x)
+        except RuntimeError:
+            pytest.skip("torch cannot run what it scripted")
         assert_as_torch(scripted, x)
-
-    # Their sizes of the batch, or of the steps, are those that they were traced with; or they are
-    # no module that a stream can run.
-    NOT_TRACED = frozenset({"LearnedStart"})
 
     @pytest.mark.parametrize("name", CASES)
     @pytest.mark.parametrize("how", ["script", "trace"])
     def test_graph(self, name, how):
         case = CASES[name]
-        if case.states or (how == "trace" and name in self.NOT_TRACED):
-            pytest.skip("takes states, or was traced for one size")
+        if case.states:
+            pytest.skip("takes states")
         module, x = made(case)
         try:
             scripted = (
@@ -105,11 +107,15 @@ class TestZoo:
                 if how == "trace"
                 else torch.jit.script(module)
             )
-        except Exception:
+        except Exception:  # torch's own limits, which are of many types
             pytest.skip("torch cannot script it")
         with torch.no_grad():
             y = module(x)
-        model = torchscript.read(saved(scripted), "float64")
+        try:
+            archive = saved(scripted)
+        except RuntimeError:
+            pytest.skip("torch cannot save what it scripted")
+        model = torchscript.read(archive, "float64")
         (one,) = model.graph.inputs
         got = reference.forward(
             model.graph, model.tensors, {one.name: case.rows(x)}, dtype=np.float64
@@ -276,9 +282,7 @@ class TestLanguage:
             def forward(self, x):
                 return self.att(x, x, x)[0]
 
-        assert_as_torch(
-            torch.jit.script(Attends().double().eval()), torch.randn(2, 5, 4).double()
-        )
+        assert_as_torch(torch.jit.script(Attends().double().eval()), torch.randn(2, 5, 4).double())
 
     def test_named_tuples(self):
         from typing import NamedTuple
@@ -316,7 +320,7 @@ class TestRefusals:
                     return x
                 return -x
 
-        refusal(saved(torch.jit.script(Branches())), match=r"depends on numbers of the input|taken")
+        refusal(saved(torch.jit.script(Branches())), match="torch.gt|torch.sum")
 
     def test_the_line_is_shown(self):
         class Sorts(nn.Module):
@@ -419,7 +423,7 @@ class TestHostileCode:
             ("x = __import__", "before it is set"),
             ("x = open", "before it is set"),
             ("x = self.__class__", "has no"),
-            ("x = torch.ones([1]).__class__", "read|method|more than|no object|not"),
+            ("x = torch.ones([1]).__class__()", "method '__class__' of no object"),
             ("x = ops.aten.system(1)", "not supported"),
             ("x = torch.ones([1000000, 1000000])", "numbers"),
             ("x = torch.mul([0], 100000000)", "too often"),
@@ -429,7 +433,7 @@ class TestHostileCode:
             ("x = __torch__.absent.f(1)", "does not define"),
             ("x = y", "before it is set"),
             ("x = 1\n      y = 1", "indented"),
-            ("x = 'a" , "characters|does not end|not read"),
+            ("x = 'a", "characters|does not end|not read"),
             ("x = 1j", "constant of type"),
             ("for i in range(100000000):\n      pass", "steps"),
             ("while True:\n      pass", "steps"),
@@ -464,10 +468,8 @@ class TestHostileCode:
         data = bytearray(saved(torch.jit.script(nn.Linear(3, 2))).getvalue())
         for at in rng.integers(0, len(data), 3):
             data[at] = int(rng.integers(256))
-        try:
+        with contextlib.suppress(ConvertError):
             torchscript.read(io.BytesIO(bytes(data)))
-        except ConvertError:
-            pass
 
     @pytest.mark.parametrize("seed", range(60))
     def test_damaged_code_is_refused(self, seed):
@@ -479,7 +481,5 @@ class TestHostileCode:
                 text[at] = chr(int(rng.integers(32, 127)))
             return "".join(text)
 
-        try:
+        with contextlib.suppress(ConvertError):
             torchscript.read(rewritten(saved(torch.jit.script(Everything().eval())), damaged))
-        except ConvertError:
-            pass

@@ -103,6 +103,7 @@ def follow(
     states: Sequence[Mapping[str, str]] = ({},),
     *,
     single: str = "input",
+    rows: tuple[int, int] = ROWS,
 ) -> Followed:
     """Make a graph of a program.
 
@@ -115,6 +116,8 @@ def follow(
         turn.
     single : str
         What an input is called in the graph if it is the only one.
+    rows : tuple of int
+        Sizes of the batch in the two runs; the same one where a program knows no other.
 
     Raises
     ------
@@ -129,7 +132,7 @@ def follow(
             tried += 1
             if tried > MOST_WAYS:
                 break
-            attempt = _Attempt(program, parameters, way, single)
+            attempt = _Attempt(program, parameters, way, single, rows)
             try:
                 return attempt.made()
             except ConvertError as error:
@@ -228,9 +231,14 @@ class _Attempt:
     """One way of taking the inputs."""
 
     def __init__(
-        self, program: Program, parameters: Sequence[Parameter], way: _Way, single: str
+        self,
+        program: Program,
+        parameters: Sequence[Parameter],
+        way: _Way,
+        single: str,
+        rows: tuple[int, int],
     ) -> None:
-        self.program, self.way, self.single = program, way, single
+        self.program, self.way, self.single, self.rows = program, way, single, rows
         self.parameters = {p.name: p for p in parameters}
         self.furthest = 0
         self.sizes: dict[tuple[str, int], int] = {}  # of axes that are not known
@@ -250,7 +258,7 @@ class _Attempt:
             p.shape is not None and BATCH in axes and p.shape[axes.index(BATCH)] == 1
             for p, axes in ((self.parameters[n], a) for n, a in self.way.axes.items())
         )
-        rows = (1, 1) if fixed or not batched else ROWS
+        rows = (1, 1) if fixed or not batched else self.rows
         length = self._fixed_length()
         first = self._run(rows[0], length or STEPS[0])
         # Where nothing is of another size, a second run would be the first one.

@@ -24,7 +24,7 @@ from fastlstm.sources.aten.memory import Memory
 from fastlstm.sources.aten.reductions import Unknown
 from fastlstm.sources.aten.table import OPERATORS, Builder, Value, is_array, shape_of
 
-__all__ = ["OPERATORS", "Aten", "Memory", "Unknown"]
+__all__ = ["OPERATORS", "SHARES_MEMORY", "Aten", "Memory", "Unknown"]
 
 # They change the shape of the array that they are called on, and not its numbers.
 _RESHAPES_IN_PLACE = {
@@ -81,7 +81,7 @@ class Aten:
         args = [self.current(x) for x in args]
         named = {key: self.current(x) for key, x in named.items()}
         function = OPERATORS.get(name)
-        if function is not None and name in _SHARES and _is_view_of_constant(args, named):
+        if function is not None and name in SHARES_MEMORY and _is_view_of_constant(args, named):
             # The same view of a weight is one array, as often as it is taken: so it stays one.
             key = (name, id(args[0]), repr(args[1:]), repr(named))
             if key not in self._views:
@@ -108,7 +108,7 @@ class Aten:
         for one in made if isinstance(made, list | tuple) else (made,):
             if is_array(one):
                 check_size(shape_of(one))
-        if isinstance(made, Value) and name not in _SHARES:
+        if isinstance(made, Value) and name not in SHARES_MEMORY:
             same = any(
                 made is x or (isinstance(x, Value) and made.places is x.places) for x in given
             )
@@ -123,13 +123,13 @@ def _is_view_of_constant(args: Sequence[Any], named: Mapping[str, Any]) -> bool:
 
 
 def _shares() -> set[str]:
-    """Operators whose result may be the memory of their argument."""
+    """Operators whose result is, or may be, the memory of their argument."""
     return {
         name for name, function in OPERATORS.items() if function.__module__ == views.__name__
     } | _MAY_BE_SAME
 
 
-_SHARES = _shares()
+SHARES_MEMORY = _shares()
 
 
 def described(values: Iterable[Any]) -> str:

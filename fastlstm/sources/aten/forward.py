@@ -24,7 +24,7 @@ from fastlstm.sources.aten.table import Array, TokenError, is_array
 from fastlstm.sources.conversion import Call, Conversion, conversions
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
-__all__ = ["Forward", "Input", "Ran", "convert", "flat"]
+__all__ = ["Endless", "Forward", "Input", "Ran", "convert", "flat"]
 
 # Sizes of the axes of a state that are not known, until a weight tells: none of them comes up by
 # itself, and none is a multiple of another.
@@ -157,6 +157,10 @@ class _Known:
     sizes: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
+class Endless(Exception):  # noqa: N818  (it becomes a ConvertError)
+    """A run takes too long, so that no other way to take the inputs is tried."""
+
+
 class _Found(Exception):  # noqa: N818  (it is no error)
     """More is known of a forward, so that it is followed anew."""
 
@@ -171,11 +175,13 @@ def _followed(forward: Forward) -> driver.Followed:
     failed: ConvertError | None = None
     seems = forward.may_write()
     begins = [seems, {}] if seems else [{}]
-    for (pairs, shapes), written in itertools.product(_pairings(forward), begins):
+    for (pairs, shapes, rows), written in itertools.product(_pairings(forward), begins):
         known = _Known(written)
         for _ in range(MOST_TRIES):
             try:
-                return _Program(forward, known, pairs, shapes).made()
+                return _Program(forward, known, pairs, shapes, rows).made()
+            except Endless as error:
+                raise ConvertError(str(error)) from None
             except _Found as found:
                 known = found.known
             except ConvertError as error:
@@ -188,8 +194,8 @@ def _followed(forward: Forward) -> driver.Followed:
 Shapes = dict[str, tuple[int | None, ...] | None]
 
 
-def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
-    """Which inputs may be given what the call before returned, and the shapes of all of them.
+def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes, int]]:
+    """Which inputs may be given what the call before returned, the shapes, and rows of the batch.
 
     That they may be states, the names of the last inputs tell; as many of the last outputs are what
     becomes of them. The batch is the second axis of a state of three, as torch's are, and the first
@@ -211,11 +217,11 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes]]:
         own: Shapes = {
             name: tuple(None if n == batch else next(sizes) for n in range(rank)) for name in free
         }
-        for known in _batches(forward.inputs, pairs):
-            yield pairs, known | own
+        for known, rows in _batches(forward.inputs, pairs):
+            yield pairs, known | own, rows
     if pairs:
-        for known in _batches(forward.inputs, {}):
-            yield {}, known
+        for known, rows in _batches(forward.inputs, {}):
+            yield {}, known, rows
 
 
 def _given_back(outputs: Sequence[str], count: int) -> Sequence[str]:
@@ -227,38 +233,49 @@ def _given_back(outputs: Sequence[str], count: int) -> Sequence[str]:
     return outputs[-count:]
 
 
-def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[Shapes]:
-    """Shapes with the batch free, where all inputs may have it as an axis, and as they are."""
+def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[tuple[Shapes, int]]:
+    """Shapes with the batch free, where all inputs may have it as an axis, and as they are.
+
+    With each goes the number of rows that the batch has to have, or 0.
+    """
     shapes = {one.name: one.shape for one in inputs}
-    data = [s for name, s in shapes.items() if name not in pairs]
-
-    def freed(size: int | None) -> Shapes:
-        """With the axis free that is the batch, if it has this size, or any."""
-        made: Shapes = {}
-        for name, shape in shapes.items():
-            batch = 1 if name in pairs and shape and len(shape) == 3 else 0
-            made[name] = shape and tuple(
-                None if n == batch and size in (None, one) else one for n, one in enumerate(shape)
-            )
-        return made
-
+    data = [s for name, s in shapes.items() if name not in pairs and s]
+    sizes = [{shape[n] for shape in data if len(shape) > 1 + n} for n in (0, 1)]
+    rows = [next(iter(s)) or 0 if len(s) == 1 else 0 for s in sizes]
+    pinned = [0, *(n for n in rows if n > 1)]
     if any(one.example for one in inputs):
-        yield {n: s if n in pairs or not s else (None,) * len(s) for n, s in freed(None).items()}
-    rows = {shape[0] for shape in data if shape and len(shape) > 1 and (shape[0] or 0) > 1}
-    if len(rows) == 1:
-        yield freed(rows.pop())
-        if all(len(shape) > 2 for shape in data if shape):
-            return  # it was exported for a batch of several rows alone
-    yield shapes
+        free = _without(shapes, pairs, 0, None)
+        yield {n: s if n in pairs or not s else (None,) * len(s) for n, s in free.items()}, 0
+    if data:
+        # Time and batch are the first two axes of most programs, in either order.
+        free = _without(_without(shapes, pairs, 0, None), pairs, 1, None)
+        yield from ((free, n) for n in pinned)
+        freed = [_without(shapes, pairs, axis, n) for axis, n in enumerate(rows) if n > 1]
+        yield from ((one, n) for one in freed for n in pinned)
+    yield shapes, 0
+
+
+def _without(shapes: Shapes, pairs: Mapping[str, str], axis: int, size: int | None) -> Shapes:
+    """Shapes whose axis of the batch is free, if it has this size, or any."""
+    made: Shapes = {}
+    for name, shape in shapes.items():
+        batch = axis
+        if name in pairs:
+            batch = 1 if shape and len(shape) == 3 else 0
+        made[name] = shape and tuple(
+            None if n == batch and size in (None, one) else one for n, one in enumerate(shape)
+        )
+    return made
 
 
 class _Program:
     """A forward as the driver runs it, with what is known of it."""
 
     def __init__(
-        self, forward: Forward, known: _Known, pairs: dict[str, str], shapes: Shapes
+        self, forward: Forward, known: _Known, pairs: dict[str, str], shapes: Shapes, rows: int
     ) -> None:
         self.forward, self.known, self.pairs, self.shapes = forward, known, pairs, shapes
+        self.rows = (rows, rows) if rows else driver.ROWS
 
     def made(self) -> driver.Followed:
         parameters = [
@@ -272,7 +289,7 @@ class _Program:
             for path, start in self.known.written.items()
         ]
         pairs = self.pairs | {path: path for path in self.known.written}
-        made = driver.follow(self, parameters, [pairs])
+        made = driver.follow(self, parameters, [pairs], rows=self.rows)
         arguments = [a for a in made.call.arguments if a.name not in self.known.written]
         outputs = [a for a in made.call.outputs if a.name not in self.known.written]
         return replace(made, call=Call(tuple(arguments), tuple(outputs)))

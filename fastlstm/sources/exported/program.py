@@ -13,7 +13,7 @@ import numpy as np
 from fastlstm import document
 from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder, Value
-from fastlstm.sources.aten import Aten
+from fastlstm.sources.aten import SHARES_MEMORY, Aten
 from fastlstm.sources.aten.forward import Input, Ran
 from fastlstm.sources.aten.table import Array
 from fastlstm.sources.exported.archive import SCALAR_TYPES, Exported
@@ -67,6 +67,7 @@ class ExportedForward:
             self.nodes: list[dict[str, Any]] = graph["nodes"]
             self.attributes: dict[str, Any] = dict(exported.arrays)
             self._own: dict[str, str] = {}  # a name in the graph -> one of attributes
+            self._buffers: set[str] = set()
             self._fixed: dict[str, Any] = {}  # inputs that are a number
             self._names: list[str] = []
             self._of_inputs(signature["input_specs"])
@@ -103,6 +104,8 @@ class ExportedForward:
                 if name not in self.attributes:
                     raise ConvertError(f"the file has no {kind} {name[:200]!r}; {RETRY}")
                 self._own[spec["arg"]["name"]] = name
+                if kind == "buffer":
+                    self._buffers.add(spec["arg"]["name"])
             else:
                 raise ConvertError(f"the program takes a {kind[:40]}, which is not supported")
 
@@ -128,12 +131,14 @@ class ExportedForward:
                 target = str(node["target"])
             except (KeyError, TypeError):
                 raise ConvertError(f"a node of the exported program is not read; {RETRY}") from None
-            own = {self._own[name] for name in used if name in self._own}
+            own = {self._own[name] for name in used if name in self._buffers}
             own |= set().union(*(views[name] for name in used if name in views))
-            if own and target.rpartition(".")[0].endswith("_"):
+            operator = target.removeprefix("torch.ops.aten.").partition(".")[0]
+            writes = operator.endswith("_") and not operator.startswith("_")
+            if writes:
                 found |= own
-            for name in made if own else ():
-                views[name] = own
+            if own and (writes or operator in SHARES_MEMORY):
+                views.update(dict.fromkeys(made, own))
         buffers = {name for name in found if isinstance(self.attributes.get(name), np.ndarray)}
         return {name: self.attributes[name] for name in sorted(buffers)}
 

@@ -10,6 +10,7 @@ import io
 import sys
 from typing import Any, BinaryIO
 
+from fastlstm.errors import ConvertError
 from fastlstm.sources.aten.forward import convert
 from fastlstm.sources.conversion import Conversion
 from fastlstm.sources.torchscript.archive import Source, is_archive, read_archive
@@ -23,7 +24,10 @@ def saved(source: object) -> BinaryIO | None:
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(source, torch.jit.ScriptModule):
         return None
-    return io.BytesIO(source.save_to_buffer())
+    try:
+        return io.BytesIO(source.save_to_buffer())
+    except RuntimeError as error:
+        raise ConvertError(f"torch cannot save the scripted module: {error}") from None
 
 
 def read(source: Source, dtype: str = "float32") -> Conversion:

@@ -24,10 +24,11 @@ MAX_BLOCKS = 60
 MAX_CHAIN = 60  # names, calls and indices that follow one another: a.b(c)[d]
 MAX_NAMES = 100_000  # classes and functions of an archive
 
-# Bytes that Python's parser takes for a character of the text, and what is left of them after it;
-# measured of the worst lines that are let through, "a.b" and "[]" over and over.
-PARSING_BYTES, PARSED_BYTES = 640, 270
-LINE_BYTES = 400
+# Bytes that Python's parser takes for a character of a line, which it frees, and bytes of what it
+# leaves for each of the signs that make a line more than one name; both measured of the worst lines
+# that are let through, "a.b" and "[]" over and over.
+PARSING_BYTES, SIGN_BYTES = 640, 540
+SIGNS = ".,=([{\n"
 
 # Neither ** nor not nor lambda: each could be nested without a bracket.
 _TOKEN = re.compile(
@@ -169,10 +170,12 @@ class Code:
     def _class(self, name: str, text: str) -> ScriptClass:
         head, _, body = text.partition("\n")
         base = re.search(r"\((\w*)\)", head)
+        self._budget.charge(2 * len(text))
         methods: dict[str, str] = {}
         lines = body.split("\n")
         starts = [n for n, line in enumerate(lines) if line.startswith("  def ")]
         own = lines[: starts[0]] if starts else lines
+        self._budget.charge(SIGN_BYTES * sum(sum(map(line.count, SIGNS)) + 1 for line in own))
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=False):
             match = _UNIT.match(lines[start].strip())
             if match is not None:
@@ -199,8 +202,8 @@ class Code:
         return ScriptClass(name, base[1] if base else "", attributes, methods)
 
     def _function(self, name: str, text: str) -> Function:
+        self._budget.charge(SIGN_BYTES * sum(map(text.count, SIGNS)) + 2 * len(text))
         lines = list(_logical(text))
-        self._budget.charge(LINE_BYTES * len(lines) + 2 * len(text))
         head = self._parse(f"{lines[0][1]} pass", "exec")
         if not isinstance(head, ast.FunctionDef):
             raise ConvertError(f"the code has no function where {name!r:.200} is to be")
@@ -267,7 +270,7 @@ class Code:
                 tree = ast.parse(text, mode=mode)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConvertError(f"a line of the code is not read ({error}): {text!r:.80}") from None
-        self._budget.release((PARSING_BYTES - PARSED_BYTES) * len(text))
+        self._budget.release(PARSING_BYTES * len(text))
         if isinstance(tree, ast.Expression):
             return tree.body
         if not isinstance(tree, ast.Module) or len(tree.body) != 1:

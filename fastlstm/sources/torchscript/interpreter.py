@@ -18,6 +18,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import SizeError, Value
 from fastlstm.sources.aten import OPERATORS, Aten
 from fastlstm.sources.aten.dtypes import code_of
+from fastlstm.sources.aten.forward import Endless
 from fastlstm.sources.aten.table import Size, is_array
 from fastlstm.sources.torchscript.archive import ScriptObject
 from fastlstm.sources.torchscript.builtins import ANYTHING, CONTAINERS, NUMBERS, Record
@@ -203,7 +204,7 @@ class Interpreter:
     def step(self) -> None:
         self.steps += 1
         if self.steps > MAX_STEPS:
-            raise ConvertError(f"the code takes more than {MAX_STEPS} steps")
+            raise Endless(f"the code takes more than {MAX_STEPS} steps")
 
     # Expressions
 
