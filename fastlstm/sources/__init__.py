@@ -164,7 +164,7 @@ def _followed(
         made = read(source, dtype)
     except ConvertError as error:
         scripted = read is torchscript.read
-        module = f"torch.jit.load({path!r:.200})" if scripted else "the module"
+        module = f"torch.jit.load({path!r:.200})" if scripted and path else "module"
         alone = "; layers= takes the weights alone, and has to name all that forward computes"
         raise ConvertError(
             f"{path or 'the scripted module'}: {error}\nSo forward is not followed. Another way is "

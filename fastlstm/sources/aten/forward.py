@@ -53,12 +53,15 @@ class Input:
         "" where it is not known.
     example : bool
         Whether the shape is one of many: that of the array which the forward was traced with.
+    optional : bool
+        Whether it may be left out; it is, unless it is a state.
     """
 
     name: str
     shape: tuple[int | None, ...] | None = None
     kind: str = ""
     example: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,23 +175,34 @@ def _followed(forward: Forward) -> driver.Followed:
     """The graph of a forward, its states found one after the other."""
     if not forward.inputs:
         raise ConvertError("forward takes no array")
-    failed: ConvertError | None = None
+    failed: list[tuple[int, ConvertError]] = []
     seems = forward.may_write()
     begins = [seems, {}] if seems else [{}]
     for (pairs, shapes, rows), written in itertools.product(_pairings(forward), begins):
         known = _Known(written)
         for _ in range(MOST_TRIES):
+            program = _Program(forward, known, pairs, shapes, rows)
             try:
-                return _Program(forward, known, pairs, shapes, rows).made()
+                made = program.made()
+                if any(one.optional and one.name in pairs for one in forward.inputs):
+                    without = _Program(forward, known, {}, shapes, rows)
+                    without.left_out = frozenset(pairs.values())
+                    _check_start(made, without.made())
+                return made
             except Endless as error:
                 raise ConvertError(str(error)) from None
             except _Found as found:
                 known = found.known
             except ConvertError as error:
-                failed = failed or error
+                failed.append((program.furthest, error))
                 break
-    assert failed is not None
-    raise failed
+    raise max(failed, key=lambda one: one[0])[1]
+
+
+def _check_start(made: driver.Followed, without: driver.Followed) -> None:
+    """Check that states which may be left out start from what they are then, which is zeros."""
+    if made.graph != without.graph:
+        raise ConvertError("what forward starts from without its states is no row of zeros")
 
 
 Shapes = dict[str, tuple[int | None, ...] | None]
@@ -238,8 +252,9 @@ def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[tupl
 
     With each goes the number of rows that the batch has to have, or 0.
     """
+    inputs = [one for one in inputs if not one.optional or one.name in pairs]
     shapes = {one.name: one.shape for one in inputs}
-    data = [s for name, s in shapes.items() if name not in pairs and s]
+    data = [s for n, s in shapes.items() if s and n not in pairs]
     sizes = [{shape[n] for shape in data if len(shape) > 1 + n} for n in (0, 1)]
     rows = [next(iter(s)) or 0 if len(s) == 1 else 0 for s in sizes]
     pinned = [0, *(n for n in rows if n > 1)]
@@ -276,13 +291,16 @@ class _Program:
     ) -> None:
         self.forward, self.known, self.pairs, self.shapes = forward, known, pairs, shapes
         self.rows = (rows, rows) if rows else driver.ROWS
+        self.furthest = 0  # operations until it failed
+        self.left_out: frozenset[str] = frozenset()  # of its outputs
+        self.inputs = [one for one in forward.inputs if not one.optional or one.name in pairs]
 
     def made(self) -> driver.Followed:
         parameters = [
             driver.Parameter(
                 one.name, self._shape(one.name), self.known.kinds.get(one.name, one.kind or "float")
             )
-            for one in self.forward.inputs
+            for one in self.inputs
         ]
         parameters += [
             driver.Parameter(path, np.shape(start), start=start)
@@ -302,7 +320,7 @@ class _Program:
 
     def __call__(self, builder: Builder, given: dict[str, Value]) -> driver.Outcome:
         states = {path: given[path] for path in self.known.written}
-        inputs = {one.name: given[one.name] for one in self.forward.inputs}
+        inputs = {one.name: given[one.name] for one in self.inputs}
         self._take_example(inputs)
         try:
             ran = self.forward(builder, inputs, states)
@@ -312,6 +330,8 @@ class _Program:
         except TokenError as error:
             self._learn_kind(builder, error)
             raise
+        finally:
+            self.furthest = max(self.furthest, builder.operations)
         written = self._written(ran.written)
         self._check_sizes(inputs)
         outputs: dict[str, Value] = {}
@@ -322,7 +342,8 @@ class _Program:
                 raise ConvertError(
                     f"output {place or 'of forward'} is a {type(value).__name__}; expected arrays"
                 )
-            outputs[place or "output"] = value
+            if (place or "output") not in self.left_out:
+                outputs[place or "output"] = value
         return driver.Outcome(outputs, written)
 
     def _take_example(self, inputs: Mapping[str, Value]) -> None:
@@ -330,7 +351,7 @@ class _Program:
 
         These are the last of three axes or more, and axes of one number; any other may be time.
         """
-        for one in self.forward.inputs:
+        for one in self.inputs:
             shape = one.shape if one.example and one.shape and len(one.shape) > 2 else ()
             for axis, seen in enumerate(shape):
                 size = inputs[one.name].shape[axis]
@@ -356,7 +377,7 @@ class _Program:
     def _learn_kind(self, builder: Builder, error: TokenError) -> None:
         """Of an input that is looked up in a table: it is of tokens."""
         numbers = np.unique(at.row_of(error.value.places))
-        names = [one.name for one in self.forward.inputs]
+        names = [one.name for one in self.inputs]
         for name in names:
             called = "input" if len(names) - len(self.pairs) == 1 else name
             if self.known.kinds.get(name) == "int":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,29 +44,41 @@ class ScriptForward:
         self.archived = archived
         self.code = Code(archived.code, archived.budget)
         self.dtypes: Mapping[int, str] = archived.dtypes
-        forward = self.code.method(archived.root.type, "forward")
+        # A module of torch's own that was scripted alone has a forward for each type of its
+        # input: the first one is that of arrays.
+        known = self.code.script_class(archived.root.type).methods
+        self._name = "forward" if "forward" in known else "forward__0"
+        forward = self.code.method(archived.root.type, self._name)
         if forward is None:
             raise ConvertError("the archive holds a module without a forward")
         self._given: dict[str, str] = {}  # arguments that have to be given, and their types
         self._absent: dict[str, Any] = {}
         for name, kind, default in forward.parameters[1:]:
-            if default is None and not kind.startswith("Optional["):
+            if default is None or kind.startswith("Optional["):
                 self._given[name] = kind
-            elif default is None:
+            if default is None and kind.startswith("Optional["):
                 self._absent[name] = None
-        names = [n + place for n, kind in self._given.items() for place in self._arrays(n, kind)]
-        example = archived.example if len(archived.example) == len(names) else ()
-        self.inputs = tuple(
-            Input(name, *example[n], example=True) if example else Input(name)
-            for n, name in enumerate(names)
-        )
+        inputs = [
+            Input(name + place, optional=kind.startswith("Optional["))
+            for name, kind in self._given.items()
+            for place in self._arrays(name, kind)
+        ]
+        if len(archived.example) == len(inputs):
+            inputs = [
+                replace(one, shape=shape, kind=of, example=True)
+                for one, (shape, of) in zip(inputs, archived.example, strict=True)
+            ]
+        self.inputs = tuple(inputs)
         self.outputs = tuple(
             place or "output" for place, kind in places(forward.returns) if kind == "Tensor"
         )
         self.attributes = dict(_attributes(archived.root))
 
     def _arrays(self, name: str, kind: str) -> Iterator[str]:
-        for place, one in places(kind):
+        parts = list(places(kind))
+        if kind.startswith("Optional[") and any(one != "Tensor" for _, one in parts):
+            return  # it is left out
+        for place, one in parts:
             if one != "Tensor":
                 raise ConvertError(
                     f"forward needs an argument {name + place!r:.80} of type {one:.80}; expected "
@@ -90,9 +103,13 @@ class ScriptForward:
         before = dict(_attributes(root))
         kept = {p: v.places.copy() for p, v in before.items() if isinstance(v, Value)}
         interpreter = Interpreter(self.code, self.archived.constants, aten, paths)
-        named = {name: nested(kind, name, given) for name, kind in self._given.items()}
+        named = {
+            name: nested(kind, name, given)
+            for name, kind in self._given.items()
+            if any(one == name or one.startswith(f"{name}[") for one in given)
+        }
         try:
-            returned = interpreter.method(root, "forward", (), named | self._absent)
+            returned = interpreter.method(root, self._name, (), self._absent | named)
         except RecursionError:
             raise ConvertError("the code is nested too deep to be followed") from None
         written = {}
