@@ -41,9 +41,10 @@ def ran(module, *args, states=None):
     builder = NumericBuilder()
     forward = ScriptForward(read_archive(saved(module)))
     arrays = [x for _, x in flat(list(args))]
+    needed = [one for one in forward.inputs if not one.optional]
     given = {
         one.name: builder.value(x.numpy(), "float" if x.is_floating_point() else "int")
-        for one, x in zip(forward.inputs, arrays, strict=True)
+        for one, x in zip(needed, arrays, strict=True)
     }
     made = forward(builder, given, states or {})
     return (
