@@ -234,3 +234,16 @@ def test_two_words_for_a_nonlinearity() -> None:
     tensors = {"weight_ih_l0": np.ones((4, 3)), "weight_hh_l0": np.ones((4, 4))}
     with pytest.raises(ConvertError, match=r"'tanh' was given, but layers= says rnn\(relu\)"):
         read(tensors, layers="rnn(relu)", nonlinearity="tanh")
+
+
+def test_a_residual_of_some_features_around_a_recurrence(rng: np.random.Generator) -> None:
+    """The first example of the manual."""
+    words = "[lstm, linear | features(0, 1)], add"
+    assert f'layers="{words}"' in MANUAL.read_text(encoding="utf-8")
+    lstm, linear = torch.nn.LSTM(3, 8).double(), torch.nn.Linear(8, 1).double()
+    source = {f"rec.{name}": value for name, value in lstm.state_dict().items()}
+    source |= {f"lin.{name}": value for name, value in linear.state_dict().items()}
+    x = torch.from_numpy(rng.standard_normal((T, B, 3)))
+    right = linear(lstm(x)[0]) + x[..., :1]
+    made = outputs(read(source, layers=words, dtype="float64"), x)["output"]
+    np.testing.assert_allclose(made, right.detach().numpy(), atol=1e-12)
