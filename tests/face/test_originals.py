@@ -97,6 +97,18 @@ def test_an_archive_runs(torch: Any, archived: Any) -> None:
     assert verify(wrong, archived(module), steps=STEPS).outcome == "differs"
 
 
+def test_what_was_converted_from_an_archive(torch: Any, archived: Any) -> None:
+    """It is called as the conversion found, without any word of ours."""
+    archive = archived(tagger(torch))
+    if not isinstance(archive, Path):
+        pytest.skip("a conversion reads files")
+    found = verify(from_torch(archive), archive, steps=STEPS)
+    assert found.outcome == "ok"
+    assert (
+        found.notes[0] == "the original was called with x (batch, time, 3), as the conversion found"
+    )
+
+
 def test_a_checkpoint_has_only_weights(torch: Any) -> None:
     state = tagger(torch).state_dict()
     wrong = from_torch(state, layers="lstm, linear:a, linear:b")
