@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from collections import OrderedDict
@@ -194,6 +195,17 @@ def test_hdf5_that_is_damaged(arrays: Arrays, tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ConvertError, match=rf"{path}: .*(cut short|damaged)"):
         read(path)
+
+
+def test_hdf5_with_any_byte_changed(arrays: Arrays, tmp_path: Path) -> None:
+    """It is read or refused: the library raises errors of many kinds."""
+    path = tmp_path / "a.h5"
+    as_hdf5(arrays, path)
+    data = path.read_bytes()
+    for at in range(8, 2000, 7):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x5A]) + data[at + 1 :])
+        with contextlib.suppress(ConvertError):
+            read(path, layers="lstm, linear")
 
 
 # --- models that were trained

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.keras import hdf5
@@ -32,11 +35,8 @@ def is_hdf5_of_arrays(path: str) -> bool:
             return False
         if importlib.util.find_spec("h5py") is None:
             raise ConvertError(f"{path}: reading HDF5 needs h5py: pip install 'fastlstm[keras]'")
-        try:
-            with hdf5.opened(file, {}) as root:
-                return MODEL not in root.attrs
-        except ConvertError as error:
-            raise ConvertError(f"{path}: {error}") from error.__cause__
+        with _opened(file, path) as root:
+            return MODEL not in root.attrs
 
 
 def read_hdf5(path: str) -> dict[str, object]:
@@ -61,15 +61,27 @@ def read_hdf5(path: str) -> dict[str, object]:
     """
     with open(path, "rb") as file:
         most = MAX_RATIO * os.fstat(file.fileno()).st_size + SPARE_BYTES
-        try:
-            with hdf5.opened(file, {}) as root:
-                datasets = hdf5.Datasets(root, most)
-                return {name: _read(root, datasets, name) for name in datasets.paths}
-        except ConvertError as error:
-            raise ConvertError(f"{path}: {error}") from error.__cause__
+        with _opened(file, path) as root:
+            datasets = hdf5.Datasets(root, most)
+            return {name: _read(root, datasets, name) for name in datasets.paths}
 
 
-def _read(root: object, datasets: hdf5.Datasets, name: str) -> object:
+@contextlib.contextmanager
+def _opened(file: BinaryIO, path: str) -> Iterator[Any]:
+    """The root of the file; what the library raises within is about the file, and says its path."""
+    try:
+        with hdf5.opened(file, {}) as root:
+            try:
+                yield root
+            except ConvertError:
+                raise
+            except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+                raise ConvertError(f"{error!s:.200}; {hdf5.DAMAGED}") from error
+    except ConvertError as error:
+        raise ConvertError(f"{path}: {error}") from error.__cause__
+
+
+def _read(root: Any, datasets: hdf5.Datasets, name: str) -> object:
     at = root
     for part in name.split("/"):
         at = hdf5.child(at, part)
