@@ -248,6 +248,8 @@ def _plain(kind: str, value: Any, metadata: Any) -> tuple[Any, str]:
     """A field's value as it is kept, and "" or what was expected instead."""
     if kind == "int":
         least = metadata.get("least", 1)
+        if type(value) is int and least <= value <= MAX_SIZE:
+            return value, ""
         if hasattr(value, "__index__") and not isinstance(value, bool):
             with contextlib.suppress(TypeError):  # of an array of several
                 value = operator.index(value)  # a size read from an array is NumPy's integer

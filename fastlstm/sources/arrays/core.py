@@ -85,8 +85,9 @@ class Core:
         self.loops = Loops(self.rows)
         self.notes: dict[str, None] = {}
         self._at: list[tuple[str, str]] = []
-        self._derived: dict[Any, tuple[Array, Array]] = {}
+        self.derived_arrays: dict[Any, tuple[Array, Array]] = {}  # may be shared by runs
         self.operations = 0
+        self.flattens = False  # whether all steps of a sequence were taken into one row
 
     # Names
 
@@ -121,9 +122,9 @@ class Core:
     def derived(self, array: Array, how: str, function: Callable[[Array], Array]) -> Array:
         """An array made of another one; the same array each time."""
         key = (id(array), how)
-        if key not in self._derived:
-            self._derived[key] = (array, np.ascontiguousarray(function(array)))
-        return self._derived[key][1]
+        if key not in self.derived_arrays:
+            self.derived_arrays[key] = (array, np.ascontiguousarray(function(array)))
+        return self.derived_arrays[key][1]
 
     # Inputs
 

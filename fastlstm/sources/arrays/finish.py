@@ -18,7 +18,7 @@ from fastlstm.sources.arrays.core import Value
 from fastlstm.sources.arrays.places import ANY
 from fastlstm.sources.arrays.rows import Made, Rows
 
-__all__ = ["Finished", "finish"]
+__all__ = ["Finished", "finish", "plain_name"]
 
 Array = npt.NDArray[Any]
 NOT_IN_NAMES = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], "_")
@@ -327,18 +327,19 @@ class _Graph:
                     f"input {name!r:.200} is integers, and nothing looks them up in a table"
                 )
             held = row.steps == 0
-            given.append(spec.Input(_plain(name), row.shape, row.tokens or 0, held))
+            given.append(spec.Input(plain_name(name), row.shape, row.tokens or 0, held))
         names = _Names()
         nodes = []
         for name, node in self.nodes.items():
-            layer = dataclasses.replace(node.layer, name=_plain(name))
+            layer = dataclasses.replace(node.layer, name=plain_name(name))
             named = names.of(layer, node.tensors, self.rows)
             nodes.append(
                 spec.Node(
-                    dataclasses.replace(layer, tensor_names=named), tuple(map(_plain, node.reads))
+                    dataclasses.replace(layer, tensor_names=named),
+                    tuple(map(plain_name, node.reads)),
                 )
             )
-        outputs = {_plain(k): _plain(v) for k, v in self.outputs.items()}
+        outputs = {plain_name(k): plain_name(v) for k, v in self.outputs.items()}
         missing = read - set(self.nodes) - set(inputs)
         if missing:
             raise ConvertError(f"{min(missing)!r:.200} is read, and nothing gives it")
@@ -365,7 +366,7 @@ class _Names:
         for suffix, default in own.items():
             array = tensors[suffix]
             known = rows.names.get(id(array), (array, ""))[1]
-            name = self._given.get(id(array)) or self._free(_plain(known), default)
+            name = self._given.get(id(array)) or self._free(plain_name(known), default)
             self._given[id(array)] = name
             self.tensors[name] = array
             if name != default:
@@ -398,6 +399,6 @@ def _stack(one: spec.Recurrent, two: spec.Layer) -> bool:
     return same == one and two.input_size == one.output_size
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name without characters that no name in a file may have."""
     return name.translate(NOT_IN_NAMES)[:255]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import places as at
 from fastlstm.sources.arrays.core import Core, Operand, Value
 from fastlstm.sources.arrays.places import ANY, FILL, Frame
+from fastlstm.sources.arrays.rows import MOST_LAGS, Made
 
 __all__ = ["Folds"]
 
@@ -99,10 +101,17 @@ class Folds(Core):
 
     def folded(self, wanted: at.Columns) -> at.Columns:
         """The first or last row of a whole sequence of each row that is read at one step."""
-        row, lag = wanted.row.copy(), wanted.lag.copy()
+        row, offset, lag = wanted.row.copy(), wanted.offset.copy(), wanted.lag.copy()
         for number in np.unique(row[(row >= 0) & (lag != ANY)]):
             made = self.rows.of(int(number))
-            for one in np.unique(lag[row == number]):
+            lags = np.unique(lag[(row == number) & (lag != ANY)])
+            if len(lags) > MOST_LAGS:
+                here = (row == number) & (wanted.lag != ANY)
+                flat = self._flattened(made, lags)
+                row[here] = self.rows.number(flat.name)
+                offset[here] += lag[here] * math.prod(made.shape)
+                continue
+            for one in lags:
                 here = (row == number) & (lag == one) & (wanted.lag != ANY)
                 name, ends = made.name, 2 * int(one) >= made.steps
                 left = made.steps - 1 - int(one) if ends else int(one)
@@ -116,7 +125,16 @@ class Folds(Core):
                 function = "last" if ends else "first"
                 fold = self.rows.node(spec.Fold(f"{made.name}.{function}", function), [name], {}, 0)
                 row[here] = self.rows.number(fold.name)
-        return wanted._replace(row=row, lag=np.full_like(lag, ANY), steps=0)
+        return wanted._replace(row=row, offset=offset, lag=np.full_like(lag, ANY), steps=0)
+
+    def _flattened(self, made: Made, lags: Array) -> Made:
+        """All steps of a sequence, side by side."""
+        if lags[0] < 0 or lags[-1] >= made.steps:
+            raise ConvertError("a row from before the sequence is taken for all of it")
+        self.flattens = True
+        window = self.rows.node(spec.Window(f"{made.name}.steps", made.steps), [made.name])
+        layer = spec.Fold(f"{made.name}.whole", "last")
+        return self.rows.node(layer, [window.name], {}, 0)
 
     # Attention over time: a softmax over all steps weighs values, whose sum is one row. The
     # softmax itself is no row of a stream, so that what it gives is read by nothing else.

@@ -24,20 +24,43 @@ from fastlstm.sources.arrays import Builder
 from fastlstm.sources.arrays import places as at
 from fastlstm.sources.arrays.cells import recognise
 from fastlstm.sources.arrays.core import ShortError, SizeError, Value
-from fastlstm.sources.arrays.finish import Finished, finish
+from fastlstm.sources.arrays.finish import Finished, finish, plain_name
 from fastlstm.sources.arrays.places import FILL
 from fastlstm.sources.conversion import BATCH, TIME, Argument, Call
 
-__all__ = ["Followed", "Outcome", "Parameter", "Program", "follow"]
+__all__ = ["Followed", "OpenSizeError", "Outcome", "Parameter", "Program", "follow"]
 
 Array = npt.NDArray[Any]
 Axes = tuple[str | int, ...]
 
-STEPS = (11, 13)  # of the two runs
+STEPS = (11, 14)  # of the two runs: what depends on parity shows
 ROWS = (2, 3)
 UNKNOWN = 127  # a size that is not known, before it is found
 MOST_WAYS = 48
 MOST_STEPS = 2**14
+
+
+class OpenSizeError(ConvertError):
+    """An axis of an input has a size that no weight tells.
+
+    Parameters
+    ----------
+    name : str
+        Of the input.
+    axes : tuple of "batch", "time" or int
+        What its axes were taken for; -1 for a size that is not known.
+    why : str
+        What became of it with some other size.
+    """
+
+    def __init__(self, name: str, axes: Axes, why: str = "") -> None:
+        axis = f"axis {axes.index(-1)} of {name!r:.200}"
+        super().__init__(
+            f"{why}; the size of {axis} is not known, and was taken for {UNKNOWN}"
+            if why
+            else f"the size of {axis} is not known, and no weight tells it"
+        )
+        self.name, self.axes = name, axes
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,7 @@ def follow(
         that came furthest.
     """
     failures: list[tuple[int, ConvertError]] = []
+    flat: Followed | None = None
     tried = 0
     for pairs in states:
         for way in _ways(parameters, dict(pairs)):
@@ -134,9 +158,15 @@ def follow(
                 break
             attempt = _Attempt(program, parameters, way, single, rows)
             try:
-                return attempt.made()
+                made = attempt.made()
             except ConvertError as error:
                 failures.append((attempt.furthest, error))
+                continue
+            if not attempt.flattens:
+                return made
+            flat = flat or made
+        if flat is not None:
+            return flat
     if not failures:
         raise ConvertError(
             "the program takes no array that can be rows of steps: expected one of 1 to 5 axes"
@@ -154,11 +184,22 @@ def _ways(parameters: Sequence[Parameter], pairs: dict[str, str]) -> Iterator[_W
     for axes in _axes(first, fixed):
         timed = TIME in axes
         for rest in itertools.product(*(list(_others(p, timed)) for p in others)):
-            yield _Way(
-                {first.name: axes} | {p.name: a for p, a in zip(others, rest, strict=True)},
-                pairs,
-                timed,
-            )
+            way = {first.name: axes} | {p.name: a for p, a in zip(others, rest, strict=True)}
+            if _agrees(data, way):
+                yield _Way(way, pairs, timed)
+
+
+def _agrees(data: Sequence[Parameter], way: Mapping[str, Axes]) -> bool:
+    """Whether no input fixes the steps or rows that another one leaves open, or has others."""
+    for role in (TIME, BATCH):
+        sizes = {
+            None if p.shape is None else p.shape[way[p.name].index(role)]
+            for p in data
+            if role in way[p.name]
+        }
+        if len(sizes) > 1:
+            return False
+    return True
 
 
 def _axes(parameter: Parameter, stateful: bool) -> Iterator[Axes]:
@@ -196,6 +237,7 @@ def _axes_of(shape: tuple[int | None, ...], kind: str, stateful: bool) -> Iterat
     ordered = [*step, *whole] if stateful or (n == 2 and not tokens) else [*whole, *step]
     if n > 3:
         ordered = [*step[:1], *whole, *step[1:]] if stateful else [*whole, *step]
+    found: list[Axes] = []
     for time, batch in ordered:
         axes: list[str | int] = []
         fits = True
@@ -205,12 +247,14 @@ def _axes_of(shape: tuple[int | None, ...], kind: str, stateful: bool) -> Iterat
                 fits = fits and (size is None or size > 3)
                 axes.append(TIME)
             elif axis == batch:
-                fits = fits and (size is None or size == 1)
+                fits = fits and (size is None or size <= at.MAX_BATCH)
                 axes.append(BATCH)
             else:
                 axes.append(-1 if size is None else size)
         if fits:
-            yield tuple(axes)
+            found.append(tuple(axes))
+    # What leaves no size to be found is more usual, but of two axes: rows of a call, and features.
+    yield from sorted(found, key=lambda one: one.count(-1) if n > 2 else 0)
 
 
 def _others(parameter: Parameter, timed: bool) -> Iterator[Axes]:
@@ -241,9 +285,13 @@ class _Attempt:
         self.program, self.way, self.single, self.rows = program, way, single, rows
         self.parameters = {p.name: p for p in parameters}
         self.furthest = 0
+        # Whether all steps of a sequence of fixed length become one row, without a recurrence: then
+        # they may as well be one row from the beginning.
+        self.flattens = False
         self.sizes: dict[tuple[str, int], int] = {}  # of axes that are not known
         self.shapes: dict[str, tuple[int, ...]] = {}  # of states
         self.least = 0  # steps that a kernel needs
+        self._derived: dict[Any, tuple[Array, Array]] = {}
 
     def made(self) -> Followed:
         """The graph, which must be the same for other sizes.
@@ -254,13 +302,13 @@ class _Attempt:
             If this is not what the inputs are.
         """
         batched = BATCH in itertools.chain(*self.way.axes.values())
-        fixed = any(
-            p.shape is not None and BATCH in axes and p.shape[axes.index(BATCH)] == 1
-            for p, axes in ((self.parameters[n], a) for n, a in self.way.axes.items())
-        )
-        rows = (1, 1) if fixed or not batched else self.rows
+        fixed = self._fixed_batch()
+        rows = (fixed or 1, fixed or 1) if fixed or not batched else self.rows
         length = self._fixed_length()
         first = self._run(rows[0], length or STEPS[0])
+        for name, axis in self._unknown():
+            if (name, axis) not in self.sizes:
+                raise OpenSizeError(name, self.way.axes[name])
         # Where nothing is of another size, a second run would be the first one.
         if rows[0] == rows[1] and (length or not self.way.timed):
             return _recognised(first)
@@ -270,7 +318,19 @@ class _Attempt:
                 "what is computed depends on how many steps or rows there are: "
                 + _difference(first.graph, second.graph)
             )
+        for name, array in first.tensors.items():
+            other = second.tensors[name]
+            if array is not other and not np.array_equal(array, other, equal_nan=True):
+                raise ConvertError(f"constant {name!r:.200} depends on how many steps there are")
         return _recognised(first)
+
+    def _fixed_batch(self) -> int:
+        """The only rows that a batch may have; 0 if they are open, or there is no batch."""
+        for name, axes in self.way.axes.items():
+            shape = self.parameters[name].shape
+            if shape is not None and BATCH in axes and (size := shape[axes.index(BATCH)]):
+                return size
+        return 0
 
     def _fixed_length(self) -> int:
         for name, axes in self.way.axes.items():
@@ -291,10 +351,19 @@ class _Attempt:
                 self.least = steps = error.needed
             except SizeError as error:
                 if not self._solved(error, rows, steps):
-                    raise
+                    raise self._with_sizes(error) from None
+            except ConvertError as error:
+                raise self._with_sizes(error) from None
         raise ConvertError("the sizes of its inputs were not found")
 
     # Sizes that are not known
+
+    def _with_sizes(self, error: ConvertError) -> ConvertError:
+        """An error that says which size was not known, if one was not."""
+        for name, axis in self._unknown():
+            if (name, axis) not in self.sizes:
+                return OpenSizeError(name, self.way.axes[name], str(error))
+        return error
 
     def _unknown(self) -> list[tuple[str, int]]:
         return [
@@ -341,7 +410,7 @@ class _Attempt:
         return given | dict(states)
 
     def _called(self, name: str) -> str:
-        return self.single if len(self.way.axes) == 1 and self.single else name
+        return self.single if len(self.way.axes) == 1 and self.single else plain_name(name)
 
     def _made(self, rows: int, steps: int) -> Followed:
         pairs = self.way.states | {p.name: p.state for p in self.parameters.values() if p.state}
@@ -350,12 +419,18 @@ class _Attempt:
         if pairs or outcome.states:
             states = self._states(builder, outcome, pairs)
             builder, outcome = self._once(rows, steps, builder, states)
-        return self._finished(builder, outcome, pairs, states)
+        made = self._finished(builder, outcome, pairs, states)
+        self.flattens = builder.flattens and not any(
+            isinstance(node.layer, spec.Recurrent) and node.layer.over_time
+            for node in made.graph.nodes
+        )
+        return made
 
     def _once(
         self, rows: int, steps: int, before: Builder | None, states: Mapping[str, Value]
     ) -> tuple[Builder, Outcome]:
         builder = Builder(rows, steps, before)
+        builder.derived_arrays = self._derived
         names = {p.name for p in self.parameters.values() if p.state} | set(self.way.states)
         try:
             if before is None:
@@ -369,7 +444,7 @@ class _Attempt:
         return builder, outcome
 
     def _state_axes(self, name: str) -> Axes:
-        """What the axes of a state are: one whose size is not known is the batch."""
+        """What the axes of a state are; one whose size is not known is the batch."""
         parameter = self.parameters[name]
         shape = parameter.shape
         if parameter.start is not None:
@@ -378,7 +453,10 @@ class _Attempt:
             raise ConvertError(f"the shape of state {name!r:.200} is not known")
         if parameter.axes is not None:
             return parameter.axes
-        return tuple(BATCH if n is None else n for n in shape)
+        # Of a batch of fixed size, the one axis of that size is the batch.
+        fixed = self._fixed_batch()
+        own = fixed if fixed > 1 and None not in shape and shape.count(fixed) == 1 else None
+        return tuple(BATCH if n is None or n == own else n for n in shape)
 
     def _shape(self, name: str, rows: int) -> tuple[int, ...]:
         """Of a state."""
@@ -489,7 +567,7 @@ class _Attempt:
                 raise ConvertError(f"output {name!r:.200} is constant; expected one of an input")
         names = [self._called(name) for name in self.way.axes]
         single = len(outputs) == 1 and self.single
-        called = {("output" if single else n): v for n, v in outputs.items()}
+        called = {("output" if single else plain_name(n)): v for n, v in outputs.items()}
         made: Finished = finish(builder, called, names)
         call = self._call(made, pairs, outputs, bool(single))
         return Followed(made.graph, made.tensors, call, tuple(builder.notes))
@@ -509,7 +587,7 @@ class _Attempt:
                 arguments.append(Argument(name, self._state_axes(name), "state", pairs[name]))
         given = []
         for name in outputs:
-            own = "output" if single else name
+            own = "output" if single else plain_name(name)
             given.append(Argument(name, made.axes[own], "rows", own))
         given += [Argument(output, (), "state", name) for name, output in self.way.states.items()]
         return Call(tuple(arguments), tuple(given))

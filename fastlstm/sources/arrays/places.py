@@ -48,6 +48,7 @@ ROW_SHIFT = _STEP_BITS + _BATCH_BITS + _OFFSET_BITS
 # The step of what is the same in all steps, and the row of what is the same in the whole batch.
 ANY = -_ZERO_STEP
 _ANY_BATCH = _BATCH
+MAX_BATCH = _BATCH - 1
 MAX_ROW = 1 << _OFFSET_BITS  # numbers
 MAX_STEPS = _ZERO_STEP // 2
 
@@ -267,6 +268,8 @@ def _cut(
         return
     even = np.flatnonzero(np.diff(heads) != step)
     n = int(even[0]) + 1 if len(even) else len(heads)
+    if kind == "time" and n == 2 and abs(step) > 2:
+        return  # the last step of one thing and the first of another
     if n < 2 or len(heads) % n or not whole(abs(step) * n):
         return
     if (heads.reshape(-1, n) != heads[:n]).any():

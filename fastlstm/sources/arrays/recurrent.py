@@ -125,6 +125,7 @@ class Recurrences(Core):
         seq = {part.kind for part in parts[0]}
         if "batch" in seq or len(seq) > 1:
             raise ConvertError("a recurrent layer runs along an axis that is the batch")
+        self.count()  # what is wrong from here on is no axis
         if seq == {"time"} or self._is_moment(x.places):
             return self._along_time(kind, x.places, fields, tensors, states)
         return self._along_positions(kind, x.places, fields, tensors, states)
@@ -264,13 +265,13 @@ class Recurrences(Core):
             return None
         shape = state.shape if isinstance(state, Value) else np.shape(state)
         if shape != like.shape:
-            if len(shape) == 3 and shape[1] in (1, like.shape[1]) and shape[2] == like.shape[2]:
-                return self.move(lambda p: np.broadcast_to(p, like.shape), state)
-            raise SizeError(
-                f"a state of {shape} is given where one of {like.shape} is taken",
-                shape[-1] if shape else 1,
-                like.shape[-1],
-            )
+            if len(shape) != 3 or shape[1] not in (1, like.shape[1]) or shape[2] != like.shape[2]:
+                raise SizeError(
+                    f"a state of {shape} is given where one of {like.shape} is taken",
+                    shape[-1] if shape else 1,
+                    like.shape[-1],
+                )
+            state = self.move(lambda p: np.broadcast_to(p, like.shape), state)
         if isinstance(state, Value):
             return None if (state.places == FILL).all() else state
         return state if np.any(state) else None

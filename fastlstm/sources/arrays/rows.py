@@ -16,7 +16,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import places as at
 from fastlstm.sources.arrays.places import ANY, FILL, Columns
 
-__all__ = ["Made", "Rows"]
+__all__ = ["MOST_LAGS", "Made", "Rows"]
 
 Array = npt.NDArray[Any]
 
@@ -140,7 +140,8 @@ class Rows:
         key = self._key(layer, reads, tensors)
         if (same := self._same.get(key)) is not None:
             return self.made[same]
-        layer = dataclasses.replace(layer, name=self.unique(layer.name))
+        if (own := self.unique(layer.name)) != layer.name:
+            layer = dataclasses.replace(layer, name=own)
         rows = [self.row(name) for name in reads]
         try:
             shape = layer.output([spec.Row(row.shape, row.tokens or 0) for row in rows])
@@ -182,8 +183,14 @@ class Rows:
                 del self._same[key]
 
     def _key(self, layer: spec.Layer, reads: Sequence[str], tensors: Mapping[str, Array]) -> Any:
-        plain = dataclasses.replace(layer, name="x", weights="", tensor_names=())
-        return (plain, tuple(reads), tuple((s, id(a)) for s, a in tensors.items()))
+        # Its fields, which are checked again wherever a layer is made: an index has many of them.
+        options = tuple(
+            getattr(layer, field.name)
+            for field in dataclasses.fields(layer)
+            if field.name not in ("name", "weights", "tensor_names")
+        )
+        kept = tuple((s, id(a)) for s, a in tensors.items())
+        return (type(layer), options, tuple(reads), kept)
 
     def row(self, name: str) -> Made:
         return self.made.get(name) or self.expected[name]
