@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlstm import format, spec
@@ -27,6 +27,7 @@ def convert(
     vocabulary: Sequence[str] | None = None,
     recipe: Path | None = None,
     input_size: int | None = None,
+    inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
 ) -> Model:
     """Convert a trained checkpoint to a model file.
@@ -62,6 +63,10 @@ def convert(
     input_size : int, optional
         Features of a step, where the forward of a live module does not tell: the samples of a frame
         that convolutions see.
+    inputs : mapping of str to number, array, tuple or str, optional
+        Of an ONNX model, by their names, inputs that are the same in every call, as
+        ``{"sr": 16000}``, and the sizes of others, as ``{"x": (1, 576)}`` or ``"1x576"``, None or
+        ``?`` for what stays open.
     outputs : sequence of str, optional
         Names of the values that the model gives instead of what the source gives: layers of
         ``model.graph``, as a layer whose rows an application wants beside the last one's.
@@ -89,6 +94,7 @@ def convert(
         vocabulary=vocabulary,
         recipe=recipe,
         input_size=input_size,
+        inputs=inputs,
         outputs=outputs,
     )
     model.check()
@@ -107,6 +113,7 @@ def from_torch(
     vocabulary: Sequence[str] | None = None,
     recipe: Path | None = None,
     input_size: int | None = None,
+    inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
     threads: int = 1,
     isa: str | None = None,
@@ -130,6 +137,7 @@ def from_torch(
             vocabulary=vocabulary,
             recipe=None if recipe is None else os.fsdecode(recipe),
             input_size=input_size,
+            inputs=inputs,
         )
     name = name_of(source) or type(source).__qualname__
     return Model(

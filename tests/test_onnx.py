@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, numpy_helper  # noqa: E402
+from onnx_oracle import agree, forward, runtime  # noqa: E402
 from onnx_zoo import NEWEST, floats, graph  # noqa: E402
 
 import fastlstm  # noqa: E402
-from fastlstm.chain import reference  # noqa: E402
 from fastlstm.errors import ConvertError  # noqa: E402
-from fastlstm.sources.onnx import read  # noqa: E402
+from fastlstm.sources import Conversion, read  # noqa: E402
 
 Array = np.ndarray
 
@@ -29,30 +29,8 @@ def refusal(model: Any) -> str:
     return str(caught.value)
 
 
-def runtime(model: Any, **inputs: Array) -> list[Array]:
-    """What onnxruntime gives."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, inputs)
-
-
-def agree(model: Any, x: Array, order: Sequence[int] = (0, 1, 2), kinds: str = "") -> None:
-    """A model and what it was converted to; `order` turns x into (T, B, features)."""
-    layers, tensors, _ = read(model)
-    if kinds:
-        assert [layer.kind for layer in layers] == kinds.split()
-    rows = x.transpose(order)
-    rows = rows.reshape(*rows.shape[:2], -1) if rows.dtype.kind == "f" else rows
-    made, _ = reference.forward(layers, tensors, rows)
-    (given,) = runtime(model, x=x)
-    if given.ndim > 2:
-        given = given.transpose(*order, *range(len(order), given.ndim))
-    np.testing.assert_allclose(made.reshape(given.shape), given, rtol=1e-5, atol=1e-5)
+def kinds(made: Conversion) -> list[str]:
+    return [node.layer.kind for node in made.graph.nodes]
 
 
 # --- operators
@@ -61,16 +39,15 @@ W = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
 V6 = np.linspace(-1, 1.3, 6, dtype=np.float32)
 V4 = np.linspace(0.5, 1.5, 4, dtype=np.float32)
 
-# On x (T, B, 6): nodes, constants, version, layers.
-ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
-    "MatMul": ([("MatMul", "x w", "y", {})], {"w": W}, 13, "linear"),
+# On x (T, B, 6): nodes, constants, version.
+ROWS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
+    "MatMul": ([("MatMul", "x w", "y", {})], {"w": W}, 13),
     "MatMul, Add": (
         [("MatMul", "x w", "a", {}), ("Add", "b a", "y", {})],
         {"w": W, "b": V4},
         13,
-        "linear",
     ),
-    "MatMul of a stack": ([("MatMul", "x w", "y", {})], {"w": W[None]}, 13, "linear"),
+    "MatMul of a stack": ([("MatMul", "x w", "y", {})], {"w": W[None]}, 13),
     "Gemm": (
         [
             ("Reshape", "x s", "a", {}),
@@ -79,52 +56,46 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"s": [-1, 6], "w": W.T.copy(), "b": V4[None], "t": [5, 2, 4]},
         13,
-        "linear",
     ),
-    "Add": ([("Add", "x b", "y", {})], {"b": V6}, 14, "scale"),
-    "Sub": ([("Sub", "b x", "y", {})], {"b": V6}, 14, "scale"),
-    "Mul": ([("Mul", "b x", "y", {})], {"b": V6[None, None]}, 14, "scale"),
-    "Div": ([("Div", "x b", "y", {})], {"b": V6 + 3}, 14, "scale"),
-    "Neg": ([("Neg", "x", "y", {})], {}, 13, "scale"),
+    "Add": ([("Add", "x b", "y", {})], {"b": V6}, 14),
+    "Sub": ([("Sub", "b x", "y", {})], {"b": V6}, 14),
+    "Mul": ([("Mul", "b x", "y", {})], {"b": V6[None, None]}, 14),
+    "Div": ([("Div", "x b", "y", {})], {"b": V6 + 3}, 14),
+    "Neg": ([("Neg", "x", "y", {})], {}, 13),
     "Sub, Div": (
         [("Sub", "x a", "c", {}), ("Div", "c b", "y", {})],
         {"a": V6, "b": V6 + 3},
         14,
-        "scale",
     ),
     "LayerNormalization": (
         [("LayerNormalization", "x w b", "y", {"epsilon": 0.01})],
         {"w": V6, "b": V6 / 2},
         17,
-        "layer_norm",
     ),
     "LayerNormalization without bias": (
         [("LayerNormalization", "x w", "y", {"axis": 2})],
         {"w": V6},
         17,
-        "layer_norm",
     ),
-    "Clip 6": ([("Clip", "x", "y", {"min": -0.5, "max": 0.25})], {}, 6, "activation"),
+    "Clip 6": ([("Clip", "x", "y", {"min": -0.5, "max": 0.25})], {}, 6),
     "Clip": (
         [("Clip", "x a b", "y", {})],
         {"a": np.float32(-0.5), "b": np.float32(0.25)},
         13,
-        "activation",
     ),
-    "Clip as relu": ([("Clip", "x a", "y", {})], {"a": np.float32(0)}, 13, "activation"),
-    "Gelu": ([("Gelu", "x", "y", {})], {}, 20, "activation"),
-    "Gelu tanh": ([("Gelu", "x", "y", {"approximate": "tanh"})], {}, 20, "activation"),
+    "Clip as relu": ([("Clip", "x a", "y", {})], {"a": np.float32(0)}, 13),
+    "Gelu": ([("Gelu", "x", "y", {})], {}, 20),
+    "Gelu tanh": ([("Gelu", "x", "y", {"approximate": "tanh"})], {}, 20),
     "silu": (
         [("Sigmoid", "x", "s", {}), ("Mul", "x s", "y", {})],
         {},
         13,
-        "activation",
     ),
-    "Softmax 11": ([("Softmax", "x", "y", {"axis": 2})], {}, 11, "activation"),
-    "Softmax": ([("Softmax", "x", "y", {})], {}, 13, "activation"),
-    "LogSoftmax": ([("LogSoftmax", "x", "y", {"axis": -1})], {}, 13, "activation"),
-    "PRelu": ([("PRelu", "x a", "y", {})], {"a": V6}, 16, "prelu"),
-    "PRelu of one": ([("PRelu", "x a", "y", {})], {"a": V6[:1]}, 16, "prelu"),
+    "Softmax 11": ([("Softmax", "x", "y", {"axis": 2})], {}, 11),
+    "Softmax": ([("Softmax", "x", "y", {})], {}, 13),
+    "LogSoftmax": ([("LogSoftmax", "x", "y", {"axis": -1})], {}, 13),
+    "PRelu": ([("PRelu", "x a", "y", {})], {"a": V6}, 16),
+    "PRelu of one": ([("PRelu", "x a", "y", {})], {"a": V6[:1]}, 16),
     "magnitude": (
         [
             ("Split", "x", "a b", {"axis": 2, "num_outputs": 2}),
@@ -135,13 +106,11 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"two": np.float32(2)},
         18,
-        "combine_halves",
     ),
     "ReduceL2": (
         [("Reshape", "x s", "a", {}), ("ReduceL2", "a i", "y", {"keepdims": 0})],
         {"s": [0, 0, 2, 3], "i": [2]},
         18,
-        "combine_halves",
     ),
     "ReduceSumSquare": (
         [
@@ -151,7 +120,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"s": [0, -1, 2, 3]},
         11,
-        "combine_halves",
     ),
     "glu": (
         [
@@ -161,13 +129,11 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"s": [3, 3]},
         13,
-        "combine_halves",
     ),
     "Split 11": (
         [("Split", "x", "a b", {"axis": -1, "split": [3, 3]}), ("Mul", "a b", "y", {})],
         {},
         11,
-        "combine_halves",
     ),
     "Slice 9": (
         [
@@ -177,7 +143,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {},
         9,
-        "combine_halves",
     ),
     "Slice": (
         [
@@ -187,37 +152,31 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"z": [0], "one": [1], "two": [2], "three": [3], "end": [2**63 - 1]},
         13,
-        "combine_halves",
     ),
     "last step": (
         [("Gather", "x i", "a", {"axis": 0}), ("Tanh", "a", "y", {})],
         {"i": np.int64(-1)},
         13,
-        "pool activation",
     ),
     "ReduceMean 13": (
         [("MatMul", "x w", "a", {}), ("ReduceMean", "a", "y", {"axes": [0], "keepdims": 0})],
         {"w": W},
         13,
-        "linear pool",
     ),
     "ReduceMean": (
         [("MatMul", "x w", "a", {}), ("ReduceMean", "a i", "y", {})],
         {"w": W, "i": [0]},
         18,
-        "linear pool",
     ),
     "residual": (
         [("Tanh", "x", "a", {}), ("Add", "a x", "y", {})],
         {},
         13,
-        "residual",
     ),
     "concatenation": (
         [("Tanh", "x", "a", {}), ("Concat", "a x", "y", {"axis": -1})],
         {},
         13,
-        "residual",
     ),
     "nothing that matters": (
         [
@@ -231,7 +190,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"i": [0, 3]},
         13,
-        "activation",
     ),
     "there and back": (
         [
@@ -243,7 +201,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {},
         11,
-        "activation",
     ),
     "Flatten": (
         [
@@ -254,7 +211,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"s": [0, 0, 2, 3], "w": W, "t": [5, 2, 4]},
         13,
-        "linear",
     ),
     "shapes that are computed": (
         [
@@ -272,7 +228,6 @@ ROWS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"z": [0], "two": [2], "i": np.int64(0), "j": np.int64(1), "six": [6], "four": [4], "w": W},
         13,
-        "linear",
     ),
 }
 for name, attributes in {
@@ -286,9 +241,9 @@ for name, attributes in {
     "HardSigmoid": {"alpha": 0.4, "beta": 0.3},
     "Elu": {"alpha": 0.7},
 }.items():
-    ROWS[name] = ([(name, "x", "y", attributes)], {}, NEWEST, "activation")
+    ROWS[name] = ([(name, "x", "y", attributes)], {}, NEWEST)
     if attributes:
-        ROWS[f"{name} by default"] = ([(name, "x", "y", {})], {}, NEWEST, "activation")
+        ROWS[f"{name} by default"] = ([(name, "x", "y", {})], {}, NEWEST)
 
 
 def arrays(constants: dict[str, Any]) -> dict[str, Array]:
@@ -297,69 +252,60 @@ def arrays(constants: dict[str, Any]) -> dict[str, Array]:
 
 @pytest.mark.parametrize("case", ROWS)
 def test_operators_on_rows(case, rng):
-    nodes, constants, version, kinds = ROWS[case]
-    x = 2 * floats(rng, 5, 2, 6)
+    nodes, constants, version = ROWS[case]
     # Where sizes are written into a reshape, those of the input must be known.
     shapes = [(5, 2, 6)] if "t" in constants else [(5, 2, 6), ("T", "B", 6)]
     for shape in shapes:
-        agree(graph(nodes, shape, arrays(constants), version=version), x, kinds=kinds)
+        agree(graph(nodes, shape, arrays(constants), version=version), rng, scale=2)
 
 
 K = np.linspace(-1, 1, 4 * 6 * 3, dtype=np.float32).reshape(4, 6, 3)
 ONE = np.linspace(-1, 1, 4 * 3, dtype=np.float32).reshape(4, 1, 3)
 
-# On x (B, 6, L): of a convolution, what it has, and the layers.
-CHANNELS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
-    "Conv": ([("Conv", "x k b", "y", {})], {"k": K, "b": V4}, 11, "conv1d"),
+# On x (B, 6, L): of a convolution, and what it has.
+CHANNELS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
+    "Conv": ([("Conv", "x k b", "y", {})], {"k": K, "b": V4}, 11),
     "Conv padded": (
         [("Conv", "x k", "y", {"pads": [2, 1], "kernel_shape": [3]})],
         {"k": K},
         11,
-        "conv1d",
     ),
-    "Conv strided": ([("Conv", "x k", "y", {"strides": [2]})], {"k": K}, 11, "conv1d"),
+    "Conv strided": ([("Conv", "x k", "y", {"strides": [2]})], {"k": K}, 11),
     "Conv dilated": (
         [("Conv", "x k", "y", {"dilations": [2], "pads": [4, 0]})],
         {"k": K},
         11,
-        "conv1d",
     ),
     "Conv in groups": (
         [("Conv", "x k", "y", {"group": 2})],
         {"k": K[:, :3]},
         11,
-        "conv1d",
     ),
-    "Conv VALID": ([("Conv", "x k", "y", {"auto_pad": "VALID"})], {"k": K}, 11, "conv1d"),
+    "Conv VALID": ([("Conv", "x k", "y", {"auto_pad": "VALID"})], {"k": K}, 11),
     "Conv SAME_UPPER": (
         [("Conv", "x k", "y", {"auto_pad": "SAME_UPPER", "strides": [2]})],
         {"k": K},
         11,
-        "conv1d",
     ),
     "Conv SAME_LOWER": (
         [("Conv", "x k", "y", {"auto_pad": "SAME_LOWER"})],
         {"k": K[:, :, :2]},
         11,
-        "conv1d",
     ),
     "Pad 2": (
         [("Pad", "x", "p", {"pads": [0, 0, 2, 0, 0, 0]}), ("Conv", "p k", "y", {})],
         {"k": K},
         2,
-        "conv1d",
     ),
     "Pad 11": (
         [("Pad", "x p", "q", {}), ("Conv", "q k", "y", {})],
         {"k": K, "p": [0, 0, 2, 0, 0, 0]},
         11,
-        "conv1d",
     ),
     "Pad 18": (
         [("Pad", "x p _ i", "q", {"mode": "edge"}), ("Conv", "q k", "y", {})],
         {"k": K, "p": [2, 1], "i": [-1]},
         18,
-        "frame_conv1d",
     ),
     "Pad and cut": (
         [
@@ -369,25 +315,21 @@ CHANNELS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         ],
         {"k": K, "z": [0], "e": [-2], "i": [2]},
         13,
-        "conv1d activation",
     ),
     "BatchNormalization": (
         [("Conv", "x k", "a", {}), ("BatchNormalization", "a b b b b", "y", {"epsilon": 0.1})],
         {"k": K, "b": V4},
         15,
-        "conv1d batch_norm",
     ),
     "BatchNormalization 7": (
         [("Conv", "x k", "a", {}), ("BatchNormalization", "a b b b b", "y", {"momentum": 0.5})],
         {"k": K, "b": V4},
         7,
-        "conv1d batch_norm",
     ),
     "PRelu": (
         [("Conv", "x k", "a", {}), ("PRelu", "a b", "y", {})],
         {"k": K, "b": V4[:, None]},
         16,
-        "conv1d prelu",
     ),
     "frames": (
         [
@@ -403,43 +345,46 @@ CHANNELS: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
             "w": np.linspace(-1, 1, 32, dtype=np.float32).reshape(16, 2),
         },
         13,
-        "frame_conv1d activation linear",
     ),
 }
 
 
+@pytest.mark.parametrize("length", [11, "L"])
 @pytest.mark.parametrize("case", CHANNELS)
-def test_operators_on_channels(case, rng):
-    nodes, constants, version, kinds = CHANNELS[case]
-    x = floats(rng, 3, 6, 11)
-    model = graph(nodes, ("B", 6, 11), arrays(constants), version=version)
-    frames = "frame_conv1d" in kinds
+def test_operators_on_channels(case, length, rng):
+    nodes, constants, version = CHANNELS[case]
+    model = graph(nodes, ("B", 6, length), arrays(constants), version=version)
     if version < 7:  # which onnxruntime does not know
-        layers, _, _ = read(model)
-        assert [layer.kind for layer in layers] == kinds.split()
-    elif frames:
-        layers, tensors, _ = read(model)
-        assert [layer.kind for layer in layers] == kinds.split()
-        made, _ = reference.forward(layers, tensors, x.reshape(3, 1, -1))
-        given = runtime(model, x=x)[0].reshape(3, 1, -1)
-        np.testing.assert_allclose(made, given, rtol=1e-5, atol=1e-5)
+        newer = [n if n[0] != "Pad" else ("Pad", "x pads", *n[2:3], {}) for n in nodes]
+        pads = np.array([0, 0, 2, 0, 0, 0])
+        newer = graph(newer, ("B", 6, length), arrays(constants) | {"pads": pads}, version=13)
+        assert read(model).graph == read(newer).graph
+    elif case in ("Pad 18", "frames", "Conv SAME_UPPER") and length == "L":
+        # An edge that is repeated is of one row, whose size must be known; so must a length that
+        # is padded to a multiple of the stride.
+        assert refusal(model).startswith(
+            "node 'matmul_4' (MatMul) is not converted: a matrix of 16 columns is given"
+            if case == "frames"
+            else "what is computed depends on how many steps or rows there are: "
+        )
+        told = agree(model, rng, inputs={"x": "?x6x11"})
+        assert told.graph.inputs[0].shape == ((6,) if case == "Conv SAME_UPPER" else (6, 11))
     else:
-        agree(model, x, (2, 0, 1), kinds)
+        agree(model, rng)
 
 
 class TestTokens:
-    def test_embedding(self, rng):
+    @pytest.mark.parametrize("shape", [("T", "B"), ("B",), (1, "T")])
+    def test_embedding(self, shape, rng):
         model = graph(
             [("Gather", "table x", "a", {}), ("Tanh", "a", "y", {})],
-            ("T", "B"),
+            shape,
             {"table": floats(rng, 9, 4)},
             kind=TensorProto.INT64,
         )
-        layers, tensors, _ = read(model)
-        assert [layer.kind for layer in layers] == ["embedding", "activation"]
-        x = rng.integers(0, 9, (5, 2))
-        made, _ = reference.forward(layers, tensors, x)
-        np.testing.assert_allclose(made, runtime(model, x=x)[0], rtol=1e-5, atol=1e-6)
+        made = agree(model, rng)
+        assert made.graph.inputs[0].tokens == 9
+        assert kinds(made) == ["embedding", "activation"]
 
     def test_one_hot(self, rng):
         model = graph(
@@ -448,11 +393,7 @@ class TestTokens:
             {"depth": np.int64(9), "values": np.array([0, 1], np.float32), "w": floats(rng, 9, 4)},
             kind=TensorProto.INT64,
         )
-        layers, tensors, _ = read(model)
-        assert [layer.kind for layer in layers] == ["one_hot", "linear"]
-        x = rng.integers(0, 9, (5, 2))
-        made, _ = reference.forward(layers, tensors, x)
-        np.testing.assert_allclose(made, runtime(model, x=x)[0], rtol=1e-5, atol=1e-6)
+        assert kinds(agree(model, rng)) == ["one_hot", "linear"]
 
 
 # --- what PyTorch exports
@@ -680,15 +621,15 @@ def test_what_torch_exports(name, dynamic, rng):
     axes = {i: axis for i, axis in enumerate(read_as) if axis != "f"}
     for version in (None, 13):
         model = exported(made, x, {"x": axes} if dynamic else None, version=version)
-        layers, tensors, _ = read(model)
-        rows = x.numpy().transpose([read_as.index(axis) for axis in "TBf"])
-        y, _ = reference.forward(layers, tensors, rows)
-        if "T" not in given_as:
-            y = y[0]
+        converted = agree(model, rng)
+        if not dynamic:
+            continue
+        (argument,) = converted.call.arguments
+        assert argument.axes.index("time") == read_as.index("T")
+        rows = np.ascontiguousarray(x.numpy().transpose([read_as.index(axis) for axis in "TBf"]))
         order = [given_as.index(axis) for axis in "TBf" if axis in given_as]
         expected = made(x).detach().numpy().transpose(order)
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-6)
-        y, _ = fastlstm.from_torch(model)(np.ascontiguousarray(rows))
+        y, _ = fastlstm.from_torch(model)(rows)
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -725,11 +666,6 @@ def detector(sequence: bool, stacked: bool) -> Any:
 
 
 class TestDetector:
-    KINDS = (
-        "frame_conv1d combine_halves frame_conv1d activation frame_conv1d activation frame_conv1d "
-        "activation frame_conv1d activation lstm activation frame_conv1d activation"
-    )
-
     def exported(self, sequence: bool, stacked: bool, dynamic: bool, version: int | None) -> Any:
         torch = pytest.importorskip("torch")
         torch.manual_seed(1)
@@ -750,13 +686,12 @@ class TestDetector:
     def test_becomes_one_frame_a_step(self, sequence, stacked, dynamic, rng):
         torch = pytest.importorskip("torch")
         made, model = self.exported(sequence, stacked, dynamic, 16 if stacked else None)
-        layers, tensors, report = read(model)
-        assert " ".join(layer.kind for layer in layers) == self.KINDS
-        assert "output 'stateN' carries states, which the model keeps" in report
-        assert report[-2:] == ("state 'rnn.h' is 'state[0:1]'", "state 'rnn.c' is 'state[1:2]'")
-        x = torch.randn(4, 576)
-        state = torch.randn(2, 1, 128)
-        start = {"rnn.h": state[:1].numpy(), "rnn.c": state[1:].numpy()}
+        converted = read(model)
+        assert [i.shape for i in converted.graph.inputs] == [(576,)]
+        assert kinds(converted).count("lstm") == 1
+        state_line = "carries a state, which output 'stateN' gives for the next call"
+        assert any(state_line in line for line in converted.report)
+        x, state = torch.randn(4, 576), torch.zeros(2, 1, 128)
         with torch.no_grad():
             if sequence:
                 y, state = made(x, state)
@@ -766,10 +701,8 @@ class TestDetector:
                     step, state = made(row[None], state)
                     steps.append(step)
                 y = torch.cat(steps)
-        given, final = reference.forward(layers, tensors, x.numpy()[:, None], start)
+        given = forward(converted, {"x": x.numpy()[:, None]})["y"]
         np.testing.assert_allclose(given[:, 0], y.numpy(), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(final["rnn.h"], state[:1].numpy(), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(final["rnn.c"], state[1:].numpy(), rtol=1e-5, atol=1e-6)
 
     def test_streams(self, tmp_path, rng):
         """Converted to a file, step by step and as a sequence, against onnxruntime."""
@@ -780,8 +713,9 @@ class TestDetector:
         x, state = floats(rng, 20, 576), np.zeros((2, 1, 128), np.float32)
         expected = []
         for row in x:
-            y, state = runtime(exported, x=row[None], state=state)
-            expected.append(y[0])
+            made = runtime(exported, x=row[None], state=state)
+            state = made["stateN"]
+            expected.append(made["y"][0])
         y, last = model(x)
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(last["rnn.h"], state[0], rtol=1e-4, atol=1e-6)
@@ -792,21 +726,18 @@ class TestDetector:
 
     def test_a_step_and_a_sequence_give_the_same_layers(self):
         one, many = (read(self.exported(sequence, False, True, None)[1]) for sequence in (0, 1))
-        assert one[0] == many[0]
-        for name, tensor in one[1].items():
-            assert np.array_equal(tensor, many[1][name])
+        assert one.graph == many.graph
+        for name, tensor in one.tensors.items():
+            assert np.array_equal(tensor, many.tensors[name])
 
-    def test_without_its_states(self):
+    def test_without_its_states(self, rng):
         pytest.importorskip("torch")
         _, model = self.exported(False, False, True, None)
         del model.graph.input[1]
         model.graph.initializer.append(
             numpy_helper.from_array(np.zeros((2, 1, 128), np.float32), "state")
         )
-        assert refusal(model) == (
-            "node '/rnn/LSTM' (LSTM): 'rnn' runs over a single step, not over time, and its state "
-            "is no input; expected a time axis, or states as inputs and outputs"
-        )
+        agree(model, rng, rows=1, steps=1)  # each frame starts anew
 
 
 class TestReport:
@@ -820,9 +751,11 @@ class TestReport:
             constants={"fc.weight": W},
             inputs=[("unused", (3,))],
         )
-        assert read(model)[2] == (
-            "layer 'fc': linear(in_features=6, out_features=4, bias=False), from 'fc'",
-            "layer 'relu_2': activation(function=relu, size=4), from 'relu_2'",
+        assert read(model).report == (
+            "layer 'fc': linear(in_features=6, out_features=4, bias=False)",
+            "layer 'relu_2': activation(function=relu)",
+            "input 'x' is (batch, time, 6)",
+            "output 'y' is (batch, time, 4)",
             "input 'unused' is not used and was left out",
             "node 'dropout_1' (Dropout) has no effect at inference and was left out",
         )
@@ -831,4 +764,4 @@ class TestReport:
         model = graph([("MatMul", "x w", "a", {}), ("Relu", "a", "y", {})], constants={"w": W})
         model.graph.node[0].name = "/encoder/fc/MatMul"
         model.graph.node[1].name = "/Relu"
-        assert [layer.name for layer in read(model)[0]] == ["encoder.fc", "Relu"]
+        assert [node.name for node in read(model).graph.nodes] == ["encoder.fc", "Relu"]

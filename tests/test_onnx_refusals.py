@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_zoo import draw, graph  # noqa: E402
 
-from fastlstm import chain as spec  # noqa: E402
+from fastlstm import spec  # noqa: E402
 from fastlstm.errors import ConvertError  # noqa: E402
 from fastlstm.sources.onnx import is_model, read  # noqa: E402
 
@@ -65,9 +65,9 @@ class TestFiles:
     def test_path_or_model(self, tmp_path):
         path = saved(tmp_path, small())
         for source in (path, str(path), small()):
-            layers, tensors, _ = read(source)
-            assert layers == (spec.Linear("matmul_0", 6, 4, bias=False),)
-            assert np.array_equal(tensors["matmul_0.weight"], W.T)
+            made = read(source)
+            assert made.graph.nodes == (spec.Linear("matmul_0", 6, 4, bias=False)("x"),)
+            assert np.array_equal(made.tensors["matmul_0.weight"], W.T)
         assert is_model(small())
         assert not is_model(path)
 
@@ -117,7 +117,7 @@ class TestExternalData:
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "weights").write_bytes(b"1234" + W.tobytes() + b"5")
         model = external(small(), "data/weights", offset=4, length=W.nbytes)
-        _, tensors, _ = read(saved(tmp_path, model))
+        tensors = read(saved(tmp_path, model)).tensors
         assert np.array_equal(tensors["matmul_0.weight"], W.T)
 
     def test_of_a_model_that_is_in_memory(self):
@@ -156,7 +156,7 @@ class TestExternalData:
     def test_symbolic_link_within_the_folder(self, tmp_path):
         (tmp_path / "real").write_bytes(W.tobytes())
         os.symlink("real", tmp_path / "weights")
-        _, tensors, _ = read(saved(tmp_path, external(small(), "weights")))
+        tensors = read(saved(tmp_path, external(small(), "weights"))).tensors
         assert np.array_equal(tensors["matmul_0.weight"], W.T)
 
     @pytest.mark.parametrize("there", [False, True])
@@ -282,7 +282,7 @@ class TestTensors:
         else:
             tensor = helper.make_tensor("w", getattr(TensorProto, kind), (6, 4), values.reshape(-1))
         model.graph.initializer[0].CopyFrom(tensor)
-        _, tensors, _ = read(model)
+        tensors = read(model).tensors
         assert np.array_equal(tensors["matmul_0.weight"], values.T)
 
     def test_two_of_one_name(self):
@@ -332,29 +332,15 @@ class TestGraph:
             "the ONNX model has no outputs; expected one"
         )
 
-    def test_two_outputs(self):
-        model = graph([("Tanh", "x", "y", {}), ("Relu", "x", "z", {})], outputs=("y", "z"))
-        assert refusal(model) == (
-            "the ONNX model has 2 outputs, 'y', 'z'; expected one, beside last states of recurrent "
-            "layers"
-        )
-
     def test_a_constant_output(self):
         model = graph([("Tanh", "x", "y", {})], constants={"w": W}, outputs=("y", "w"))
         assert refusal(model) == "output 'w' is constant; expected one that depends on the input"
 
-    def test_two_inputs(self):
-        model = graph([("Add", "x z", "y", {})], inputs=[("z", ("T", "B", 6))])
-        assert refusal(model) == (
-            "the ONNX model has 2 inputs of data, 'x', 'z'; expected one, beside states and "
-            "lengths of sequences"
-        )
-
     def test_no_input(self):
         model = graph([("Tanh", "w", "y", {})], constants={"w": W})
         assert refusal(model) == (
-            "the ONNX model has 0 inputs of data, none; expected one, beside states and lengths of "
-            "sequences"
+            "the ONNX model has no input of data: of its inputs x are fixed, unused or lengths; "
+            "expected one"
         )
 
     def test_inputs_of_one_name(self):
@@ -362,12 +348,10 @@ class TestGraph:
         assert refusal(model) == "two inputs are called 'x'; expected one"
 
     def test_input_of_no_rank(self):
-        model = graph([("Tanh", "x", "y", {})])
+        """Its axes are found by what reads it."""
+        model = graph([("MatMul", "x w", "y", {})], constants={"w": W})
         model.graph.input[0].type.tensor_type.ClearField("shape")
-        assert refusal(model) == (
-            "input 'x' does not say how many axes it has, or has more than 8; expected a shape, in "
-            "which sizes may be left open"
-        )
+        assert read(model).graph.inputs[0].shape == (6,)
 
     @pytest.mark.parametrize("size", [0, -3, 2**40])
     def test_size_of_an_input(self, size):
@@ -385,16 +369,16 @@ class TestGraph:
         """As all were, before version 4 of the format."""
         model = small()
         model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (6, 4)))
-        assert len(read(model)[0]) == 1
+        assert len(read(model).graph.nodes) == 1
 
     def test_nodes_that_nothing_needs_do_not_matter(self):
         model = graph([("Tanh", "x", "y", {}), ("NonZero", "x", "z", {})])
-        assert len(read(model)[0]) == 1
+        assert len(read(model).graph.nodes) == 1
 
     def test_too_many_nodes(self):
         nodes = [("Tanh", f"x{i or ''}", f"x{i + 1}", {}) for i in range(5001)]
         assert refusal(graph(nodes, outputs=("x5001",))) == (
-            "the ONNX model has 5001 nodes; at most 5000 are supported"
+            "the ONNX model has 5001 nodes or more; at most 5000 are supported"
         )
 
     @pytest.mark.parametrize("version", [0, 10**6, None])
@@ -419,26 +403,18 @@ class TestGraph:
             "itself"
         )
 
-    def test_a_function(self):
-        model = graph([("Twice", "x", "y", {})])
-        opset = [helper.make_opsetid("", 20)]
-        add = helper.make_node("Add", ["a", "a"], ["b"])
-        model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], [add], opset))
-        model.graph.node[0].domain = "own"
-        assert refusal(model) == (
-            "node 'twice_0' (Twice) calls a function of the model; expected operators alone: use "
-            "onnx.inliner.inline_local_functions first"
+    def test_an_operator_that_no_layer_computes(self):
+        assert refusal(graph([("Det", "x", "y", {})])) == (
+            "node 'det_0' (Det) is of an operator that no layer computes"
         )
 
-    def test_an_operator_that_no_layer_computes(self):
-        message = refusal(graph([("Mish", "x", "y", {})]))
-        assert message.startswith(
-            "node 'mish_0' (Mish) is of an operator that no layer computes; expected one of Abs, "
-            "Add, BatchNormalization, "
+    def test_an_operator_that_there_is_not_in_this_version(self):
+        assert refusal(graph([("Mish", "x", "y", {})], version=17)) == (
+            "node 'mish_0' (Mish) is of no operator of ONNX's version 17; expected one that it has"
         )
 
     def test_names_on_a_terminal(self):
-        model = graph([("Mish", "x", "y", {})])
+        model = graph([("Det", "x", "y", {})])
         model.graph.node[0].name = "\x1b[2J" + "a" * 1000
         message = refusal(model)
         assert "\x1b" not in message
@@ -474,30 +450,13 @@ class TestControlFlow:
         model = chosen(
             np.array(condition), ("Relu", ["t"], ["a"], "relu"), ("Sigmoid", ["t"], ["b"], "other")
         )
-        assert read(model)[0][1].function == ("relu" if condition else "sigmoid")
+        assert read(model).graph.nodes[1].layer.function == ("relu" if condition else "sigmoid")
 
     def test_a_choice(self):
         model = chosen(None, ("Relu", ["t"], ["a"]), ("Sigmoid", ["t"], ["b"]))
         assert refusal(model) == (
-            "node 'if' (If) depends on what the model computes; expected no control flow"
-        )
-
-    def test_a_choice_by_a_size_that_is_open(self):
-        """PyTorch exports squeeze as a choice where it does not know the size."""
-        model = chosen(np.array(True), ("Squeeze", ["t", "i"], ["a"]), ("Identity", ["t"], ["b"]))
-        one = numpy_helper.from_array(np.array([1]), "one")
-        model.graph.initializer.append(one)
-        model.graph.initializer[0].name = "i"
-        nodes = [
-            helper.make_node("Shape", ["x"], ["s"], "shape"),
-            helper.make_node("Gather", ["s", "one"], ["n"], "gather"),
-            helper.make_node("Equal", ["n", "one"], ["condition"], "equal"),
-        ]
-        for node in nodes[::-1]:
-            model.graph.node.insert(0, node)
-        assert refusal(model) == (
-            "node 'equal' (Equal): compares a size that only the input tells with 1; expected an "
-            "export in which that size is fixed, or an axis named for squeeze"
+            "node 'if' (If) chooses by what the model computes; expected a condition that is "
+            "constant"
         )
 
     def test_a_branch_that_reads_what_is_not_there(self):
@@ -516,7 +475,7 @@ class TestControlFlow:
         )
         model = graph([("Loop", "x", "y", {"body": body})])
         assert refusal(model) == (
-            "node 'loop_0' (Loop) runs a graph of its own; expected no control flow"
+            "node 'loop_0' (Loop) runs as often as the model computes; expected a constant"
         )
 
 
@@ -558,7 +517,8 @@ class TestAttributes:
 
     def test_not_finite(self):
         assert refusal(graph([("Elu", "x", "y", {"alpha": float("nan")})])) == (
-            "'elu_0' makes no layer: layer 'elu_0': function is 'elu(nan)'; expected elu(alpha), "
+            "node 'elu_0' (Elu) contradicts what it reads: layer 'elu_0': function "
+            "is 'elu(nan)'; expected elu(alpha), "
             "finite numbers"
         )
 
@@ -571,43 +531,28 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("Gemm", "x w", "y", {})],
         {"w": W},
         13,
-        "node 'gemm_0' (Gemm) multiplies an array of shape (None, None, 6), or its transpose; "
-        "expected rows of features",
-    ),
-    "MatMul of matrices": (
-        [("MatMul", "x w", "y", {})],
-        {"w": np.ones((2, 6, 4), np.float32)},
-        13,
-        "node 'matmul_0' (MatMul) multiplies by an array of shape (2, 6, 4); expected a matrix, "
-        "features by features",
-    ),
-    "MatMul from the left": (
-        [("MatMul", "w x", "y", {})],
-        {"w": W.T},
-        13,
-        "node 'matmul_0' (MatMul) reads the constant 'w' as its input number 0; expected what is "
-        "computed from the model's input",
+        "node 'gemm_0' (Gemm) multiplies arrays of shapes (2, 11, 6) and (6, 4); expected"
+        " two matrices",
     ),
     "MatMul of two": (
         [("MatMul", "x x", "y", {})],
         {},
         13,
-        "node 'matmul_0' (MatMul) has computed numbers for its input number 1, 'x'; expected a "
-        "constant",
+        "node 'matmul_0' (MatMul) is not converted: matrices of 11 x 6 and 11 x 6 have no product",
     ),
     "Add of shapes": (
         [("Add", "x b", "y", {})],
         {"b": V[:4]},
         13,
-        "node 'add_0' (Add): 'add_0' combines a constant of shape (4,) with an array of shape "
-        "(None, None, 6); expected one that can be repeated to that shape",
+        "node 'add_0' (Add) is not converted: arrays of shapes (2, 11, 6) and (4,) do not"
+        " broadcast",
     ),
     "Conv over two axes": (
         [("Conv", "x k", "y", {})],
         {"k": np.ones((4, 6, 3, 3), np.float32)},
         11,
-        "node 'conv_0' (Conv) is over 2 axes, of an array of shape (None, None, 6); expected one "
-        "axis: batch, channels and length",
+        "node 'conv_0' (Conv) has a weight of shape (4, 6, 3, 3) and is given an array of"
+        " (2, 11, 6); expected as many axes of each, at least 3",
     ),
     "kernel_shape": (
         [("Conv", "x k", "y", {"kernel_shape": [5]})],
@@ -620,7 +565,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("Conv", "x k", "y", {"strides": [0]})],
         {"k": K},
         11,
-        "node 'conv_0' (Conv) has strides [0]; expected one number of at least 1",
+        "node 'conv_0' (Conv) has strides [0]; expected 1 of at least 1",
     ),
     "group": (
         [("Conv", "x k", "y", {"group": 3})],
@@ -633,17 +578,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("Conv", "x k", "y", {"pads": [1, 2, 3, 4]})],
         {"k": K},
         11,
-        "node 'conv_0' (Conv) has pads [1, 2, 3, 4]; expected two of at least 0",
-    ),
-    "auto_pad": (
-        [
-            ("Transpose", "x", "t", {"perm": [1, 2, 0]}),
-            ("Conv", "t k", "y", {"auto_pad": "SAME_UPPER", "strides": [2]}),
-        ],
-        {"k": K},
-        11,
-        "node 'conv_1' (Conv) has auto_pad 'SAME_UPPER' with a stride of 2, over a length of ?; "
-        "expected pads as numbers",
+        "node 'conv_0' (Conv) has pads [1, 2, 3, 4]; expected 2 of at least 0",
     ),
     "BatchNormalization that learns": (
         [("BatchNormalization", "x b b b b", "y", {"training_mode": 1})],
@@ -663,8 +598,8 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("LayerNormalization", "x b", "y", {"axis": 0})],
         {"b": V},
         17,
-        "node 'layernormalization_0' (LayerNormalization) normalises (None, None, 6) of an array "
-        "of shape (None, None, 6); expected known sizes",
+        "node 'layernormalization_0' (LayerNormalization) is not converted: rows of the "
+        "batch are mixed, or one of them is taken alone",
     ),
     "statistics": (
         [("LayerNormalization", "x b", "z y", {})],
@@ -673,19 +608,12 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         "node 'layernormalization_0' (LayerNormalization) gives its statistics; expected its "
         "output alone",
     ),
-    "Gather of several": (
-        [("Gather", "x i", "y", {"axis": 2})],
-        {"i": [0, 1]},
-        13,
-        "node 'gather_0' (Gather) takes positions of shape (2,) out of what is computed; expected "
-        "one",
-    ),
     "Gather from a table that is none": (
         [("Gather", "w x", "y", {})],
         {"w": W},
         13,
-        "node 'gather_0' (Gather): 'gather_0' looks up what is no input of integers; expected the "
-        "tokens that the model takes",
+        "node 'gather_0' (Gather) is not converted: tokens are looked up in a table, and "
+        "are given as real numbers",
     ),
     "Gelu": (
         [("Gelu", "x", "y", {"approximate": "fast"})],
@@ -693,38 +621,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         20,
         "node 'gelu_0' (Gelu) has approximate 'fast'; expected 'none' or 'tanh'",
     ),
-    "Softmax of several axes": (
-        [("Softmax", "x", "y", {})],
-        {},
-        11,
-        "node 'softmax_0' (Softmax) works on all axes from 1 of an array of shape (None, None, 6); "
-        "expected the last alone",
-    ),
-    "PRelu": (
-        [("PRelu", "x a", "y", {})],
-        {"a": np.ones((2, 6), np.float32)},
-        16,
-        "node 'prelu_0' (PRelu) has slopes of shape (2, 6); expected one number for each channel",
-    ),
-    "Clip": (
-        [("Clip", "x a", "y", {})],
-        {"a": np.float32(1)},
-        13,
-        "node 'clip_0' (Clip) clips to 1.0 and inf; expected both bounds, or 0 and none",
-    ),
     "Pad of other axes": (
         [("Pad", "x p", "y", {})],
         {"p": [1, 0, 0, 0, 0, 0]},
         13,
-        "node 'pad_0' (Pad) pads by 'constant' of 0 the axes [0]; expected zeros, reflect or edge, "
-        "of the last axis",
-    ),
-    "Pad by a number": (
-        [("Pad", "x p v", "y", {})],
-        {"p": [0, 0, 1, 0, 0, 0], "v": np.float32(2)},
-        13,
-        "node 'pad_0' (Pad) pads by 'constant' of 2 the axes [2]; expected zeros, reflect or edge, "
-        "of the last axis",
+        "output 'y' is not converted: rows of the batch are mixed, or one of them is taken alone",
     ),
     "Pad of too few": (
         [("Pad", "x p", "y", {})],
@@ -732,17 +633,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         13,
         "node 'pad_0' (Pad) has 2 pads; expected two for each of 3 axes",
     ),
-    "ReduceMean of all": (
-        [("ReduceMean", "x", "y", {})],
-        {},
-        13,
-        "node 'reducemean_0' (ReduceMean) reduces the axes all; expected one",
-    ),
     "Reshape that keeps what is not there": (
         [("Reshape", "x s", "y", {})],
         {"s": [-1, 1, 1, 0]},
         13,
-        "node 'reshape_0' (Reshape) keeps an axis that an array of shape (None, None, 6) has not",
+        "node 'reshape_0' (Reshape) keeps an axis that an array of shape (2, 11, 6) has not",
     ),
     "Flatten": (
         [("Flatten", "x", "y", {"axis": 4})],
@@ -761,8 +656,8 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("Split", "x s", "y z", {"axis": 2})],
         {"s": [2, 3]},
         13,
-        "node 'split_0' (Split) splits axis 2 of an array of shape (None, None, 6) into [2, 3]; "
-        "expected even parts, or sizes that make up a known one",
+        "node 'split_0' (Split) splits axis 2 of an array of shape (2, 11, 6) into [2, "
+        "3]; expected all of it",
     ),
     "Dropout that drops": (
         [("Dropout", "x r t", "y", {})],
@@ -780,22 +675,16 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         [("Cast", "x", "y", {"to": TensorProto.INT64})],
         {},
         13,
-        "node 'cast_0' (Cast) casts to data type 7; expected one of float32, float16, float64, "
-        "bfloat16, as the array is",
+        "node 'cast_0' (Cast) casts floats that are computed to ints, which drops what is"
+        " behind the point; expected one of float32, float16, float64, bfloat16, as the "
+        "array is",
     ),
     "OneHot": (
         [("OneHot", "x d v", "y", {})],
         {"d": np.int64(4), "v": np.array([1, 0], np.float32)},
         13,
-        "node 'onehot_0' (OneHot) has the depth [4], the values [1.0, 0.0] and axis -1; expected "
-        "one depth, [0, 1], and the last axis",
-    ),
-    "constants alone": (
-        [("Relu", "w", "a", {}), ("MatMul", "x a", "y", {})],
-        {"w": W},
-        13,
-        "node 'relu_0' (Relu) reads constants alone; expected what is computed from the model's "
-        "input",
+        "node 'onehot_0' (OneHot) has the depth 4, the values [1.0, 0.0] and axis -1; "
+        "expected a depth, [0, 1], and the last axis",
     ),
     "shapes that do not fit": (
         [("Add", "w v", "a", {}), ("MatMul", "x a", "y", {})],
@@ -817,17 +706,6 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], int, str]] = {
         13,
         "node 'constantofshape_0' (ConstantOfShape) computes more numbers from constants than the "
         "file holds; expected a model whose weights are stored",
-    ),
-    "division of a size": (
-        [
-            ("Shape", "x", "s", {}),
-            ("Div", "s two", "h", {}),
-            ("Reshape", "x h", "y", {}),
-        ],
-        {"two": [2, 2, 2]},
-        13,
-        "node 'div_1' (Div) contradicts what it reads: a size that is not known is divided, "
-        "perhaps with a remainder",
     ),
 }
 

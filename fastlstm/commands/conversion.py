@@ -31,6 +31,14 @@ def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         help="names of tensors that may stay unused; may be given again",
     )
     parser.add_argument(
+        "--input",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="of an ONNX model, an input that is the same in every call, as sr=16000, or the shape "
+        "of one, as x=1x576, with ? for a size that stays open; may be given again",
+    )
+    parser.add_argument(
         "--output",
         metavar="LAYER",
         action="append",
@@ -47,12 +55,26 @@ def conversion_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "prefix": arguments.prefix,
         "nonlinearity": arguments.nonlinearity,
         "ignore": arguments.ignore,
+        "inputs": _inputs(arguments.input),
         "outputs": arguments.output,
     }
+
+
+def _inputs(texts: list[str]) -> dict[str, str]:
+    """Names and values; a name may have a = in it, and a value has none."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name:
+            raise ValueError(f"--input is {text!r:.100}; expected NAME=VALUE, as in sr=16000")
+        if name in values:
+            raise ValueError(f"--input names {name!r:.100} twice")
+        values[name] = value
+    return values
 
 
 def given_options(arguments: argparse.Namespace) -> list[str]:
     """Those that were given, as they are called."""
     given = conversion_options(arguments)
-    given["output"] = given.pop("outputs")
+    given["output"], given["input"] = given.pop("outputs"), given.pop("inputs")
     return [f"--{name}" for name, value in given.items() if value]

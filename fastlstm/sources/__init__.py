@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastlstm.chain.lower import lowered
 from fastlstm.errors import ConvertError
 from fastlstm.sources import audio, exported, keras, numbers, onnx, torchscript
-from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions
+from fastlstm.sources.conversion import Conversion, chosen_vocabulary
 from fastlstm.sources.pytorch import reader as pytorch
-from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
 __all__ = ["Conversion", "read"]
 
@@ -33,6 +31,7 @@ def read(
     vocabulary: Sequence[str] | None = None,
     recipe: str | os.PathLike[str] | None = None,
     input_size: int | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Conversion:
     """Read a model; what the source does not tell is taken from arguments, never guessed.
 
@@ -72,6 +71,9 @@ def read(
     input_size : int, optional
         Features of a step, where the forward of a live module does not tell: the samples of a frame
         that convolutions see. It is checked against every other source.
+    inputs : mapping, optional
+        Of an ONNX model, inputs that are the same in every call, as numbers or arrays, and the
+        sizes of others, as tuples (see :func:`fastlstm.sources.fixed.given_inputs`).
 
     Raises
     ------
@@ -95,14 +97,20 @@ def read(
     }
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     is_file = isinstance(path, str) and os.path.isfile(path)
+    is_onnx = onnx.is_model(source) or (is_file and path.endswith(".onnx"))
+    if inputs and not is_onnx:
+        raise ConvertError("inputs= was given, and the source is no ONNX model; leave it out")
     held = numbers.read_numbers(path) if is_file and numbers.holds_numbers(path) else None
     if held is not None:
         is_file = False
     script = path if is_file and torchscript.is_archive(path) else torchscript.saved(source)
     if what := audio.audio_format(held):
         made = _complete(what, path, held, named, dtype, vocabulary)
-    elif onnx.is_model(source) or (is_file and path.endswith(".onnx")):
-        made = _from_graph("an ONNX model", lambda: onnx.read(source), named, dtype, vocabulary)
+    elif is_onnx:
+        _refuse_options("an ONNX model", named)
+        made = onnx.read(source, dtype, inputs)
+        chosen, note = chosen_vocabulary(vocabulary, None, made.graph)
+        made = replace(made, vocabulary=chosen, report=(*made.report, *note))
     elif is_file and exported.is_exported(path):
         _refuse_options("a program of torch.export", named)
         made = _followed(exported.read, path, path, dtype, vocabulary)
@@ -180,27 +188,6 @@ def _refuse_options(what: str, options: Mapping[str, object]) -> None:
         raise ConvertError(
             f"{given[0]}= was given, but {what} says by itself which layers it has; leave it out"
         )
-
-
-def _from_graph(
-    what: str,
-    read: Callable[[], tuple[Sequence[Any], Mapping[str, Any], Sequence[str]]],
-    options: Mapping[str, object],
-    dtype: str,
-    vocabulary: Sequence[str] | None,
-) -> Conversion:
-    """A model that says by itself which layers it has, so that no option for that is taken."""
-    _refuse_options(what, options)
-    layers, arrays, report = read()
-    stored = [Tensor(name, a.shape, str(a.dtype), a) for name, a in arrays.items()]
-    graph = lowered(layers)
-    chosen, note = chosen_vocabulary(vocabulary, None, graph)
-    return Conversion(
-        graph,
-        {tensor.name: to_array(tensor, dtype) for tensor in stored},
-        (*report, *conversions(stored, dtype), *note),
-        chosen,
-    )
 
 
 def _check_arguments(

@@ -1,213 +1,244 @@
-"""Read an ONNX model into layers: its graph must be one straight line through known operators."""
+"""Read an ONNX model: its graph is run once on places in place of numbers, and makes a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastlstm import chain as spec
+from fastlstm import spec
 from fastlstm.errors import ConvertError
-from fastlstm.sources.line import Line, Made, Value
-from fastlstm.sources.onnx.constants import CONSTANT, tidy
-from fastlstm.sources.onnx.file import Array, Graph, Node, is_model, open_graph
-from fastlstm.sources.onnx.operators import OPERATORS
-from fastlstm.sources.onnx.step import Known, Step
+from fastlstm.sources.arrays.follow import Followed, OpenSizeError, Parameter, follow
+from fastlstm.sources.conversion import Argument, Call, Conversion, conversions, joined
+from fastlstm.sources.fixed import given_inputs
+from fastlstm.sources.onnx.graph import Graph, Port, is_model, open_graph
+from fastlstm.sources.onnx.program import Program
+from fastlstm.sources.onnx.states import lengths_of, pairings, state_outputs
+from fastlstm.sources.onnx.tensors import Array
+from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
 __all__ = ["is_model", "read"]
 
-# By number, the inputs of these operators that are states and lengths.
-RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
-LENGTHS = 4
 
-# Operators that hand a state on, from an input of the model to the layer that starts from it.
-CARRIES = {
-    *("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Transpose", "Unsqueeze"),
-}
-
-
-def read(source: Any) -> tuple[tuple[spec.Layer, ...], dict[str, Array], tuple[str, ...]]:
+def read(
+    source: Any, dtype: str = "float32", inputs: Mapping[str, Any] | None = None
+) -> Conversion:
     """Read a model, the path of an ONNX file or an ``onnx.ModelProto``.
 
-    One input of the graph is the data, an array of features or integer tokens; others can be states
-    that recurrent layers start from, and the lengths of sequences. Of its outputs one is the
-    model's, the others are last states of recurrent layers: both become the model's own state.
-
-    Returns
-    -------
-    layers : tuple of spec.Layer
-        Checked.
-    tensors : dict of str to array
-        Exactly those the layers ask for, of the dtypes they came in.
-    report : tuple of str
-        What became of inputs, outputs and nodes.
+    Parameters
+    ----------
+    source : path or onnx.ModelProto
+    dtype : {"float32", "float64"}
+        What the model is stored in.
+    inputs : mapping, optional
+        What is said of inputs, as :func:`~fastlstm.sources.fixed.given_inputs` takes it.
 
     Raises
     ------
     ConvertError
         If the onnx package is missing, the file is damaged or reaches out of its folder, or a node,
-        which the message names, is not known or leaves the straight line.
+        which the message names, cannot be followed.
     OSError
         If the file cannot be read.
     """
-    reader = _Reader(open_graph(source))
-    reader.place_inputs()
-    for node in reader.graph.nodes:
-        reader.run(node)
-    made = reader.finish()
-    return made.layers, made.tensors, (*made.report, *reader.report)
+    graph = open_graph(source)
+    fixed, ports = _inputs(graph, inputs or {})
+    report = []
+    used = {name for node in graph.body.nodes for name in node.reads} | {*graph.body.outputs}
+    for port in graph.inputs:
+        if port.name not in used:
+            report.append(f"input {port.name!r:.200} is not used and was left out")
+            ports = [one for one in ports if one.name != port.name]
+    lengths = lengths_of(graph, [port.name for port in ports])
+    ports = [port for port in ports if port.name != lengths]
+    if not ports:
+        raise ConvertError(
+            f"the ONNX model has no input of data: {_told(fixed, lengths, graph)}; expected one"
+        )
+    ends = state_outputs(graph)
+    parameters = [Parameter(port.name, port.shape, _kind(graph, port)) for port in ports]
+    found = _followed(graph, parameters, fixed, lengths, ports, ends)
+    call = _call(graph, found.call, fixed, lengths, ends)
+    if lengths:
+        _check_lengths(found.graph)
+    stored = [Tensor(name, a.shape, str(a.dtype), a) for name, a in found.tensors.items()]
+    layers = [f"layer {n.name!r:.200}: {n.layer.describe():.200}" for n in found.graph.nodes]
+    return Conversion(
+        found.graph,
+        {tensor.name: to_array(tensor, dtype) for tensor in stored},
+        (*layers, *_roles(call, found.graph), *report, *found.notes, *conversions(stored, dtype)),
+        call=call,
+    )
 
 
-class _Reader:
-    """Runs through a graph, with a Line in place of numbers."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.line = Line()
-        self.known: dict[str, Array | Value] = {}
-        self.report: list[str] = []
-        self._wanted = {name for node in graph.nodes for name in node.inputs} | {*graph.outputs}
-        self._names: set[str] = set()
-
-    def place_inputs(self) -> None:
-        """Tell data, states and lengths apart, by what reads them."""
-        makers = {name: node for node in self.graph.nodes for name in node.outputs if name}
-
-        def origin(node: Node, index: int) -> str:
-            name = node.inputs[index] if index < len(node.inputs) else ""
-            while name in makers and makers[name].op in CARRIES and makers[name].inputs:
-                name = makers[name].inputs[0]
-            return name
-
-        recurrent = [node for node in self.graph.nodes if node.op in RECURRENT]
-        states = {origin(node, index) for node in recurrent for index in RECURRENT[node.op]}
-        lengths = {origin(node, LENGTHS) for node in recurrent}
-        data = []
-        for name, entry in self.graph.inputs.items():
-            if name not in self._wanted:
-                self.report.append(f"input {name!r:.200} is not used and was left out")
-            elif name in lengths:
-                self.known[name] = self.line.lengths_input(entry.shape, name)
-                self.report.append(
-                    f"input {name!r:.200} holds lengths: give them as lengths=, which makes all "
-                    f"output behind them zero"
-                )
-            elif name in states:
-                self.known[name] = self.line.state_input(entry.shape, name)
-                self.report.append(f"input {name!r:.200} carries states, which the model keeps")
-            else:
-                data.append(name)
-        if len(data) != 1:
+def _inputs(graph: Graph, given: Mapping[str, Any]) -> tuple[dict[str, Array], list[Port]]:
+    """Inputs that never change, and the others, with the sizes that were told."""
+    constants, shapes = given_inputs(given)
+    known = {port.name: port for port in graph.inputs}
+    for name in given:
+        if name not in known:
             raise ConvertError(
-                f"the ONNX model has {len(data)} inputs of data, "
-                f"{', '.join(f'{name!r:.80}' for name in data[:10]) or 'none'}; expected one, "
-                f"beside states and lengths of sequences"
+                f"inputs names {name!r:.80}, which is no input of the ONNX model; expected some of "
+                f"{joined([*known])}"
             )
-        entry = self.graph.inputs[data[0]]
-        self.known[data[0]] = self.line.input(entry.shape, tokens=entry.integer)
+    fixed = {name: _constant(known[name], array) for name, array in constants.items()}
+    ports = []
+    for port in graph.inputs:
+        if port.name in shapes:
+            port = dataclasses.replace(port, shape=_sized(port, shapes[port.name]))
+        if port.name not in fixed:
+            ports.append(port)
+    return fixed, ports
 
-    def run(self, node: Node) -> None:
-        """Fold what reads constants alone; hand everything else to the line."""
-        if node.op == "If":
-            self._choose(node)
-            return
-        inputs = [self._given(node, name) if name else None for name in node.inputs]
-        step = Step(node, self.graph.version, self.line, inputs, self.graph.constants, self._used)
-        computed = any(isinstance(value, Value) for value in inputs)
-        step.name = self._unique(step.name) if computed else step.name
-        operator = (OPERATORS if computed else CONSTANT).get(node.op)
-        if operator is None:
-            known = node.op in OPERATORS
-            raise step.refuse(
-                "reads constants alone; expected what is computed from the model's input"
-                if known
-                else "is of an operator that no layer computes; expected one of "
-                + ", ".join(sorted({*OPERATORS, *CONSTANT}))
-            )
+
+def _constant(port: Port, array: Array) -> Array:
+    """The array that an input always is, of its type and shape."""
+    kind = {"float": np.float32, "int": np.int64, "bool": bool}[port.kind]
+    if port.kind == "int" and array.dtype.kind == "f" and (array != np.floor(array)).any():
+        raise ConvertError(f"input {port.name!r:.80} takes integers, and was given {array!r:.80}")
+    array = array.astype(kind)
+    if port.shape is None or _agree(port.shape, array.shape):
+        return array
+    if array.size == 1 and None not in port.shape:
+        return np.full([n or 1 for n in port.shape], array.reshape(-1)[0])
+    raise ConvertError(
+        f"input {port.name!r:.80} takes an array of shape {_text(port.shape)}, and was given one "
+        f"of {array.shape}"
+    )
+
+
+def _sized(port: Port, sizes: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    if port.shape is not None and not _agree(port.shape, sizes):
+        raise ConvertError(
+            f"input {port.name!r:.80} was given the shape {_text(sizes)}, and is "
+            f"{_text(port.shape)} in the file"
+        )
+    return sizes
+
+
+def _agree(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    return len(one) == len(other) and all(
+        a == b or a is None or b is None for a, b in zip(one, other, strict=True)
+    )
+
+
+def _text(shape: Sequence[int | str | None]) -> str:
+    return f"({', '.join('?' if n is None else str(n) for n in shape)})"
+
+
+def _told(fixed: Mapping[str, Array], lengths: str, graph: Graph) -> str:
+    if not graph.inputs:
+        return "it has no inputs"
+    return f"of its inputs {joined([p.name for p in graph.inputs])} are fixed, unused or lengths"
+
+
+def _kind(graph: Graph, port: Port) -> str:
+    """Integers that are only ever made floats are numbers like any other."""
+    if port.kind != "int":
+        return port.kind
+    readers = [node for node in graph.nodes() if port.name in node.reads]
+    made = all(
+        node.op == "Cast" and "to" in node.attributes and node.attributes["to"].i in (1, 10, 11, 16)
+        for node in readers
+    )
+    return "float" if made else port.kind
+
+
+def _followed(
+    graph: Graph,
+    parameters: Sequence[Parameter],
+    fixed: Mapping[str, Array],
+    lengths: str,
+    ports: Sequence[Port],
+    ends: Mapping[str, str],
+) -> Followed:
+    names = [port.name for port in graph.outputs]
+    failures: list[ConvertError] = []
+    for pairs in pairings(graph, ports):
+        # Last states that no input takes are kept by the model itself.
+        kept = [name for name in names if name not in ends or name in pairs.values()]
+        if not any(name not in pairs.values() for name in kept):
+            kept = names
+        program = Program(graph, fixed, lengths, kept)
         try:
-            with np.errstate(all="ignore"):
-                made = operator(step)
+            return follow(program, parameters, [pairs], single="")
         except ConvertError as error:
-            if str(error).startswith("node "):
-                raise
-            raise ConvertError(f"{node.label}: {error}") from None
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise step.refuse(f"contradicts what it reads: {str(error)[:200]}") from None
-        step.done()
-        self.report += step.notes
-        outputs: Sequence[Any] = made if isinstance(made, list) else [made]
-        for index, name in enumerate(node.outputs):
-            value = outputs[index] if index < len(outputs) else None
-            if value is not None:
-                self.known[name] = value if isinstance(value, Value) else tidy(value)
-            elif self._used(name):
-                raise step.refuse(f"gives {name!r:.200}, which is not supported; expected no use")
+            failures.append(error)
+    first = failures[0]
+    opened = [p for p in ports if p.shape is not None and None in p.shape[1:]]
+    if opened and isinstance(first, OpenSizeError):
+        names, shape = [p.name for p in opened], opened[0].shape or ()
+        example = ", ".join(
+            "None" if n == 0 else str(size or "...") for n, size in enumerate(shape)
+        )
+        raise ConvertError(
+            f"{first}; the file leaves sizes of {joined(names)!r} open, {_text(shape)}: tell them, "
+            f"as inputs={{{names[0]!r:.200}: ({example})}}"
+        )
+    raise first
 
-    def _choose(self, node: Node) -> None:
-        """Run the branch of an If that known sizes decide: PyTorch exports squeeze as one."""
-        condition = self._input(node.inputs[0])
-        if not isinstance(condition, np.ndarray) or condition.size != 1:
-            raise ConvertError(
-                f"{node.label} depends on what the model computes; expected no control flow"
+
+def _call(
+    graph: Graph,
+    call: Call,
+    fixed: Mapping[str, Array],
+    lengths: str,
+    ends: Mapping[str, str],
+) -> Call:
+    """How the model is called, with the inputs that are no arguments of the program followed."""
+    known = {argument.name: argument for argument in call.arguments}
+    for name, array in fixed.items():
+        known[name] = Argument(name, array.shape, "constant", json.dumps(array.tolist()))
+    if lengths:
+        known[lengths] = Argument(lengths, ("batch",), "lengths")
+    arguments = tuple(known[port.name] for port in graph.inputs if port.name in known)
+    outputs = {output.name: output for output in call.outputs}
+    for name in ends:
+        outputs.setdefault(name, Argument(name, (), "state"))
+    return Call(arguments, tuple(outputs[p.name] for p in graph.outputs if p.name in outputs))
+
+
+def _roles(call: Call, graph: spec.Graph) -> list[str]:
+    """A line for each input and output: what it is taken for."""
+    lines = []
+    for argument in call.arguments:
+        what = f"input {argument.name!r:.200}"
+        if argument.role == "rows":
+            lines.append(f"{what} is {_text(argument.axes)}")
+        elif argument.role == "state":
+            lines.append(
+                f"{what} carries a state, which output {argument.value!r:.200} gives for the next "
+                f"call: the model keeps it"
             )
-        chosen = "then_branch" if condition.reshape(-1)[0] else "else_branch"
-        if chosen not in node.branches or len(node.branches[chosen].outputs) != len(node.outputs):
-            raise ConvertError(f"{node.label} has no {chosen} that gives what it gives")
-        branch = node.branches[chosen]
-        self._wanted |= {name for inner in branch.nodes for name in inner.inputs}
-        self._wanted |= set(branch.outputs)
-        for inner in branch.nodes:
-            self.run(inner)
-        for name, given in zip(node.outputs, branch.outputs, strict=True):
-            self.known[name] = self._given(node, given)
-
-    def _given(self, node: Node, name: str) -> Array | Value:
-        found = self._input(name) if name in self.known or name in self.graph.constants else None
-        if found is None:
-            raise ConvertError(f"{node.label} reads {name!r:.200}, which nothing gives by then")
-        return found
-
-    def _input(self, name: str) -> Known:
-        if not name:
-            return None
-        return self.known[name] if name in self.known else self.graph.constants[name]
-
-    def _used(self, name: str) -> bool:
-        return bool(name) and name in self._wanted
-
-    def _unique(self, name: str) -> str:
-        number, unique = 1, name
-        while unique in self._names:
-            number += 1
-            unique = f"{name}_{number}"
-        self._names.add(unique)
-        return unique
-
-    def finish(self) -> Made:
-        """The layers up to the one output that is no state, or up to a state where all are."""
-        values: dict[str, Value] = {}
-        for name in self.graph.outputs:
-            value = self._input(name)
-            if not isinstance(value, Value):
-                raise ConvertError(
-                    f"output {name!r:.200} is constant; expected one that depends on the input"
-                )
-            values[name] = value
-        data = [name for name, value in values.items() if not self.line.is_state(value)]
-        if len(data) > 1:
-            raise ConvertError(
-                f"the ONNX model has {len(data)} outputs, "
-                f"{', '.join(f'{name!r:.80}' for name in data[:10])}; expected one, beside last "
-                f"states of recurrent layers"
+        elif argument.role == "constant":
+            lines.append(f"{what} is always {argument.value:.80}, on your word")
+        else:
+            lines.append(
+                f"{what} holds lengths: give them as lengths=, which makes all output behind them "
+                f"zero"
             )
-        main = data[0] if data else self.graph.outputs[0]
-        output, states = values.pop(main), values
-        if not data and (whole := self.line.whole(output)):
-            output, states = whole, {main: output} | states
-        for name in states:
-            self.report.append(f"output {name!r:.200} carries states, which the model keeps")
-        made = self.line.finish(output, state_outputs=states)
-        self.report += self.line.carried(made)
-        return made
+    for output in call.outputs:
+        what = f"output {output.name!r:.200}"
+        if output.role == "rows":
+            lines.append(f"{what} is {_text(output.axes)}")
+        elif not output.value:
+            lines.append(f"{what} is a last state, which the model keeps and gives as its state")
+    return lines
+
+
+def _check_lengths(graph: spec.Graph) -> None:
+    """With lengths, nothing may look at what lies behind them as the program does."""
+    recurrent = {node.name for node in graph.nodes if isinstance(node.layer, spec.Recurrent)}
+    for node in graph.nodes:
+        layer = node.layer
+        if not layer.over_time or node.name in recurrent:
+            continue
+        ends = isinstance(layer, spec.Fold) and layer.function in ("first", "last")
+        if not ends or not recurrent.issuperset(node.reads):
+            raise ConvertError(
+                f"layer {node.name!r:.200} ({layer.kind}) goes over what lies behind the lengths "
+                f"of the rows; expected recurrent layers, and their last state, alone"
+            )

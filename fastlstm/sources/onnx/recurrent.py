@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import chain as spec
-from fastlstm.sources.line import Recurrence, Value
-from fastlstm.sources.onnx.file import Array
-from fastlstm.sources.onnx.step import Step
+from fastlstm import spec
+from fastlstm.sources.arrays import Value
+from fastlstm.sources.onnx.step import Lengths, Step
+from fastlstm.sources.onnx.tensors import Array
 
 __all__ = ["recurrent"]
 
 # Of each operator: the order of its gates, the functions of a direction, and how often biases are
 # kept for all gates.
+LENGTHS = 4  # by number, the input of them
 GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "h"}
 FUNCTIONS = {
     "LSTM": ("Sigmoid", "Tanh", "Tanh"),
@@ -44,10 +45,10 @@ ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-def recurrent(at: Step) -> list[Value | None]:
+def recurrent(at: Step) -> list[Any]:
     """Y, Y_h and, of an LSTM, Y_c."""
     op = at.node.op
-    direction = at.option("direction", "forward").lower()
+    direction = at.option("direction").lower()
     if op == "GRU" and at.version < 3 and direction == "foward":  # the default of the first version
         direction = "forward"
     if direction not in ("forward", "reverse", "bidirectional"):
@@ -55,111 +56,101 @@ def recurrent(at: Step) -> list[Value | None]:
             f"has the direction {direction!r:.40}; expected 'forward', 'reverse' or 'bidirectional'"
         )
     directions = 1 + (direction == "bidirectional")
-    batch_first = at.flag("layout") if at.version >= 14 else False
+    batch_first = at.version >= 14 and at.flag("layout")
     if at.version < 7 and not at.flag("output_sequence") and at.gives(0):
         raise at.refuse("gives a sequence that output_sequence=0 leaves out; expected 1 there")
     x = at.value(0)
+    if x.ndim != 3:
+        raise at.refuse(f"is given an array of shape {x.shape}; expected three axes")
     H = _hidden_size(at)
     functions = _functions(at, directions)
-    clip = at.option("clip", 0.0)
+    clip = float(at.option("clip") or 0.0)
     if clip < 0 or not math.isfinite(clip):
         raise at.refuse(f"has clip {clip}; expected a finite number of at least 0")
     coupled = op == "LSTM" and at.flag("input_forget")
-    weights = _Weights(at, directions, H, coupled)
-    options: dict[str, Any] = {
-        "bias": weights.has_bias,
-        "bidirectional": directions == 2,
-        "reverse": direction == "reverse",
-        "clip": clip,
-    }
-    sizes = (at.name, weights.input_size, H, 1)
-    layer: spec.Recurrent
+    layers = [_weights(at, directions, H, coupled)]
+    options: dict[str, Any] = {"reverse": direction == "reverse", "clip": clip}
     if op == "LSTM":
-        layer = spec.LSTM(
-            *sizes, **options, activations=functions, peepholes=at.has(7), coupled=coupled
-        )
+        options |= {"activations": functions, "coupled": coupled}
     elif op == "GRU":
-        after = at.flag("linear_before_reset") if at.version >= 3 else False
-        layer = spec.GRU(*sizes, **options, activations=functions, reset_after=after)
+        after = at.version >= 3 and at.flag("linear_before_reset")
+        options |= {"activations": functions, "reset_after": after}
     else:
         reverse = functions[1] if directions == 2 else ""
-        layer = spec.RNN(*sizes, **options, nonlinearity=functions[0], nonlinearity_reverse=reverse)
-    time_axis, batch_axis = (1, 0) if batch_first else (0, 1)
-    made = at.line.recurrent(
-        x,
-        layer,
-        weights.tensors(),
-        time_axis=time_axis,
-        batch_axis=batch_axis,
-        name=at.name,
-        h_0=_start(at, 5, batch_first),
-        c_0=_start(at, 6, batch_first) if op == "LSTM" else None,
-        lengths=_lengths(at, x, time_axis),
-    )
-    return _outputs(at, made, directions, H, batch_first)
+        options |= {"nonlinearity": functions[0], "nonlinearity_reverse": reverse}
+    _check_lengths(at, x.shape[1 if batch_first else 0])
+    if batch_first:
+        x = at.move(lambda p: p.swapaxes(0, 1), x)
+    h_0 = _start(at, 5, batch_first)
+    c_0 = _start(at, 6, batch_first) if op == "LSTM" else None
+    y, *states = at.b.recurrent(op.lower(), x, layers, h_0, c_0, **options)
+    shape = (*y.shape[:2], directions, H)
+    order = (1, 0, 2, 3) if batch_first else (0, 2, 1, 3)
+    made = [at.move(lambda p: p.reshape(shape).transpose(order), y)]
+    for state in states:
+        if state is not None and batch_first:
+            state = at.move(lambda p: p.swapaxes(0, 1), state)
+        made.append(state)
+    return made
 
 
 def _hidden_size(at: Step) -> int:
     R = at.weight(2, 3)
-    H = at.option("hidden_size", int(R.shape[2]))
+    H = at.option("hidden_size")
+    H = int(R.shape[2]) if H is None else H
     if H < 1 or R.shape[2] != H:
         raise at.refuse(f"has hidden_size {H} and R of shape {R.shape}; expected (..., {H})")
     return H
 
 
-class _Weights:
-    """W, R, B and P of both directions, of checked shapes, in the order of gates used here."""
+def _weights(at: Step, D: int, H: int, coupled: bool) -> list[dict[str, Array]]:
+    """W, R, B and P of each direction, of checked shapes, in the order of gates used here."""
+    gates = GATES[at.node.op]
+    G = len(gates)
+    W = at.weight(1, 3)
+    shapes = {"W": (D, G * H, W.shape[2]), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
+    arrays: dict[str, Array] = {}
+    for letter, index in (("W", 1), ("R", 2), ("B", 3), ("P", 7)):
+        if index < 3 or (at.has(index) and (letter != "P" or at.node.op == "LSTM")):
+            array = at.weight(index)
+            if array.shape != shapes[letter] or 0 in array.shape:
+                raise at.refuse(f"has {letter} of shape {array.shape}; expected {shapes[letter]}")
+            arrays[letter] = array
+    kinds: dict[str, type[spec.Recurrent]]
+    kinds = {"LSTM": spec.LSTM, "GRU": spec.GRU, "RNN": spec.RNN}
+    own = kinds[at.node.op].gates
+    order = [gates.index(gate) for gate in own.replace("f" if coupled else " ", "")]
+    # P holds i o f; here it is i f o, without f where that is coupled.
+    names = {
+        "weight_ih": ("W", order),
+        "weight_hh": ("R", order),
+        "bias_ih": ("B", order),
+        "bias_hh": ("B", [G + n for n in order]),
+        "weight_peephole": ("P", [0, 1] if coupled else [0, 2, 1]),
+    }
 
-    def __init__(self, at: Step, directions: int, H: int, coupled: bool) -> None:
-        gates = GATES[at.node.op]
-        G, D = len(gates), directions
-        W = at.weight(1, 3)
-        self.input_size = W.shape[2]
-        self.has_bias = at.has(3)
-        shapes = {"W": (D, G * H, self.input_size), "R": (D, G * H, H), "B": (D, 2 * G * H)}
-        shapes |= {"P": (D, 3 * H)}
-        self._arrays: dict[str, Array] = {}
-        for letter, index in (("W", 1), ("R", 2), ("B", 3), ("P", 7)):
-            if index < 3 or (at.has(index) and (letter != "P" or at.node.op == "LSTM")):
-                array = at.weight(index)
-                if array.shape != shapes[letter] or 0 in array.shape:
-                    raise at.refuse(
-                        f"has {letter} of shape {array.shape}; expected {shapes[letter]}"
-                    )
-                self._arrays[letter] = array
-        cls: dict[str, type[spec.Recurrent]]
-        cls = {"LSTM": spec.LSTM, "GRU": spec.GRU, "RNN": spec.RNN}
-        kept = cls[at.node.op].gates.replace("f" if coupled else " ", "")
-        self._order = [gates.index(gate) for gate in kept]
-        # P holds i o f; here it is i f o, without f where that is coupled.
-        self._peepholes = [0, 1] if coupled else [0, 2, 1]
-        self._hidden_size = H
-
-    def _rows(self, array: Array, blocks: list[int]) -> Array:
+    def blocks(array: Array, d: int, which: list[int]) -> Array:
         """Blocks of as many rows as there are units, in another order."""
-        parts = array.reshape(-1, self._hidden_size, *array.shape[1:])
-        return parts[blocks].reshape(-1, *array.shape[1:])
+        parts = array[d].reshape(-1, H, *array.shape[2:])
+        return np.asarray(parts[which].reshape(-1, *array.shape[2:]))
 
-    def tensors(self) -> dict[str, Array]:
-        made = {}
-        for d, suffix in zip(range(len(self._arrays["W"])), ("_l0", "_l0_reverse"), strict=False):
-            made[f"weight_ih{suffix}"] = self._rows(self._arrays["W"][d], self._order)
-            made[f"weight_hh{suffix}"] = self._rows(self._arrays["R"][d], self._order)
-            if "B" in self._arrays:
-                of_x, of_h = np.split(self._arrays["B"][d], 2)
-                made[f"bias_ih{suffix}"] = self._rows(of_x, self._order)
-                made[f"bias_hh{suffix}"] = self._rows(of_h, self._order)
-            if "P" in self._arrays:
-                made[f"weight_peephole{suffix}"] = self._rows(self._arrays["P"][d], self._peepholes)
-        return made
+    def ordered(letter: str, d: int, which: list[int]) -> Array:
+        return at.b.derived(arrays[letter], f"{d} {which}", lambda a: blocks(a, d, which))
+
+    return [
+        {n: ordered(letter, d, which) for n, (letter, which) in names.items() if letter in arrays}
+        for d in range(D)
+    ]
 
 
 def _functions(at: Step, directions: int) -> tuple[str, ...]:
     """The functions of all directions, each with the next of the parameters it takes."""
     default = FUNCTIONS[at.node.op] * directions
-    names = at.options("activations", str) or list(default)
-    alphas = iter(at.options("activation_alpha", float) or [])
-    betas = iter(at.options("activation_beta", float) or [])
+    # The default of an RNN's, in the operators' own description, is that of two directions.
+    given = at.option("activations") if "activations" in at.node.attributes else None
+    names = given or list(default)
+    alphas = iter(at.option("activation_alpha") or [])
+    betas = iter(at.option("activation_beta") or [])
     if len(names) != len(default):
         raise at.refuse(f"has {len(names)} activations; expected {len(default)}")
     made = []
@@ -169,8 +160,8 @@ def _functions(at: Step, directions: int) -> tuple[str, ...]:
                 f"has the activation {name!r:.80}; expected one of {', '.join(ACTIVATIONS)}"
             )
         function, defaults = ACTIVATIONS[name.lower()]
-        given = zip((alphas, betas), defaults, strict=False)
-        values = [next(numbers, default) for numbers, default in given]
+        pairs = zip((alphas, betas), defaults, strict=False)
+        values = [next(numbers, default) for numbers, default in pairs]
         if any(map(math.isnan, values)):
             raise at.refuse(
                 f"has the activation {name!r:.80} without an alpha or beta, for which there is no "
@@ -185,37 +176,26 @@ def _functions(at: Step, directions: int) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _start(at: Step, index: int, batch_first: bool) -> Value | None:
+def _start(at: Step, index: int, batch_first: bool) -> Any:
     if not at.has(index):
         return None
-    start = at.either(index)
-    return at.line.transpose(start, (1, 0, 2), at.name) if batch_first else start
+    start = at.any(index)
+    if not isinstance(start, Value):
+        start = at.weight(index, 3)
+    return at.move(lambda p: p.swapaxes(0, 1), start) if batch_first else start
 
 
-def _lengths(at: Step, x: Value, time_axis: int) -> Value | None:
-    """The input of lengths; a constant must say what is so without it."""
-    if not at.has(4):
-        return None
-    given = at.known(4)
+def _check_lengths(at: Step, steps: int) -> None:
+    """An input of lengths, or a constant that says what is so without it."""
+    given = at.inputs[4] if len(at.inputs) > 4 else None
+    if given is None or isinstance(given, Lengths):
+        return
     if isinstance(given, Value):
-        return given
-    if set(at.integers(4)) != {x.shape[time_axis]}:
         raise at.refuse(
-            f"has the constant sequence_lens {at.integers(4)[:8]}, and {x.shape[time_axis]} steps; "
+            f"reads lengths that are computed, {at.node.inputs[4]!r:.200}; expected an input"
+        )
+    if set(at.integers(4)) != {steps}:
+        raise at.refuse(
+            f"has the constant sequence_lens {at.integers(4)[:8]}, and {steps} steps; "
             f"expected as many for each row, or an input of lengths"
         )
-    return None
-
-
-def _outputs(
-    at: Step, made: Recurrence, directions: int, H: int, batch_first: bool
-) -> list[Value | None]:
-    line = at.line
-    sizes = [made.output.size(axis) for axis in (0, 1)]
-    y = line.reshape(made.output, [*sizes, directions, H], at.name)
-    if not batch_first:
-        y = line.transpose(y, (0, 2, 1, 3), at.name)
-    states = [made.h_n, made.c_n]
-    if batch_first:
-        states = [state and line.transpose(state, (1, 0, 2), at.name) for state in states]
-    return [y, *states]

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import ConvertError
-from fastlstm.sources.line import Line, Value
-from fastlstm.sources.onnx.file import ATTRIBUTE_KINDS, Array, Constants, Node
+from fastlstm.sources.arrays import Builder, Value
+from fastlstm.sources.arrays.core import check_size
+from fastlstm.sources.onnx.graph import Node
+from fastlstm.sources.onnx.tensors import Array, Tensors
 
-__all__ = ["Known", "Step"]
+__all__ = ["Known", "Lengths", "Step", "refused", "shape_of"]
 
-# What is known of an array: its numbers, among which there may be sizes that are not known, or
-# where it is on the line; None for an input that is left out.
-Known = Array | Value | None
 
-Option = TypeVar("Option", int, float, str)
+@dataclass(frozen=True)
+class Lengths:
+    """In place of an array: how many steps each row has, which the model is told by itself."""
+
+    name: str
+
+
+# What is known of an array; a list is a sequence of arrays.
+Known = Value | Array | Lengths | list[Any] | None
+
+ATTRIBUTE_KINDS = ("none", "float", "int", "string", "tensor", "graph", "floats", "ints", "strings")
+_FIELDS = {"float": "f", "int": "i", "string": "s", "tensor": "t"}
 
 # Operators of which PyTorch names a node after the path of a module: "/encoder/lstm/LSTM".
 OWN_LAYER = {
@@ -28,56 +40,116 @@ OWN_LAYER = {
 }
 
 
+@dataclass
+class Budget:
+    """Numbers that a run may compute from constants: so many, and so many times those stored.
+
+    A small file can ask for any number of them.
+    """
+
+    tensors: Tensors
+    spent: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
+
+    SPARE, TIMES = 2**20, 4
+
+    def take(self, numbers: int) -> None:
+        self.spent += numbers
+        if self.spent > self.SPARE + self.TIMES * self.tensors.count:
+            raise ConvertError(
+                "computes more numbers from constants than the file holds; expected a model whose "
+                "weights are stored"
+            )
+
+
 class Step:
-    """A node in use. Its methods raise ConvertError, naming the node, where the types are wrong."""
+    """A node in use. Its methods raise ConvertError, naming the node, where the types are wrong.
+
+    Parameters
+    ----------
+    node : Node
+    version : int
+        Of the set of operators.
+    builder : Builder
+    inputs : sequence of Value, array, Lengths, list or None
+    tensors : Tensors
+    budget : Budget
+    used : callable
+        Whether something needs an output of this name.
+    """
 
     def __init__(
         self,
         node: Node,
         version: int,
-        line: Line,
+        builder: Builder,
         inputs: Sequence[Known],
-        constants: Constants,
+        tensors: Tensors,
+        budget: Budget,
         used: Callable[[str], bool],
     ) -> None:
-        self.node = node
-        self.version = version
-        self.line = line
-        self.inputs = inputs
-        self.constants = constants
-        self.notes: list[str] = []
-        self._attributes = dict(node.attributes)
+        self.node, self.version, self.b = node, version, builder
+        self.inputs, self.tensors, self.budget = inputs, tensors, budget
         self._used = used
-        self.name = _layer_name(node)
+        self._defaults = _schema(node, version)
+        self._left = dict(node.attributes)
+        unknown = [name for name in (*node.attributes, *node.bodies) if name not in self._defaults]
+        if unknown:
+            raise self.refuse(f"has the attribute {unknown[0]!r:.80}, which is not supported")
 
     def refuse(self, text: str) -> ConvertError:
-        return ConvertError(f"{self.node.label} {text}")
+        return refused(self.node, text)
 
-    def reserve(self, numbers: int) -> None:
-        """Take so many numbers out of what may be computed from constants."""
-        self.constants.left -= numbers
-        if self.constants.left < 0:
-            raise self.refuse(
-                "computes more numbers from constants than the file holds; expected a model whose "
-                "weights are stored"
-            )
+    def note(self, text: str) -> None:
+        self.b.note(f"{self.node.label} {text}")
+
+    # Outputs
 
     def gives(self, index: int) -> bool:
         """Whether an output is there, and something needs it."""
         return index < len(self.node.outputs) and self._used(self.node.outputs[index])
 
+    def room(self, shape: Sequence[int], *arrays: Known) -> None:
+        """Check that an array of a shape may be made of others, before it is."""
+        if any(isinstance(array, Value) for array in arrays):
+            check_size(shape)
+            return
+        try:
+            self.budget.take(math.prod(shape))
+        except ConvertError as error:
+            raise self.refuse(str(error)) from None
+
+    def move(self, function: Callable[..., Any], *arrays: Known) -> Any:
+        """What a movement makes of arrays, be they constant or not."""
+        return self.b.move(function, *arrays)
+
+    # Inputs
+
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and self.inputs[index] is not None
 
-    def known(self, index: int) -> Array | Value:
+    def any(self, index: int) -> Value | Array:
+        """An input that is an array."""
         found = self.inputs[index] if index < len(self.inputs) else None
         if found is None:
             raise self.refuse(f"has no input number {index}; expected it")
+        if isinstance(found, Lengths):
+            raise self.refuse(
+                f"computes with {found.name!r:.200}, the lengths of the rows; expected recurrent "
+                f"layers alone to read them"
+            )
+        if isinstance(found, list):
+            raise self.refuse(f"has a sequence for its input number {index}; expected an array")
         return found
+
+    def all(self) -> list[Value | Array]:
+        """All inputs, of which there must be one."""
+        self.any(0)
+        return [self.any(index) for index in range(len(self.inputs))]
 
     def value(self, index: int) -> Value:
         """An input that is computed from the model's inputs."""
-        found = self.known(index)
+        found = self.any(index)
         if not isinstance(found, Value):
             raise self.refuse(
                 f"reads the constant {self.node.inputs[index]!r:.200} as its input number {index}; "
@@ -85,15 +157,10 @@ class Step:
             )
         return found
 
-    def either(self, index: int) -> Value:
-        """An input as a value, which it may be a constant of."""
-        found = self.known(index)
-        return found if isinstance(found, Value) else self.line.constant(self.numbers(index))
-
-    def numbers(self, index: int) -> Array:
+    def constant(self, index: int) -> Array:
         """An input that is constant."""
-        found = self.known(index)
-        if isinstance(found, Value) or found.dtype == object:
+        found = self.any(index)
+        if isinstance(found, Value):
             raise self.refuse(
                 f"has computed numbers for its input number {index}, "
                 f"{self.node.inputs[index]!r:.200}; expected a constant"
@@ -102,7 +169,7 @@ class Step:
 
     def weight(self, index: int, *ndim: int) -> Array:
         """An input that is constant, of floats, and of as many axes."""
-        array = self.numbers(index)
+        array = self.constant(index)
         if array.dtype.kind != "f" or (ndim and array.ndim not in ndim):
             raise self.refuse(
                 f"has for its input number {index}, {self.node.inputs[index]!r:.200}, an array of "
@@ -113,7 +180,7 @@ class Step:
 
     def integers(self, index: int) -> list[int]:
         """An input that is a constant integer or a list of them."""
-        array = self.numbers(index)
+        array = self.constant(index)
         if array.dtype.kind not in "iu" or array.ndim > 1:
             raise self.refuse(
                 f"has for its input number {index} an array of {array.dtype} and shape "
@@ -121,8 +188,16 @@ class Step:
             )
         return [int(n) for n in array.reshape(-1)]
 
+    def integer(self, index: int) -> int:
+        numbers = self.integers(index)
+        if len(numbers) != 1:
+            raise self.refuse(
+                f"has {len(numbers)} integers for its input number {index}; expected one"
+            )
+        return numbers[0]
+
     def scalar(self, index: int) -> float:
-        array = self.numbers(index)
+        array = self.constant(index)
         if array.size != 1:
             raise self.refuse(
                 f"has for its input number {index} an array of shape {array.shape}; expected one "
@@ -130,51 +205,72 @@ class Step:
             )
         return float(array.reshape(-1)[0])
 
-    def _attribute(self, name: str, kind: str) -> Any:
-        attribute = self._attributes.pop(name, None)
+    def axis(self, axis: int, ndim: int) -> int:
+        """An axis, counted from the first."""
+        if not -ndim <= axis < ndim:
+            raise self.refuse(f"works on axis {axis} of an array of {ndim}; expected one it has")
+        return axis % ndim
+
+    def axes(self, index: int, since: int) -> list[int] | None:
+        """Axes, which are an attribute in older versions of an operator and then an input."""
+        if self.version < since:
+            return self.option("axes")  # type: ignore[no-any-return]
+        return self.integers(index) if self.has(index) else None
+
+    # Attributes
+
+    def option(self, name: str) -> Any:
+        """An attribute, or its default in the operator's version; None if it has neither.
+
+        An integer, a float, a text, a list of these, or an array.
+        """
+        attribute = self._left.pop(name, None)
+        default = self._defaults.get(name)
         if attribute is None:
-            return None
-        code = attribute.type
-        if code >= len(ATTRIBUTE_KINDS) or ATTRIBUTE_KINDS[code] != kind or attribute.ref_attr_name:
-            given = ATTRIBUTE_KINDS[code] if code < len(ATTRIBUTE_KINDS) else f"type {code}"
+            return None if default is None else self._plain(default, ATTRIBUTE_KINDS[default.type])
+        kind = _kind(attribute.type)
+        wanted = self._kinds.get(name, kind)
+        if kind != wanted or kind == "none" or attribute.ref_attr_name:
             raise self.refuse(
-                f"has the attribute {name!r} of type {given}; expected it of type {kind}"
+                f"has the attribute {name!r} of type {kind}; expected it of type {wanted}"
             )
-        return attribute
+        return self._plain(attribute, kind)
 
-    def option(self, name: str, default: Option) -> Option:
-        """An attribute of the type of its default: an integer, a float or a string."""
-        kind = {int: "int", float: "float", str: "string"}[type(default)]
-        found = self._attribute(name, kind)
-        return default if found is None else type(default)(self._plain(found, kind))
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """An attribute that is 0 or 1."""
-        number = self.option(name, int(default))
+    def flag(self, name: str) -> bool:
+        """An attribute that is 0 or 1; 0 if it is left out."""
+        number = self.option(name) or 0
         if number not in (0, 1):
             raise self.refuse(f"has the attribute {name!r} of {number}; expected 0 or 1")
         return bool(number)
 
-    def options(self, name: str, of: type[Option]) -> list[Option] | None:
-        """An attribute that is a list; None if it is left out."""
-        kind = {int: "int", float: "float", str: "string"}[of]
-        found = self._attribute(name, f"{kind}s")
-        if found is None:
-            return None
-        return [of(self._plain(value, kind)) for value in getattr(found, f"{kind}s")]
+    def no_effect(self, *names: str) -> None:
+        """Attributes that change nothing at inference."""
+        for name in names:
+            self._left.pop(name, None)
 
-    def tensor(self, name: str) -> Array | None:
-        found = self._attribute(name, "tensor")
-        if found is None:
-            return None
-        return self.constants.array(found.t, f"{self.node.label}: attribute {name!r}")
+    def done(self) -> None:
+        """Refuse attributes that nothing has asked for."""
+        for name in self._left:
+            raise self.refuse(f"has the attribute {name!r:.80}, which is not supported")
 
-    def _plain(self, value: Any, kind: str) -> Any:
-        """A number or text of an attribute, or what the attribute itself holds."""
-        value = getattr(value, kind[0], value)
+    @property
+    def _kinds(self) -> dict[str, str]:
+        return _SCHEMAS[self.node.op, self.version][1]
+
+    def _plain(self, attribute: Any, kind: str) -> Any:
+        if kind == "tensor":
+            name = f"{self.node.label}: attribute {attribute.name!r}"
+            return self.tensors.array(attribute.t, name)
+        if kind.endswith("s"):
+            return [self._one(value, kind[:-1]) for value in getattr(attribute, kind)]
+        if kind not in _FIELDS:
+            raise self.refuse(f"has the attribute {attribute.name!r:.80} of type {kind}")
+        return self._one(getattr(attribute, _FIELDS[kind]), kind)
+
+    def _one(self, value: Any, kind: str) -> Any:
         if kind == "float":
             # Of 32 bits: 0.01 is the shortest text for the nearest of these.
-            return str(np.float32(value))
+            return float(str(np.float32(value)))
         if kind == "string":
             try:
                 return value.decode()
@@ -182,18 +278,19 @@ class Step:
                 raise self.refuse(f"has the text {value[:40]!r}; expected UTF-8") from None
         return value
 
-    def no_effect(self, *names: str) -> None:
-        """Attributes that change nothing at inference."""
-        for name in names:
-            self._attributes.pop(name, None)
 
-    def done(self) -> None:
-        """Refuse attributes that nothing has asked for."""
-        for name in self._attributes:
-            raise self.refuse(f"has the attribute {name!r:.80}, which is not supported")
+def refused(node: Node, text: str) -> ConvertError:
+    """An error that says which node it is about."""
+    error = ConvertError(f"{node.label} {text}")
+    error.placed = True  # type: ignore[attr-defined]
+    return error
 
 
-def _layer_name(node: Node) -> str:
+def shape_of(array: Value | Array) -> tuple[int, ...]:
+    return tuple(array.shape)
+
+
+def layer_name(node: Node) -> str:
     """What its layer is called: the path of its weight, or its own, as PyTorch writes paths."""
     for name in node.inputs[1:2]:
         path, _, last = name.rpartition(".")
@@ -202,4 +299,35 @@ def _layer_name(node: Node) -> str:
     name = node.name.replace("/", ".").strip(".")
     if node.op in OWN_LAYER:
         name = re.sub(rf"\.{node.op}(_\d+)?$", r"\1", name)
-    return name
+    return name or node.op
+
+
+def _kind(code: int) -> str:
+    """What an attribute is, by the number of its type."""
+    return ATTRIBUTE_KINDS[code] if code < len(ATTRIBUTE_KINDS) else f"type {code}"
+
+
+# By operator and version: attributes with their defaults, None where there is none, and types.
+_SCHEMAS: dict[tuple[str, int], tuple[dict[str, Any], dict[str, str]]] = {}
+
+
+def _schema(node: Node, version: int) -> dict[str, Any]:
+    key = (node.op, version)
+    if key not in _SCHEMAS:
+        import onnx
+
+        op = "Gelu" if node.op.startswith("Gelu by") else node.op
+        try:
+            schema = onnx.defs.get_schema(op, max(version, 20) if op != node.op else version)
+        except onnx.defs.SchemaError:
+            raise refused(
+                node, f"is of no operator of ONNX's version {version}; expected one that it has"
+            ) from None
+        defaults = {
+            name: a.default_value if a.default_value.name else None
+            for name, a in schema.attributes.items()
+        }
+        attributes: dict[str, Any] = dict(schema.attributes)
+        kinds = {name: _kind(a.type.value) for name, a in attributes.items()}
+        _SCHEMAS[key] = defaults, kinds
+    return _SCHEMAS[key][0]
