@@ -9,7 +9,7 @@ import numpy as np
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.aten.arithmetic import add, calculate, div, mul, neg, sub
-from fastlstm.sources.aten.matrices import matmul
+from fastlstm.sources.aten.matrices import linear, matmul
 from fastlstm.sources.aten.table import (
     Builder,
     Operand,
@@ -290,3 +290,40 @@ def scaled_dot_product_attention(
             attn_mask = np.where(attn_mask, 0.0, -np.inf)
         scores = add(b, scores, attn_mask)
     return matmul(b, softmax(b, scores, -1), value)
+
+
+@operator("_native_multi_head_attention")
+def native_multi_head_attention(
+    b: Builder,
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    embed_dim: int,
+    num_head: int,
+    qkv_weight: Operand,
+    qkv_bias: Operand,
+    proj_weight: Operand,
+    proj_bias: Operand,
+    mask: Operand | None = None,
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    mask_type: int | None = None,
+) -> tuple[Operand, Any]:
+    """The fused attention of torch.nn.MultiheadAttention, of (N, T, E)."""
+    if mask is not None:
+        raise ConvertError("attention with a mask that hides some of its keys is not supported")
+    heads = []
+    for x, w, bias in zip(
+        (query, key, value), chunk(b, qkv_weight, 3), chunk(b, qkv_bias, 3), strict=True
+    ):
+        n, steps, _ = shape_of(x)
+        split = reshape(b, linear(b, x, w, bias), (n, steps, num_head, embed_dim // num_head))
+        heads.append(transpose(b, split, 1, 2))
+    q, k, v = heads
+    scores = matmul(b, mul(b, q, (embed_dim // num_head) ** -0.5), transpose(b, k, -2, -1))
+    weights = softmax(b, scores, -1)
+    rows = transpose(b, matmul(b, weights, v), 1, 2)
+    made = linear(b, reshape(b, rows, shape_of(query)), proj_weight, proj_bias)
+    if need_weights and average_attn_weights:
+        weights = b.reduce("mean", weights, [1], False)
+    return made, weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator as op
@@ -79,7 +80,7 @@ class ExportedForward:
             )
             calls = [c for c in module["module_call_graph"] if c["fqn"] == ""]
             spec = calls[0]["signature"]["out_spec"] if calls and calls[0]["signature"] else None
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ConvertError(f"the exported program has no {error}; {RETRY}") from None
         self._places = _places(spec, len(self._results))
         self.outputs = tuple(place or "output" for place in self._places)
@@ -125,12 +126,10 @@ class ExportedForward:
         found = set(self._mutations)
         views: dict[str, set[str]] = {}
         for node in self.nodes:
-            try:
+            with _reading("of any kind"):
                 used = set(_used(node["inputs"]))
                 made = set(_used(node["outputs"]))
                 target = str(node["target"])
-            except (KeyError, TypeError):
-                raise ConvertError(f"a node of the exported program is not read; {RETRY}") from None
             own = {self._own[name] for name in used if name in self._buffers}
             own |= set().union(*(views[name] for name in used if name in views))
             operator = target.removeprefix("torch.ops.aten.").partition(".")[0]
@@ -170,10 +169,11 @@ class ExportedForward:
                     written[path] = now
             elif now is not old and not np.array_equal(now, self.attributes[path]):
                 written[path] = now
-        returned = {
-            place: aten.memory.current(self._argument(argument, values))
-            for place, argument in zip(self._places, self._results, strict=True)
-        }
+        with _reading("output"):
+            returned = {
+                place: aten.memory.current(self._argument(argument, values))
+                for place, argument in zip(self._places, self._results, strict=True)
+            }
         return Ran({p: v for p, v in returned.items() if v is not None}, written)
 
     def _follow(self, aten: Aten, node: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -181,22 +181,18 @@ class ExportedForward:
         name = target.rpartition(".")[0] if target.startswith("torch.ops.") else target
         if name in _CHECKS:
             return
-        try:
-            args: list[Any] = []
-            named: dict[str, Any] = {}
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        with _reading(target):
             for one in node["inputs"]:
                 value = self._argument(one["arg"], values)
                 if one["name"] == "dtype" and isinstance(value, int):
                     value = SCALAR_TYPES.get(value, value)
                 # Before version 8 of the schema, what is positional was not told.
                 if one["name"] and (one.get("kind") == 2 or named or "kind" not in one):
-                    named[one["name"]] = value
+                    named[str(one["name"])] = value
                 else:
                     args.append(value)
-            outputs = node["outputs"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConvertError(f"a node {target[:80]!r} of the exported program is not read "
-                               f"({error}); {RETRY}") from None  # fmt: skip
         path = _module(node)
         with aten.builder.at(path or name.rpartition(".")[2], path and f"module {path!r:.200}"):
             if name in _OF_NUMBERS:
@@ -205,7 +201,8 @@ class ExportedForward:
                 made = aten(name.removeprefix("torch.ops.aten."), args, named)
             else:
                 raise ConvertError(f"{target:.200}: this operator of torch is not supported")
-        _keep(values, outputs, made, target)
+        with _reading(target):
+            _keep(values, node["outputs"], made, target)
 
     def _argument(self, argument: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
         """The value of an argument of a node."""
@@ -223,6 +220,17 @@ class ExportedForward:
         if kind == "as_optional_tensor":
             return None if "as_none" in value else _symbol(value["as_tensor"], values)
         return _constant(argument)
+
+
+@contextlib.contextmanager
+def _reading(target: str) -> Iterator[None]:
+    """What is not as the schema says is a file that is damaged."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ConvertError(
+            f"a node {target[:80]!r} of the exported program is not read ({error}); {RETRY}"
+        ) from None
 
 
 def _constant(argument: Mapping[str, Any]) -> Any:

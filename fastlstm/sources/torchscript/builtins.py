@@ -144,7 +144,8 @@ ANYTHING: dict[str, Callable[..., Any]] = {
     "__isnot__": op.is_not,
     "device": lambda *name: "cpu",
     "warn": lambda *text: None,
-    "is_grad_enabled": lambda: False,
+    # Modules of torch take a fused way of the same numbers where no gradient is asked for.
+    "is_grad_enabled": lambda: True,
     "is_autocast_enabled": lambda: False,
     "is_autocast_cpu_enabled": lambda: False,
     "_set_grad_enabled": lambda value: None,

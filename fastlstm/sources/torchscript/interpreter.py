@@ -394,7 +394,9 @@ class Interpreter:
                 return code_of(first)
             case "device" | "layout" | "type":
                 return {"device": "cpu", "layout": None, "type": "cpu"}[name]
-            case "requires_grad" | "is_cuda" | "is_nested" | "is_mkldnn" | "is_sparse" | "is_xpu":
+            case "requires_grad":
+                return True
+            case "is_cuda" | "is_nested" | "is_mkldnn" | "is_sparse" | "is_xpu":
                 return False
             case "is_quantized" | "is_meta" | "is_mps" | "is_xla" | "is_vulkan" | "is_leaf":
                 return False
