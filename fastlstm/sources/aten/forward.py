@@ -21,7 +21,7 @@ from fastlstm.sources.arrays import follow as driver
 from fastlstm.sources.arrays import places as at
 from fastlstm.sources.aten.reductions import Unknown
 from fastlstm.sources.aten.table import Array, TokenError, is_array
-from fastlstm.sources.conversion import Call, Conversion, conversions
+from fastlstm.sources.conversion import Call, Conversion, conversions, joined
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
 __all__ = ["Endless", "Forward", "Input", "Ran", "convert", "flat"]
@@ -310,7 +310,19 @@ class _Program:
         made = driver.follow(self, parameters, [pairs], rows=self.rows)
         arguments = [a for a in made.call.arguments if a.name not in self.known.written]
         outputs = [a for a in made.call.outputs if a.name not in self.known.written]
-        return replace(made, call=Call(tuple(arguments), tuple(outputs)))
+        call = Call(tuple(arguments), tuple(outputs))
+        return replace(made, call=call, notes=(*made.notes, *self._notes()))
+
+    def _notes(self) -> Iterator[str]:
+        """What a stream carries, and what was left out."""
+        if self.known.written:
+            names = joined([*self.known.written])
+            yield f"carried from call to call, as forward changes it: {names}"
+        if self.pairs:
+            told = [f"{name} (what {output} was)" for name, output in self.pairs.items()]
+            yield f"carried from call to call: {joined(told)}"
+        if left := [one.name for one in self.forward.inputs if one not in self.inputs]:
+            yield f"left out, as forward allows: {joined(left)}"
 
     def _shape(self, name: str) -> tuple[int | None, ...] | None:
         shape = self.shapes[name]
