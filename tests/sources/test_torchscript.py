@@ -393,6 +393,21 @@ def rewritten(archive, change):
     return out
 
 
+def test_an_archive_without_constants():
+    out = io.BytesIO()
+    scripted = saved(torch.jit.script(nn.Linear(3, 2)))
+    with zipfile.ZipFile(scripted) as old, zipfile.ZipFile(out, "w") as new:
+        for item in old.infolist():
+            if "constants" not in item.filename and "byteorder" not in item.filename:
+                data = old.read(item)
+                if item.filename.endswith("linear.py"):
+                    data = b"op_version_set = 1\nimport __torch__.torch\n" + data
+                new.writestr(item.filename, data)
+    out.seek(0)
+    assert torchscript.is_archive(out)
+    assert [n.layer.kind for n in torchscript.read(out).graph.nodes] == ["linear"]
+
+
 LINEAR = "    weight = self.weight\n"
 
 

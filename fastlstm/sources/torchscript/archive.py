@@ -108,7 +108,7 @@ def is_archive(source: Source) -> bool:
             members = Archive(file, size, Budget(2 * size + SPARE_MEMORY)).members
         except ConvertError:
             return False  # the reader of checkpoints says what is wrong with it
-    return any(map(CODE.fullmatch, members)) and any(m.endswith("constants.pkl") for m in members)
+    return any(map(CODE.fullmatch, members)) and any(m.endswith("data.pkl") for m in members)
 
 
 def read_archive(source: Source) -> Archived:
@@ -136,7 +136,9 @@ def read_archive(source: Source) -> Archived:
         def saved(name: str) -> Any:
             return _saved(file, archive, f"{prefix}{name}", order, budget, dtypes)
 
-        root, constants = saved("data"), saved("constants")
+        root = saved("data")
+        # The first archives of this layout have no member for constants where there are none.
+        constants = saved("constants") if f"{prefix}constants.pkl" in archive.members else ()
         example = _example(archive, f"{prefix}traced_inputs.pkl", budget)
         code = {
             match[1].replace("/", "."): archive.inflated(name).decode("utf-8", "replace")
