@@ -9,22 +9,20 @@ the JSON would become in memory is counted before it is parsed.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import document
 from fastlstm.errors import ConvertError
-from fastlstm.sources.pytorch.archive import Archive
+from fastlstm.sources.pytorch.archive import Archive, Source, opened
 from fastlstm.sources.pytorch.checkpoint import SPARE_MEMORY, read_open
 from fastlstm.sources.pytorch.storages import RETRY, StoredTensor
 from fastlstm.sources.pytorch.unpickle import Budget
@@ -32,7 +30,6 @@ from fastlstm.sources.pytorch.unpickle import Budget
 __all__ = ["Exported", "Source", "is_exported", "read_exported"]
 
 Array = npt.NDArray[Any]
-Source = str | os.PathLike[str] | BinaryIO
 
 # The numbers of dtypes in the schema (ScalarType), which are not ATen's: ATen's number of each.
 SCALAR_TYPES = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 11, 13: 15}
@@ -64,19 +61,6 @@ class Exported:
     dtypes: dict[int, str]
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
-    """A file, and its size."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, str | os.PathLike):
-            file: BinaryIO = stack.enter_context(open(source, "rb"))
-        else:
-            file = source
-        size = file.seek(0, 2)
-        file.seek(0)
-        yield file, size
-
-
 def _programs(archive: Archive) -> list[str]:
     """Members that are the JSON of a program."""
     return [
@@ -88,7 +72,7 @@ def _programs(archive: Archive) -> list[str]:
 
 def is_exported(source: Source) -> bool:
     """Whether a file is one of ``torch.export.save``."""
-    with _opened(source) as (file, size):
+    with opened(source) as (file, size):
         if file.read(4) != b"PK\x03\x04":
             return False
         try:
@@ -107,7 +91,7 @@ def read_exported(source: Source) -> Exported:
     OSError
         If it cannot be read.
     """
-    with _opened(source) as (file, size):
+    with opened(source) as (file, size):
         budget = Budget(2 * size + SPARE_MEMORY)
         archive = Archive(file, size, budget)
         programs = _programs(archive)

@@ -6,15 +6,33 @@ is checked against the file, and charged to a budget, before memory is allocated
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.pytorch.storages import RETRY, Extent, check_crc
 from fastlstm.sources.pytorch.unpickle import Budget
 
-__all__ = ["Archive"]
+__all__ = ["Archive", "Source", "opened"]
+
+Source = str | os.PathLike[str] | BinaryIO
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
+    """A file, and its size."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, str | os.PathLike):
+            file: BinaryIO = stack.enter_context(open(source, "rb"))
+        else:
+            file = source
+        size = file.seek(0, 2)
+        file.seek(0)
+        yield file, size
 
 
 class _Member(NamedTuple):

@@ -8,16 +8,13 @@ The file is not trusted: it is read by the reader of checkpoints, and nothing of
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fastlstm.errors import ConvertError
-from fastlstm.sources.pytorch.archive import Archive
+from fastlstm.sources.pytorch.archive import Archive, Source, opened
 from fastlstm.sources.pytorch.checkpoint import SPARE_MEMORY
 from fastlstm.sources.pytorch.rebuild import Meaning, StoredModule
 from fastlstm.sources.pytorch.storages import RETRY, Storages, StoredTensor
@@ -25,7 +22,6 @@ from fastlstm.sources.pytorch.unpickle import Budget, Opaque, load
 
 __all__ = ["Archived", "ScriptObject", "Source", "is_archive", "read_archive"]
 
-Source = str | os.PathLike[str] | BinaryIO
 CODE = re.compile(r"(?:[^/]+/)?code/(.+)\.py")
 
 
@@ -86,22 +82,9 @@ class _Objects(Meaning):
         return made  # type: ignore[return-value]
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
-    """A file, and its size."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, str | os.PathLike):
-            file: BinaryIO = stack.enter_context(open(source, "rb"))
-        else:
-            file = source
-        size = file.seek(0, 2)
-        file.seek(0)
-        yield file, size
-
-
 def is_archive(source: Source) -> bool:
     """Whether a file is a zip archive with code in it, as ``torch.jit.save`` writes it."""
-    with _opened(source) as (file, size):
+    with opened(source) as (file, size):
         if file.read(4) != b"PK\x03\x04":
             return False
         try:
@@ -121,7 +104,7 @@ def read_archive(source: Source) -> Archived:
     OSError
         If it cannot be read.
     """
-    with _opened(source) as (file, size):
+    with opened(source) as (file, size):
         budget = Budget(2 * size + SPARE_MEMORY)
         archive = Archive(file, size, budget)
         roots = [name for name in archive.members if re.fullmatch(r"([^/]+/)?data\.pkl", name)]

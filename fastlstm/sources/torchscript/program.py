@@ -141,7 +141,8 @@ class ScriptForward:
             known = self.code.script_class(one.type)
             parameters = _names_in(known.attributes.get("__parameters__", ("", None))[1])
             for text in known.methods.values():
-                for name in _written_names(text) & arrays - parameters:
+                written = _written_names(text) & arrays - parameters
+                for name in (n for n in one.fields if n in written):
                     found[f"{path}.{name}" if path else name] = one.fields[name]
         return found
 
