@@ -456,7 +456,10 @@ class _Attempt:
         # Of a batch of fixed size, the one axis of that size is the batch.
         fixed = self._fixed_batch()
         own = fixed if fixed > 1 and None not in shape and shape.count(fixed) == 1 else None
-        return tuple(BATCH if n is None or n == own else n for n in shape)
+        axes = tuple(BATCH if n is None or n == own else n for n in shape)
+        if axes.count(BATCH) > 1:
+            raise ConvertError(f"several sizes of state {name!r:.200} are not known")
+        return axes
 
     def _shape(self, name: str, rows: int) -> tuple[int, ...]:
         """Of a state."""

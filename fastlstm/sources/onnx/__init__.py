@@ -168,15 +168,15 @@ def _followed(
         except ConvertError as error:
             failures.append(error)
     first = failures[0]
-    opened = [p for p in ports if p.shape is not None and None in p.shape[1:]]
-    if opened and isinstance(first, OpenSizeError):
-        names, shape = [p.name for p in opened], opened[0].shape or ()
+    if isinstance(first, OpenSizeError):
+        (port,) = [p for p in ports if p.name == first.name]
+        shape = port.shape or ()
         example = ", ".join(
             "None" if n == 0 else str(size or "...") for n, size in enumerate(shape)
         )
         raise ConvertError(
-            f"{first}; the file leaves sizes of {joined(names)!r} open, {_text(shape)}: tell them, "
-            f"as inputs={{{names[0]!r:.200}: ({example})}}"
+            f"{first}; the file leaves sizes of {port.name!r:.200} open, {_text(shape)}: tell "
+            f"them, as inputs={{{port.name!r:.200}: ({example})}}"
         )
     raise first
 

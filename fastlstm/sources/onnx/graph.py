@@ -152,7 +152,7 @@ def open_graph(source: Any) -> Graph:
                 f"{path!r:.500} has {size} bytes; expected at most {MAX_FILE}: save the weights of "
                 f"a larger model as external data"
             )
-        model = _parsed(path, file.read(MAX_FILE))
+        model = _parsed(path, file.read(size + 1))  # not more: so much is allocated
     return _graph(model, os.path.dirname(os.path.abspath(path)))
 
 

@@ -31,7 +31,7 @@ CARRIES = {
     *("Transpose", "Unsqueeze"),
 }
 
-MAX_NODES = 2**16  # that are run, those of a loop each time
+MAX_NODES = 2**14  # that are run, those of a loop each time
 MAX_LIVE = 2**26  # numbers of all arrays that are still to be read
 
 
@@ -53,6 +53,7 @@ class Program:
     ) -> None:
         self.graph, self.fixed, self.lengths, self.outputs = graph, fixed, lengths, outputs
         self.constant: dict[str, list[Any]] = {}  # what nodes give that read nothing else
+        self.is_endless = False
         self._drops: dict[int, list[list[str]]] = {}
 
     def __call__(self, builder: Builder, given: dict[str, Value]) -> Outcome:
@@ -146,8 +147,11 @@ class Run:
     def counted(self, node: Node) -> None:
         """Count a node that is run."""
         self.count += 1
-        if self.count > MAX_NODES:
-            raise refused(node, f"is run as number {self.count}; at most {MAX_NODES} are supported")
+        if self.count > MAX_NODES or self.program.is_endless:
+            self.program.is_endless = True  # however its inputs are taken
+            raise refused(
+                node, f"is run as number {MAX_NODES + 1}, which is more than there may be"
+            )
 
     def _freed(self, value: Known) -> None:
         if isinstance(value, Value):

@@ -99,19 +99,25 @@ def pairings(graph: Graph, inputs: Sequence[Port]) -> list[dict[str, str]]:
     if len(sure) == len(inputs):  # one of them is data, which comes first
         sure.pop(inputs[0].name)
     found.append(sure)
-    rest = [port for port in inputs[1:] if port.name not in sure]
-    by_order = dict(sure)
-    for port in rest:
-        for out in outputs[1:]:
-            if out.name not in by_order.values() and _fit(port, out):
-                by_order[port.name] = out.name
-                break
-    found.append(by_order)
+    found.append(sure | _by_order(inputs, outputs, sure))
     kept: list[dict[str, str]] = []
     for pairs in found:
         if pairs and pairs not in kept and len(pairs) < len(inputs):
             kept.append(pairs)
     return [*kept, {}]
+
+
+def _by_order(
+    inputs: Sequence[Port], outputs: Sequence[Port], sure: Mapping[str, str]
+) -> dict[str, str]:
+    """States that only their place tells: all inputs and outputs but the first, of known shapes."""
+    rest = [port for port in inputs[1:] if port.name not in sure]
+    free = [out for out in outputs[1:] if out.name not in sure.values()]
+    shapes = [port.shape for port in (*rest, *free)]
+    if len(rest) != len(free) or any(s is None or s.count(None) > 1 for s in shapes):
+        return {}
+    pairs = list(zip(rest, free, strict=True))
+    return {port.name: out.name for port, out in pairs if all(_fit(p, o) for p, o in pairs)}
 
 
 def _starts(graph: Graph) -> dict[str, str]:

@@ -59,7 +59,8 @@ def check_wire(data: bytes, description: Any) -> None:
                         )
                     if at + size > end:
                         raise ValueError("it ends early")
-                    left.append((at, at + size, message, depth + 1))
+                    if size:
+                        left.append((at, at + size, message, depth + 1))
                 at += size
             elif wire in (_FIXED64, _FIXED32):
                 at += 8 if wire == _FIXED64 else 4
