@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 from fastlstm import format, spec
 from fastlstm.errors import ConvertError
 from fastlstm.model import Model
+from fastlstm.options import Options, taking_options
 from fastlstm.paths import Path, at_path, name_of
 
 __all__ = ["convert", "from_torch"]
 
 
+@taking_options
 def convert(
     source: Any,
     destination: Path,
     *,
-    layers: str | Sequence[str] | None = None,
-    prefix: str | None = None,
-    nonlinearity: str | None = None,
-    ignore: Sequence[str] = (),
-    dtype: str = "float32",
-    vocabulary: Sequence[str] | None = None,
-    recipe: Path | None = None,
-    input_size: int | None = None,
-    inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
+    **options: Unpack[Options],
 ) -> Model:
     """Convert a trained checkpoint to a model file.
 
@@ -84,40 +77,21 @@ def convert(
     OSError
         If a file cannot be read or written.
     """
-    model = from_torch(
-        source,
-        layers=layers,
-        prefix=prefix,
-        nonlinearity=nonlinearity,
-        ignore=ignore,
-        dtype=dtype,
-        vocabulary=vocabulary,
-        recipe=recipe,
-        input_size=input_size,
-        inputs=inputs,
-        outputs=outputs,
-    )
+    model = from_torch(source, outputs=outputs, **options)
     model.check()
     model.save(destination)
     return model
 
 
+@taking_options
 def from_torch(
     source: Any,
     *,
-    layers: str | Sequence[str] | None = None,
-    prefix: str | None = None,
-    nonlinearity: str | None = None,
-    ignore: Sequence[str] = (),
-    dtype: str = "float32",
-    vocabulary: Sequence[str] | None = None,
-    recipe: Path | None = None,
-    input_size: int | None = None,
-    inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
     threads: int = 1,
     isa: str | None = None,
     reproducible: bool = False,
+    **options: Unpack[Options],
 ) -> Model:
     """A model of a live ``torch.nn.Module``, or of any other source; nothing is written.
 
@@ -127,18 +101,7 @@ def from_torch(
     from fastlstm import sources  # a third of the package, which running a model does not need
 
     with at_path(source) as found:
-        made = sources.read(
-            found,
-            layers=layers,
-            prefix=prefix,
-            nonlinearity=nonlinearity,
-            ignore=ignore,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            recipe=None if recipe is None else os.fsdecode(recipe),
-            input_size=input_size,
-            inputs=inputs,
-        )
+        made = sources.read(found, **options)
     name = name_of(source) or type(source).__qualname__
     return Model(
         format.ModelFile(

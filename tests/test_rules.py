@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "document": set(),
     "container": {"errors", "document", "durable", "identity"},
     "format": {"spec", "errors", "container", "document", "identity"},
-    "sources": {"spec", "chain", "reference", "errors", "signature"},
+    "options": {"errors"},
+    "sources": {"spec", "chain", "reference", "errors", "signature", "options"},
     "sources/exported/archive": {"spec", "errors", "document"},
     "sources/exported/program": {"spec", "errors", "document"},
     "sources/pytorch/reader": {
@@ -58,7 +59,7 @@ MAY_IMPORT = {
         *("spec", "format", "packed", "_engine", "stream", "pool", "sequences"),
         *("self_check", "summary", "paths"),
     },
-    "conversion": {"spec", "chain", "errors", "format", "model", "paths", "sources"},
+    "conversion": {"spec", "errors", "format", "model", "options", "paths", "sources"},
     "nn": {"spec", "arrays", "conversion", "errors", "model", "sequences"},
     "tokens": {"spec", "arrays", "model", "stream"},
     "generation": {"model", "tokens", "_engine"},

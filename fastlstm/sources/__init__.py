@@ -1,4 +1,4 @@
-"""Read a trained model from wherever it is, into layers and tensors.
+"""Read a trained model from wherever it is: a graph, its tensors, how it is called, and a report.
 
 Pure Python and NumPy: nothing here needs compiled code, and what a source needs to be read, torch
 for a live module, onnx or h5py for their files, is imported when there is one.
@@ -6,34 +6,76 @@ for a live module, onnx or h5py for their files, is imported when there is one.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 from fastlstm.errors import ConvertError
+from fastlstm.options import DEFAULTS, Options, complete
 from fastlstm.sources import audio, exported, keras, numbers, onnx, torchscript
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary
 from fastlstm.sources.pytorch import reader as pytorch
 
 __all__ = ["Conversion", "read"]
 
+# Every source can be stored in either type, take the text of its tokens, and be checked to be of so
+# many features.
+_COMMON = {"dtype", "vocabulary", "input_size"}
 
-def read(
-    source: str | os.PathLike[str] | Mapping[str, Any] | Any,
-    *,
-    layers: str | Sequence[str] | None = None,
-    prefix: str | None = None,
-    nonlinearity: str | None = None,
-    ignore: str | Sequence[str] = (),
-    dtype: str = "float32",
-    vocabulary: Sequence[str] | None = None,
-    recipe: str | os.PathLike[str] | None = None,
-    input_size: int | None = None,
-    inputs: Mapping[str, Any] | None = None,
-) -> Conversion:
-    """Read a model; what the source does not tell is taken from arguments, never guessed.
+
+class _Source:
+    """A source, and what it can be told by.
+
+    Parameters
+    ----------
+    given : object
+        What was given as the source.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        path = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+        self.path = path if isinstance(path, str) and os.path.isfile(path) else ""
+
+    @functools.cached_property
+    def tree(self) -> Any:
+        """What a file of numbers holds under its names; None of any other source."""
+        held = self.path and numbers.holds_numbers(self.path)
+        return numbers.read_numbers(self.path) if held else None
+
+    @functools.cached_property
+    def script(self) -> Any:
+        """The archive of a scripted module, a path or a file in memory; None if it is none."""
+        if self.path and self.tree is None and torchscript.is_archive(self.path):
+            return self.path
+        return torchscript.saved(self.given)
+
+
+class _Kind(NamedTuple):
+    """A kind of source.
+
+    Parameters
+    ----------
+    what : str
+        What it is called in a message.
+    fits : callable of a source and its options
+        Whether a source is of this kind.
+    read : callable of a source and its options
+    takes : set of str
+        Options beside the common ones that it takes.
+    """
+
+    what: str
+    fits: Callable[[_Source, Options], Any]
+    read: Callable[[_Source, Options], Conversion]
+    takes: frozenset[str]
+
+
+def read(source: Any, **options: Unpack[Options]) -> Conversion:
+    """Read a model; what the source does not tell is taken from options, never guessed.
 
     Parameters
     ----------
@@ -43,179 +85,139 @@ def read(
         pickle or HDF5 (told apart by content, ONNX by its name); a live module, an
         ``onnx.ModelProto``, a mapping of names to arrays or torch tensors, nested or not, or a list
         of them. Of TorchScript and of programs of torch.export, the forward is followed.
-    layers : str or sequence of str, optional
-        The layers in the order in which they run, as in ``"embedding, lstm, linear"``: a word for
-        each layer and function, with parameters if it has any, ``"elu(0.5)"``. One with weights can
-        be bound to a path, ``"lstm:encoder.rnn"``; branches stand in brackets,
-        ``"lstm, [linear:a | linear:b]"``. ``docs/layers.md`` has all of them. Needed unless the
-        source holds one recurrent block and nothing else, is a live module, whose forward tells,
-        or a stored one whose order is known.
-    prefix : str, optional
-        Take only the tensors under this dotted path, or, where there are none, those whose names
-        begin with it; of averages kept as a list, its path; "" takes all of a checkpoint that holds
-        several state dicts.
-    nonlinearity : {"tanh", "relu"}, optional
-        Of the RNNs, where the source does not tell.
-    ignore : str or sequence of str, optional
-        Patterns (:mod:`fnmatch`) of names of tensors that may stay unused, and of stored modules
-        without weights that forward does not run; of a Keras file also of layers that are left
-        out, each handing on what it reads.
-    dtype : {"float32", "float64"}
-        What the model is stored in.
-    vocabulary : sequence of str, optional
-        Token strings in order; by default what the checkpoint holds under "vocabulary" or "vocab".
-    recipe : str or path, optional
-        Of cells written by hand, which tensor is which gate (``docs/recipes.md``): the name of a
-        built-in recipe or the path of a TOML file. It also tells the order of the layers it names;
-        ``layers`` may add others to them.
-    input_size : int, optional
-        Features of a step, where the forward of a live module does not tell: the samples of a frame
-        that convolutions see. It is checked against every other source.
-    inputs : mapping, optional
-        Of an ONNX model, inputs that are the same in every call, as numbers or arrays, and the
-        sizes of others, as tuples (see :func:`fastlstm.sources.fixed.given_inputs`).
+    **options
+        Those of :func:`fastlstm.convert`.
 
     Raises
     ------
     ConvertError
-        If the source cannot be mapped, wholly and in one way only, to layers; the message lists
-        what was seen and says which argument helps.
+        If the source cannot be mapped, wholly and in one way only, to a graph; the message lists
+        what was seen and says which option helps.
     FormatError
         If a safetensors file is damaged.
     OSError
         If a file cannot be read.
     TypeError
-        If an argument is of a type that is not accepted.
+        If an option is of a type that is not accepted.
     """
-    _check_arguments(layers, prefix, nonlinearity, ignore, dtype, vocabulary, recipe, input_size)
-    named: dict[str, object] = {
-        "layers": layers,
-        "prefix": prefix,
-        "nonlinearity": nonlinearity,
-        "ignore": ignore,
-        "recipe": recipe,
-    }
-    path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    is_file = isinstance(path, str) and os.path.isfile(path)
-    is_onnx = onnx.is_model(source) or (is_file and path.endswith(".onnx"))
-    if inputs and not is_onnx:
-        raise ConvertError("inputs= was given, and the source is no ONNX model; leave it out")
-    held = numbers.read_numbers(path) if is_file and numbers.holds_numbers(path) else None
-    if held is not None:
-        is_file = False
-    script = path if is_file and torchscript.is_archive(path) else torchscript.saved(source)
-    if what := audio.audio_format(held):
-        made = _complete(what, path, held, named, dtype, vocabulary)
-    elif is_onnx:
-        _refuse_options("an ONNX model", named)
-        made = onnx.read(source, dtype, inputs)
-        chosen, note = chosen_vocabulary(vocabulary, None, made.graph)
-        made = replace(made, vocabulary=chosen, report=(*made.report, *note))
-    elif is_file and exported.is_exported(path):
-        _refuse_options("a program of torch.export", named)
-        made = _followed(exported.read, path, path, dtype, vocabulary)
-    elif script is not None and not any(named.values()):
-        made = _followed(torchscript.read, script, path, dtype, vocabulary)
-    elif is_file and keras.is_keras(path):
-        named.pop("ignore")
-        _refuse_options("a Keras model", named)
-        made = keras.read(path, ignore=ignore, dtype=dtype, vocabulary=vocabulary)
-    else:
-        made = pytorch.read(
-            source if held is None else numbers.named(held, path),
-            layers=layers,
-            prefix=prefix,
-            nonlinearity=nonlinearity,
-            ignore=ignore,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            recipe=recipe,
-            input_size=input_size,
-        )
+    given, opened = complete(options), _Source(source)
+    kind = next(kind for kind in _KINDS if kind.fits(opened, given))
+    for name, default in DEFAULTS.items():
+        if name not in kind.takes | _COMMON and given[name] != default:  # type: ignore[literal-required]
+            raise ConvertError(
+                f"{name}= was given, but {kind.what} says by itself which layers it has; leave it "
+                f"out"
+                if name != "inputs"
+                else f"inputs= was given, but {kind.what} has no inputs that are fixed by name; "
+                f"leave it out"
+            )
+    made = kind.read(opened, given)
     first = next(one for one in made.graph.inputs if not one.held)
-    size = first.tokens or math.prod(first.shape)
-    if input_size not in (None, size):
+    size, expected = first.tokens or math.prod(first.shape), given["input_size"]
+    if expected not in (None, size):
         raise ConvertError(
-            f"input_size={input_size} was given, but input {first.name!r} takes {size}; leave it "
-            f"out"
+            f"input_size={expected} was given, but input {first.name!r} takes {size}; leave it out"
         )
     return made
 
 
-def _complete(
-    what: str,
-    path: str,
-    tree: Any,
-    options: Mapping[str, object],
-    dtype: str,
-    vocabulary: Sequence[str] | None,
-) -> Conversion:
-    """A model of an audio program, which says by itself which layers it has."""
-    _refuse_options(what, options)
-    try:
-        made = audio.read_audio(tree, dtype)
-    except ConvertError as error:
-        raise ConvertError(f"{path}: {error}") from None
-    chosen_vocabulary(vocabulary, None, made.graph)
-    return made
-
-
-def _followed(
-    read: Callable[[Any, str], Conversion],
-    source: Any,
-    path: str,
-    dtype: str,
-    vocabulary: Sequence[str] | None,
-) -> Conversion:
-    """A program of torch, which computes what its code or its graph says."""
-    try:
-        made = read(source, dtype)
-    except ConvertError as error:
-        scripted = read is torchscript.read
-        module = f"torch.jit.load({path!r:.200})" if scripted and path else "module"
-        alone = "; layers= takes the weights alone, and has to name all that forward computes"
-        raise ConvertError(
-            f"{path or 'the scripted module'}: {error}\nSo forward is not followed. Another way is "
-            f"ONNX: torch.onnx.export({module}, example_inputs, 'model.onnx', dynamo=False)"
-            f"{alone if scripted else ''}"
-        ) from None
-    chosen, note = chosen_vocabulary(vocabulary, None, made.graph)
+def _with_vocabulary(made: Conversion, options: Options) -> Conversion:
+    """A model of a source that holds no vocabulary of its own."""
+    chosen, note = chosen_vocabulary(options["vocabulary"], None, made.graph)
     return replace(made, vocabulary=chosen, report=(*made.report, *note))
 
 
-def _refuse_options(what: str, options: Mapping[str, object]) -> None:
-    if given := [name for name, value in options.items() if value]:
+def _audio(source: _Source, options: Options) -> Conversion:
+    try:
+        made = audio.read_audio(source.tree, options["dtype"])
+    except ConvertError as error:
+        raise ConvertError(f"{source.path}: {error}") from None
+    return _with_vocabulary(made, options)
+
+
+def _onnx(source: _Source, options: Options) -> Conversion:
+    made = onnx.read(source.given, options["dtype"], options["inputs"])
+    return _with_vocabulary(made, options)
+
+
+def _keras(source: _Source, options: Options) -> Conversion:
+    return keras.read(
+        source.path,
+        ignore=options["ignore"],
+        dtype=options["dtype"],
+        vocabulary=options["vocabulary"],
+    )
+
+
+def _exported(source: _Source, options: Options) -> Conversion:
+    return _followed(source, options, lambda: exported.read(source.path, options["dtype"]), "")
+
+
+def _script(source: _Source, options: Options) -> Conversion:
+    alone = "; layers= takes the weights alone, and has to name all that forward computes"
+    return _followed(
+        source, options, lambda: torchscript.read(source.script, options["dtype"]), alone
+    )
+
+
+def _followed(
+    source: _Source, options: Options, read: Callable[[], Conversion], alone: str
+) -> Conversion:
+    """A program of torch, which computes what its code or its graph says."""
+    try:
+        made = read()
+    except ConvertError as error:
+        module = f"torch.jit.load({source.path!r:.200})" if alone and source.path else "module"
         raise ConvertError(
-            f"{given[0]}= was given, but {what} says by itself which layers it has; leave it out"
-        )
+            f"{source.path or 'the scripted module'}: {error}\nSo forward is not followed. Another "
+            f"way is ONNX: torch.onnx.export({module}, example_inputs, 'model.onnx', "
+            f"dynamo=False){alone}"
+        ) from None
+    return _with_vocabulary(made, options)
 
 
-def _check_arguments(
-    layers: object,
-    prefix: object,
-    nonlinearity: object,
-    ignore: object,
-    dtype: object,
-    vocabulary: object,
-    recipe: object,
-    input_size: object,
-) -> None:
-    def strings(value: object) -> bool:
-        return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
+def _weights(source: _Source, options: Options) -> Conversion:
+    given = source.given if source.tree is None else numbers.named(source.tree, source.path)
+    return pytorch.read(
+        given,
+        **{name: options[name] for name in _OF_WEIGHTS},  # type: ignore[literal-required]
+    )
 
-    if layers is not None and not strings(layers):
-        raise TypeError(f"layers is {layers!r:.100}; expected a string or a sequence of strings")
-    if prefix is not None and not isinstance(prefix, str):
-        raise TypeError(f"prefix is {prefix!r:.100}; expected a string")
-    if not strings(ignore):
-        raise TypeError(f"ignore is {ignore!r:.100}; expected a pattern or a sequence of patterns")
-    if vocabulary is not None and (isinstance(vocabulary, str) or not strings(vocabulary)):
-        raise TypeError(f"vocabulary is {vocabulary!r:.100}; expected a sequence of strings")
-    if not isinstance(recipe, str | os.PathLike | None):
-        raise TypeError(f"recipe is {recipe!r:.100}; expected a name or the path of a TOML file")
-    if input_size is not None and (type(input_size) is not int or input_size < 1):
-        raise TypeError(f"input_size is {input_size!r:.100}; expected a positive integer")
-    if nonlinearity not in (None, "tanh", "relu"):
-        raise ConvertError(f"nonlinearity is {nonlinearity!r:.100}; expected 'tanh' or 'relu'")
-    if dtype not in ("float32", "float64"):
-        raise ConvertError(f"dtype is {dtype!r:.100}; expected 'float32' or 'float64'")
+
+def _is_onnx(source: _Source, options: Options) -> bool:
+    return onnx.is_model(source.given) or source.path.endswith(".onnx")
+
+
+def _is_script(source: _Source, options: Options) -> bool:
+    """Whether the forward of an archive is followed: not if layers of its weights are named."""
+    named = any(options[name] for name in _TOLD)  # type: ignore[literal-required]
+    return source.script is not None and not named
+
+
+_TOLD = ("layers", "prefix", "nonlinearity", "ignore", "recipe")
+_OF_WEIGHTS = (*_TOLD, "dtype", "vocabulary", "input_size")
+
+# The first that fits is read.
+_KINDS = (
+    _Kind("an ONNX model", _is_onnx, _onnx, frozenset({"inputs"})),
+    _Kind(
+        "a model of an audio program",
+        lambda source, options: audio.audio_format(source.tree),
+        _audio,
+        frozenset(),
+    ),
+    _Kind(
+        "a program of torch.export",
+        lambda source, options: source.path and exported.is_exported(source.path),
+        _exported,
+        frozenset(),
+    ),
+    _Kind("an archive of TorchScript", _is_script, _script, frozenset()),
+    _Kind(
+        "a Keras model",
+        lambda source, options: source.path and source.tree is None and keras.is_keras(source.path),
+        _keras,
+        frozenset({"ignore"}),
+    ),
+    _Kind("a checkpoint", lambda source, options: True, _weights, frozenset(_TOLD)),
+)

@@ -350,8 +350,8 @@ def _computed(
 ) -> dict[str, Array]:
     """Rows of a few steps, by their equations in float64."""
     if len(outputs) > MOST_OUTPUTS:
-        names = [*outputs]
-        parts = [names[:MOST_OUTPUTS], names[MOST_OUTPUTS:]]
+        every = [*outputs]
+        parts = [every[:MOST_OUTPUTS], every[MOST_OUTPUTS:]]
         first, rest = (_computed(nodes, given, {n: outputs[n] for n in part}) for part in parts)
         return first | rest
     tensors: dict[str, Array] = {}
