@@ -25,7 +25,7 @@ def choice(run: Run, node: Node, inputs: list[Known], scope: Scope) -> list[Know
         raise refused(
             node,
             f"chooses by input {names}; tell what that always is, as "
-            f"inputs={{{told[0].name!r:.80}: 1}}"
+            f"inputs={{{told[0].name!r:.80}: ...}}"
             if told
             else "chooses by what the model computes; expected a condition that is constant",
         )
