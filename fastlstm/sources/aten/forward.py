@@ -55,6 +55,8 @@ class Input:
         Whether the shape is one of many: that of the array which the forward was traced with.
     optional : bool
         Whether it may be left out; it is, unless it is a state.
+    state : bool
+        Whether it can be a state, whatever it is called.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Input:
     kind: str = ""
     example: bool = False
     optional: bool = False
+    state: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,8 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes, int]]:
     names = [*shapes]
     pairs: dict[str, str] = {}
     for most in range(min(len(names) - 1, len(forward.outputs)), 0, -1):
-        if all(STATE_NAME.fullmatch(name) for name in names[-most:]):
+        last = forward.inputs[-most:]
+        if all(one.state or STATE_NAME.fullmatch(one.name) for one in last):
             pairs = dict(zip(names[-most:], _given_back(forward.outputs, most), strict=True))
             break
     free = [name for name in pairs if shapes[name] is None]
