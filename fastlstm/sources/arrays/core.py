@@ -84,6 +84,8 @@ class Core:
         self.rows: Rows = Rows(before.rows if before else None)
         self.loops = Loops(self.rows)
         self.notes: dict[str, None] = {}
+        # Places of what whole recurrences leave, beside their outputs.
+        self.last_states: list[Array] = []
         self._at: list[tuple[str, str]] = []
         self.derived_arrays: dict[Any, tuple[Array, Array]] = {}  # may be shared by runs
         self.operations = 0

@@ -69,9 +69,8 @@ def _output(builder: Any, name: str, value: Value) -> tuple[str, tuple[str | int
     """The row that an output is of, and what its axes are."""
     with builder.at(f"output {name}", f"output {name!r:.200}"):
         places = builder.rolled(value.places)
-        given = builder.frame([places])
-        columns = at.columns(given.apart(places), batch=builder.batch, counts=builder.rows.counts)
-        row = tuple(n for n in given.row if n != 1)
+        given, columns, core = _taken_apart(builder, places)
+        row = (*(n for n in given.row if n != 1), *core)
         timed = (columns.lag != ANY).any()
         if timed and not columns.steps:
             if builder.steps:
@@ -85,7 +84,28 @@ def _output(builder: Any, name: str, value: Value) -> tuple[str, tuple[str | int
             if len(parts) > 1:
                 raise ConvertError("an axis is time or the batch together with something else")
             kinds.append(parts[0].size if parts[0].kind == "row" else parts[0].kind)
-        return read, tuple(kinds)
+        return read, (*kinds, *core)
+
+
+def _taken_apart(builder: Any, places: Array) -> tuple[at.Frame, at.Columns, tuple[int, ...]]:
+    """What the axes of an output are, the columns of its row, and axes known to be of a row.
+
+    The two ends of a sequence side by side, as two directions leave them, look like two steps: they
+    are taken for the features of one row where they are no steps.
+    """
+    failed: ConvertError | None = None
+    for core in (0, 1)[: 1 + (places.ndim > 0)]:
+        try:
+            given = builder.frame([places], core)
+            columns = at.columns(
+                given.apart(places), batch=builder.batch, counts=builder.rows.counts
+            )
+        except ConvertError as error:
+            failed = failed or error
+        else:
+            return given, columns, places.shape[places.ndim - core :]
+    assert failed is not None
+    raise failed
 
 
 class _Graph:

@@ -453,6 +453,8 @@ class _Attempt:
             raise ConvertError(f"the shape of state {name!r:.200} is not known")
         if parameter.axes is not None:
             return parameter.axes
+        if shape.count(None) > 1:
+            raise ConvertError(f"the shape {shape} of state {name!r:.200} has two unknown sizes")
         # Of a batch of fixed size, the one axis of that size is the batch.
         fixed = self._fixed_batch()
         own = fixed if fixed > 1 and None not in shape and shape.count(fixed) == 1 else None

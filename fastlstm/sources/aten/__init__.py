@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from fastlstm.sources.aten import (  # noqa: F401  (each enters its operators in
     views,
 )
 from fastlstm.sources.aten.memory import Memory
+from fastlstm.sources.aten.ragged import Ragged
+from fastlstm.sources.aten.ragged import apply as ragged
 from fastlstm.sources.aten.reductions import Unknown
 from fastlstm.sources.aten.table import OPERATORS, Builder, Value, is_array, shape_of
 
-__all__ = ["OPERATORS", "SHARES_MEMORY", "Aten", "Memory", "Unknown"]
+__all__ = ["OPERATORS", "SHARES_MEMORY", "Aten", "Memory", "Ragged", "Unknown"]
 
 # They change the shape of the array that they are called on, and not its numbers.
 _RESHAPES_IN_PLACE = {
@@ -46,6 +49,7 @@ class Aten:
         self.builder = builder
         self.memory = Memory()
         self._views: dict[Any, tuple[Any, Any]] = {}
+        self._calls: Counter[str] = Counter()
 
     def __call__(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """What an operator gives.
@@ -60,19 +64,21 @@ class Aten:
         Raises
         ------
         ConvertError
-            If the operator is not known, or not of these arguments; the message begins with `name`.
+            If the operator is not known, or not of these arguments; the message begins with `name`,
+            and the error's `operator` and `nth` tell which call of it that was.
         """
+        self._calls[name] += 1
         try:
             return self._run(name, args, named)
         except ConvertError as error:
             if not getattr(error, "operator", None):
                 error.args = (f"{name}: {error}",)
-                error.operator = name  # type: ignore[attr-defined]
+                error.operator, error.nth = name, self._calls[name]  # type: ignore[attr-defined]
             raise
         except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError,
                 OverflowError, KeyError) as error:  # fmt: skip
             refused = ConvertError(f"{name} of {described([*args, *named.values()])}: {error}")
-            refused.operator = name  # type: ignore[attr-defined]
+            refused.operator, refused.nth = name, self._calls[name]  # type: ignore[attr-defined]
             raise refused from error
 
     def _run(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -80,6 +86,8 @@ class Aten:
             raise ConvertError(f"it reshapes an array in place; write x = x.{name[:-1]}(...)")
         args = [self.current(x) for x in args]
         named = {key: self.current(x) for key, x in named.items()}
+        if any(isinstance(x, Ragged) for x in _items([*args, *named.values()])):
+            return ragged(self.builder, name, args, named)
         function = OPERATORS.get(name)
         if function is not None and name in SHARES_MEMORY and _is_view_of_constant(args, named):
             # The same view of a weight is one array, as often as it is taken: so it stays one.
@@ -115,6 +123,15 @@ class Aten:
             if same or not made.places.flags.writeable:
                 return Value(made.places.copy(), made.kind)
         return np.asarray(made) if isinstance(made, np.generic) else made
+
+
+def _items(values: Iterable[Any]) -> Iterator[Any]:
+    """Values, and those in lists of them."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
 
 
 def _is_view_of_constant(args: Sequence[Any], named: Mapping[str, Any]) -> bool:

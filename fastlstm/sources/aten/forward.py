@@ -24,7 +24,7 @@ from fastlstm.sources.aten.table import Array, TokenError, is_array
 from fastlstm.sources.conversion import Call, Conversion, conversions, joined
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
-__all__ = ["Endless", "Forward", "Input", "Ran", "convert", "flat"]
+__all__ = ["Endless", "Forward", "Input", "Ran", "Zeros", "convert", "flat"]
 
 # Sizes of the axes of a state that are not known, until a weight tells: none of them comes up by
 # itself, and none is a multiple of another.
@@ -68,6 +68,19 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Zeros:
+    """What a state holds before the first call, if that is zeros of any batch.
+
+    Parameters
+    ----------
+    shape : tuple of int or None
+        None for the batch.
+    """
+
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Ran:
     """What a run of a forward gave.
 
@@ -91,8 +104,8 @@ class Forward(Protocol):
     attributes: dict[str, Any]  # its own arrays, and what else it holds, by path
     dtypes: Mapping[int, str]  # by the id of an array, what it is stored in
 
-    def may_write(self) -> dict[str, Array]:
-        """By path, arrays that it seems to change."""
+    def may_write(self) -> Mapping[str, Array | Zeros]:
+        """By path, arrays that it seems to change, as they are before the first call."""
         ...
 
     def __call__(
@@ -180,9 +193,9 @@ def _followed(forward: Forward) -> driver.Followed:
         raise ConvertError("forward takes no array")
     failed: list[tuple[int, ConvertError]] = []
     seems = forward.may_write()
-    begins = [seems, {}] if seems else [{}]
+    begins: list[Mapping[str, Any]] = [seems, {}] if seems else [{}]
     for (pairs, shapes, rows), written in itertools.product(_pairings(forward), begins):
-        known = _Known(written)
+        known = _Known(dict(written))
         for _ in range(MOST_TRIES):
             program = _Program(forward, known, pairs, shapes, rows)
             try:
@@ -307,7 +320,7 @@ class _Program:
             for one in self.inputs
         ]
         parameters += [
-            driver.Parameter(path, np.shape(start), start=start)
+            driver.Parameter(path, start.shape, start=None if isinstance(start, Zeros) else start)
             for path, start in self.known.written.items()
         ]
         pairs = self.pairs | {path: path for path in self.known.written}
@@ -360,7 +373,30 @@ class _Program:
                 )
             if (place or "output") not in self.left_out:
                 outputs[place or "output"] = value
-        return driver.Outcome(outputs, written)
+        return driver.Outcome(self._without_last_states(builder, outputs), written)
+
+    def _without_last_states(
+        self, builder: Builder, outputs: dict[str, Value]
+    ) -> dict[str, Value]:
+        """Outputs, without what is behind the first and is the last states of recurrent layers.
+
+        These are the state that a model carries and returns by itself.
+        """
+        if not builder.last_states:
+            return outputs
+        known = np.concatenate([places.ravel() for places in builder.last_states])
+        kept: dict[str, Value] = {}
+        for n, (place, value) in enumerate(outputs.items()):
+            carried = place in self.pairs.values()
+            own = isinstance(value, Value) and bool(np.isin(value.places, known).all())
+            if n == 0 or carried or not own:
+                kept[place] = value
+            else:
+                builder.note(
+                    f"output {place!r:.200} is the last states of recurrent layers, which the "
+                    f"model returns as its state"
+                )
+        return kept
 
     def _take_example(self, inputs: Mapping[str, Value]) -> None:
         """Tell the sizes of inputs that are known from those that the forward was traced with.

@@ -110,9 +110,16 @@ def lstm(
     if not isinstance(hx, list | tuple):  # lstm.data(data, batch_sizes, hx, params, ...)
         raise ConvertError("a packed sequence is run; expected a padded array")
     biases: bool = has_biases
-    return run(
+    made = run(
         b, "lstm", input, hx, params, biases, num_layers, dropout, train, bidirectional, batch_first
     )
+    return _whole(b, made)
+
+
+def _whole(b: Builder, made: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """What a whole recurrence gives, the last states of which are known as such."""
+    b.last_states += [state.places for state in made[1:] if isinstance(state, Value)]
+    return made
 
 
 def _without_cell_state(name: str, cell: str, **options: str) -> None:
@@ -130,10 +137,11 @@ def _without_cell_state(name: str, cell: str, **options: str) -> None:
     ) -> tuple[Operand, ...]:
         if not isinstance(params, list | tuple) or isinstance(has_biases, list | tuple):
             raise ConvertError("a packed sequence is run; expected a padded array")
-        return run(
+        made = run(
             b, cell, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional,
             batch_first, **options,
         )  # fmt: skip
+        return _whole(b, made)
 
     operator(name)(apply)
 

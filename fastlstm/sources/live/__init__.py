@@ -3,39 +3,53 @@
 The forward runs on small random arrays of each shape that its inputs may have, on a copy of the
 module in evaluation. ``torch.jit.trace`` records what it computes, hooks and all, and the record is
 followed as an archive is (:mod:`fastlstm.sources.torchscript`). What depends on the numbers of an
-input, and not on its shape alone, no record has, and is refused.
+input, and not on its shape alone, no record has, and is refused. What comes out is compared with
+what the module gives.
 """
 
 from __future__ import annotations
 
-import sys
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastlstm.errors import ConvertError
 from fastlstm.sources.aten.forward import convert
-from fastlstm.sources.conversion import TIME, Conversion
+from fastlstm.sources.conversion import BATCH, TIME, Argument, Call, Conversion
+from fastlstm.sources.live import report
+from fastlstm.sources.live.comparison import compare
 from fastlstm.sources.live.forward import LiveForward
-from fastlstm.sources.live.inputs import candidates
+from fastlstm.sources.live.inputs import Given, Sizes, candidates
 from fastlstm.sources.live.subject import Subject
+from fastlstm.sources.live.watch import chance
 
-__all__ = ["is_live", "read"]
-
-
-def _has_time(made: Conversion) -> bool:
-    return made.call is not None and any(TIME in a.axes for a in made.call.arguments)
+__all__ = ["Live", "read"]
 
 
-def is_live(source: object) -> bool:
-    """Whether it is a module that runs code of its own; where torch was never imported, none is."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(source, torch.nn.Module):
-        return False
-    return not isinstance(source, torch.jit.ScriptModule)
+@dataclass(frozen=True, eq=False)
+class Live:
+    """What a module became.
+
+    Parameters
+    ----------
+    conversion : Conversion
+    read : tuple of str
+        The names of the weights that forward computes with, within the part that was read.
+    """
+
+    conversion: Conversion
+    read: tuple[str, ...]
 
 
 def read(
-    module: Any, dtype: str = "float32", prefix: str = "", input_size: int | None = None
-) -> Conversion:
+    module: Any,
+    dtype: str = "float32",
+    prefix: str = "",
+    input_size: int | None = None,
+    shapes: Mapping[str, Sizes] | None = None,
+) -> Live:
     """Read a live module.
 
     Parameters
@@ -48,6 +62,8 @@ def read(
         The path of the part of it that is read, "" for the whole.
     input_size : int, optional
         Features of a step, where the module takes several sizes.
+    shapes : mapping of str to tuple of (int or None), optional
+        The shapes of arguments of forward, None for the batch and for time.
 
     Raises
     ------
@@ -55,22 +71,54 @@ def read(
         If forward takes no input that is tried, or computes what no graph can; the message names
         the module, the operator and the line of code.
     """
-    subject = Subject(module, prefix)
+    # What torch says of records in general is no news to whoever converts.
+    with warnings.catch_warnings(), chance():
+        warnings.simplefilter("ignore")
+        return _read(Subject(module, prefix), dtype, input_size, shapes or {})
+
+
+def _read(
+    subject: Subject, dtype: str, input_size: int | None, shapes: Mapping[str, Sizes]
+) -> Live:
     failed: ConvertError | None = None
-    without: Conversion | None = None
-    for given in candidates(subject, input_size):
-        try:
-            forward = LiveForward(subject, given)
-            made = convert(forward, "forward was run and recorded", dtype)
-        except ConvertError as error:
-            failed = failed or error
-            continue
-        # One step a call, of which the states could be given and are not, remembers nothing.
-        if given.is_whole(subject) or _has_time(made):
-            return made
-        without = without or made
-    if without is not None:
-        return without
+    step: Live | None = None
+    try:
+        if not subject.needed:
+            raise ConvertError("its forward takes no array by name; expected one")
+        _ = subject.dtype
+        for given in candidates(subject, input_size, shapes):
+            try:
+                forward = LiveForward(subject, given)
+                made = _with_lengths(convert(forward, "forward was run and recorded", dtype), given)
+                compare(forward, made)
+            except ConvertError as error:
+                failed = failed or error
+                continue
+            found = Live(
+                dataclasses.replace(made, report=(*report.lines(forward, made), *made.report[1:])),
+                report.used(subject),
+            )
+            # One step a call, of which the states could be given and are not, remembers nothing.
+            if given.is_whole(subject) or _has_time(made):
+                return found
+            step = step or found
+    except ConvertError as error:
+        failed = failed or error
+    if step is not None:
+        return step
     if failed is None:
         raise ConvertError(subject.refusal())
-    raise ConvertError(f"{subject.described} is not converted: {failed}")
+    raise ConvertError(f"{subject.described} is not converted: {failed}") from failed
+
+
+def _with_lengths(made: Conversion, given: Given) -> Conversion:
+    """With the arguments that are the lengths of rows, which are no inputs of a graph."""
+    assert made.call is not None
+    names = [one.place for one in given.arrays if one.kind == "lengths"]
+    lengths = tuple(Argument(name, (BATCH,), "lengths") for name in names)
+    call = Call((*made.call.arguments, *lengths), made.call.outputs)
+    return dataclasses.replace(made, call=call)
+
+
+def _has_time(made: Conversion) -> bool:
+    return made.call is not None and any(TIME in a.axes for a in made.call.arguments)

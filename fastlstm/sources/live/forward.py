@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import io
-import warnings
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import ConvertError
-from fastlstm.sources.arrays import Builder
-from fastlstm.sources.aten.forward import Input, Ran, flat
-from fastlstm.sources.live.inputs import Given
+from fastlstm.sources.arrays import Builder, Value
+from fastlstm.sources.aten import Ragged
+from fastlstm.sources.aten.forward import Input, Ran, Zeros, flat
+from fastlstm.sources.live.inputs import B, Given, arguments
+from fastlstm.sources.live.states import State, nested, states_of
 from fastlstm.sources.live.subject import Subject
-from fastlstm.sources.live.taint import tensors_in
+from fastlstm.sources.live.watch import line_of, tensors_in
 from fastlstm.sources.torchscript.archive import read_archive
 from fastlstm.sources.torchscript.program import ScriptForward
 
-__all__ = ["LiveForward", "arguments"]
+__all__ = ["LiveForward"]
 
 Array = npt.NDArray[Any]
+SizesOf = Mapping[str, tuple[int, ...]]
 
 
-def arguments(
-    subject: Subject, given: Given, sizes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """Random arrays of these sizes, as forward takes them."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class _Record:
+    """A forward that was recorded, and what torch knows of where each operator was called."""
 
-    dtype = torch.float64 if subject.double else torch.float32
-
-    def made(place: str) -> Any:
-        generator = torch.Generator().manual_seed(0)
-        if given.kinds.get(place) == "int":
-            return torch.zeros(sizes[place], dtype=torch.int64)
-        return torch.randn(sizes[place], generator=generator, dtype=dtype)
-
-    return {
-        name: tuple(map(made, places)) if isinstance(places, tuple) else made(places)
-        for name, places in given.nested.items()
-    }
+    script: ScriptForward
+    traced: Any
 
 
 class LiveForward:
@@ -52,98 +44,157 @@ class LiveForward:
     subject : Subject
     given : Given
         What it takes.
+
+    Raises
+    ------
+    ConvertError
+        If no record can have what it does.
     """
 
     def __init__(self, subject: Subject, given: Given) -> None:
-        self._subject, self._given = subject, given
+        self.subject, self.given = subject, given
         first = arguments(subject, given, given.sizes)
-        self._changed = subject.changed(first)
-        self.inputs = tuple(
-            Input(place, shape, given.kinds.get(place, "float"), state=n > 0)
-            for n, (place, shape) in enumerate(given.shapes.items())
+        returned = subject.watched(first)
+        self.states: tuple[State, ...] = states_of(
+            subject, first, arguments(subject, given, _larger(given))
         )
-        self.outputs = tuple(place or "output" for place, _ in flat(subject.run(first)))
-        self.attributes: dict[str, Any] = dict(self._changed)
-        self.dtypes: Mapping[int, str] = {}
-        self._recorded: dict[Any, ScriptForward] = {}
-        self.dtypes = dict(self._record(given.sizes).dtypes)
+        self._starts = {place: s for state in self.states for place, s in state.starts.items()}
+        self.inputs = tuple(
+            Input(one.place, one.shape, one.kind, state=one.state)
+            for one in given.arrays
+            if one.kind != "lengths"
+        )
+        self.outputs = tuple(place or "output" for place, _ in flat(returned))
+        for place, value in flat(returned):
+            if not [*tensors_in(value)]:
+                raise ConvertError(
+                    f"forward returns {value!r:.60} as {place or 'its output'}; expected arrays"
+                )
+        self.attributes: dict[str, Any] = dict(self._starts)
+        self.dtypes: dict[int, str] = {}
+        self._recorded: dict[Any, _Record] = {}
 
-    def may_write(self) -> dict[str, Array]:
+    def may_write(self) -> Mapping[str, Array | Zeros]:
         """By path, arrays that a call changes."""
-        return dict(self._changed)
-
-    def _record(self, sizes: Mapping[str, tuple[int, ...]]) -> ScriptForward:
-        """The record of forward for arrays of these sizes."""
-        import torch
-
-        key = tuple(sizes.items())
-        if key in self._recorded:
-            return self._recorded[key]
-        subject, module = self._subject, self._subject.module
-        own = module.forward
-        given = arguments(subject, self._given, sizes)
-        kept = {path: subject.tensor(path) for path in self._changed}
-        states = [kept[path].detach().clone() for path in self._changed]
-        arrays = [*tensors_in(given), *states]
-
-        def forward(*arrays: Any) -> Any:
-            """The forward of arrays alone, each state given and given back as one of them."""
-            left = iter(arrays)
-
-            def nested(places: Any) -> Any:
-                return tuple(next(left) for _ in places) if isinstance(places, tuple) else next(left)
-
-            named = {name: nested(places) for name, places in self._given.nested.items()}
-            for path in self._changed:
-                subject.put(path, next(left))
-            returned = [tensor for _, tensor in flat(own(**named))]
-            written = [subject.tensor(path) for path in self._changed]
-            return (*returned, *written)
-
-        vars(module)["forward"] = forward
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                traced = torch.jit.trace(module, tuple(arrays), check_trace=False)
-                archive = io.BytesIO(traced.save_to_buffer())
-        except ConvertError:
-            raise
-        except Exception as error:  # of whatever a forward does
-            raise ConvertError(
-                f"it cannot be recorded: {type(error).__name__}: {str(error)[:300]}"
-            ) from error
-        finally:
-            del vars(module)["forward"]
-            for path, tensor in kept.items():
-                subject.put(path, tensor)
-        made = self._recorded[key] = ScriptForward(read_archive(archive))
-        return made
+        return self._starts
 
     def __call__(
         self, builder: Builder, given: Mapping[str, Any], states: Mapping[str, Any]
     ) -> Ran:
         """Follow it once, with these inputs and what these attributes hold."""
-        sizes = {place: tuple(value.shape) for place, value in given.items()}
-        script = self._record(sizes)
-        places = [*self._given.shapes]
-        values = [*(given[place] for place in places)]
-        values += [states.get(path, start) for path, start in self._changed.items()]
-        named = {one.name: value for one, value in zip(script.inputs, values, strict=True)}
-        ran = script(builder, named, {})
-        returned = [*ran.returned.values()]
-        count = len(returned) - len(self._changed)
-        return Ran(
-            dict(zip(self._places(count), returned[:count], strict=True)),
-            dict(zip(self._changed, returned[count:], strict=True)),
+        first = self.given.arrays[0]
+        rows = dict(zip(first.pattern, given[first.place].shape, strict=True)).get("b", 1)
+        values: dict[str, Any] = {}
+        for one in self.given.arrays:
+            ragged = one.kind == "lengths"
+            values[one.place] = Ragged("lengths", rows) if ragged else _own(given[one.place])
+        for place, start in self._starts.items():
+            if place not in states and isinstance(start, Zeros):
+                raise ConvertError(f"attribute {place!r:.200} is no state")
+            values[place] = _own(states.get(place, start))
+        record = self._record(
+            {
+                place: (value.size,) if isinstance(value, Ragged) else tuple(value.shape)
+                for place, value in values.items()
+            }
         )
-
-    def _places(self, count: int) -> list[str]:
-        """The places of what forward returned."""
-        if len(self.outputs) != count:
+        names = [one.name for one in record.script.inputs]
+        try:
+            ran = record.script(builder, dict(zip(names, values.values(), strict=True)), {})
+        except ConvertError as error:
+            _place(error, record.traced)
+            raise
+        returned = [*ran.returned.values()]
+        count = len(returned) - len(self._starts)
+        if count != len(self.outputs):
             raise ConvertError(
                 f"it gives {len(self.outputs)} arrays of one size of its inputs, and {count} of "
                 f"another"
             )
-        return [place if place != "output" else "" for place in self.outputs]
+        outputs = ["" if place == "output" else place for place in self.outputs]
+        return Ran(
+            dict(zip(outputs, returned, strict=False)),
+            dict(zip(self._starts, returned[count:], strict=True)),
+        )
+
+    def _record(self, sizes: SizesOf) -> _Record:
+        """The record of forward for arrays of these sizes, states behind the arguments."""
+        key = tuple(sizes.items())
+        if key not in self._recorded:
+            made = self._recorded[key] = self._recorded_anew(sizes)
+            self.dtypes.update(made.script.dtypes)
+        return self._recorded[key]
+
+    def _recorded_anew(self, sizes: SizesOf) -> _Record:
+        import torch
+
+        subject, module = self.subject, self.subject.module
+        given = arguments(subject, self.given, sizes)
+        dtypes = [dtype for state in self.states for dtype in state.dtypes]
+        held = [
+            torch.zeros(sizes[place], dtype=dtype)
+            if isinstance(start, Zeros)
+            else torch.from_numpy(np.array(start))
+            for (place, start), dtype in zip(self._starts.items(), dtypes, strict=True)
+        ]
+        own = module.forward
+
+        def forward(*arrays: Any) -> Any:
+            """The forward of arrays alone, each state given and given back as one of them."""
+            left = iter(arrays)
+            named = {
+                name: tuple(next(left) for _ in places)
+                if isinstance(places, tuple)
+                else next(left)
+                for name, places in self.given.nested.items()
+            }
+            for state in self.states:
+                subject.put(state.path, nested(state.nest, lambda: next(left)))
+            returned = [tensor for _, tensor in flat(own(**named))]
+            kept = [t for state in self.states for t in tensors_in(subject.get(state.path))]
+            return (*returned, *kept)
+
+        with subject.as_it_was(), torch.no_grad():
+            vars(module)["forward"] = forward
+            try:
+                traced = torch.jit.trace(module, (*tensors_in(given), *held), check_trace=False)
+                archive = io.BytesIO(traced.save_to_buffer())
+            except ConvertError:
+                raise
+            except Exception as error:  # of whatever a forward does
+                text = " ".join(str(error).split())
+                raise ConvertError(
+                    f"it cannot be recorded: {type(error).__name__}: {text[:300]}"
+                ) from error
+        return _Record(ScriptForward(read_archive(archive)), traced)
 
 
+def _own(value: Any) -> Any:
+    """An array that may be written into."""
+    return Value(value.places.copy(), value.kind) if isinstance(value, Value) else value
+
+
+def _larger(given: Given) -> dict[str, tuple[int, ...]]:
+    """The sizes of one more row of the batch."""
+    return {
+        one.place: tuple(
+            size + 1 if open_ is None and size == B else size
+            for open_, size in zip(one.shape, one.tried, strict=True)
+        )
+        for one in given.arrays
+    }
+
+
+def _place(error: ConvertError, traced: Any) -> None:
+    """Have an error name the line of the module's own code, in place of that of the record."""
+    operator, nth = getattr(error, "operator", ""), getattr(error, "nth", 0)
+    nodes = [n for n in traced.inlined_graph.nodes() if n.kind() == f"aten::{operator}"]
+    text = re.sub(r" \(in the line .*\)$", "", str(error), flags=re.DOTALL)
+    if 0 < nth <= len(nodes):
+        for place in nodes[nth - 1].sourceRange().split("\n"):
+            found = re.fullmatch(r"(.*)\((\d+)\): (.*)", place)
+            if found and "/torch/" not in found[1].replace("\\", "/"):
+                text += line_of("", found[1], int(found[2]))
+                break
+    error.args = (text,)
+    error.line = error.line or "recorded"  # type: ignore[attr-defined]

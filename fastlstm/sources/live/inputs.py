@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastlstm.errors import ConvertError
+from fastlstm.sources.aten.forward import STATE_NAME
 from fastlstm.sources.live.subject import Subject
 
-__all__ = ["Given", "candidates"]
+__all__ = ["Array", "Given", "Sizes", "arguments", "candidates"]
+
+Sizes = tuple[int | None, ...]
 
 B, T = 2, 11  # sizes that are tried of the batch and of time
-MOST_SIZES = 1024
+LONGER = (75, 600)  # of time, for kernels that are longer
+MOST_SIZES = 1024  # of features that nothing names
+MOST_STEPS = 128  # of windows of a fixed length
+MOST_TRIES = 20_000
+MOST_ALIKE = 12  # ways of giving other arguments that all fail for one reason: that of the first
+MOST_WAYS = 100  # in which the arguments beside the first can be given
 
 # Axes that are tried, the most usual first: b the batch, t time, f features.
 _REAL = ("btf", "tbf", "bft", "bf", "tf", "bt", "b1f", "bf1", "1bf", "b1t", "btf1", "b1tf", "f", "t")
 _TOKENS = ("bt", "tb", "t", "b")
+
+_LENGTHS = re.compile(r"(?:.*_)?(?:len|lens|lengths?|seq_?lens?|x_?lens?|sizes)(?:_.*)?", re.I)
+_STATEFUL = {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array that forward is given.
+
+    Parameters
+    ----------
+    place : str
+        In the arguments, as ``"hx[0]"``.
+    shape : tuple of int or None
+        None for each axis that can be of any size: the batch and time.
+    tried : tuple of int
+        The sizes that it was tried with.
+    pattern : str
+        What each axis was tried as: b the batch, t time, f features, 1 none of them.
+    kind : {"float", "int", "lengths"}
+    state : bool
+        Whether it can be what the call before returned.
+    """
+
+    place: str
+    shape: Sizes
+    tried: tuple[int, ...]
+    pattern: str
+    kind: str = "float"
+    state: bool = False
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sizes that each axis was tried with, by its letter."""
+        return dict(zip(self.pattern, self.tried, strict=True))
 
 
 @dataclass(frozen=True)
@@ -26,79 +70,318 @@ class Given:
 
     Parameters
     ----------
-    shapes : dict of str to tuple of (int or None)
-        Of each array, by its place in the arguments: None for the batch and for time.
-    kinds : dict of str to str
-        Those that are integers.
+    arrays : tuple of Array
+        In the order of the arguments.
     nested : dict of str to object
-        Argument -> the places of its arrays: a name, or a tuple of them.
-    sizes : dict of str to tuple of int
-        The sizes that it was tried with.
+        Argument -> the place of its array, or a tuple of them.
     """
 
-    shapes: dict[str, tuple[int | None, ...]]
-    kinds: dict[str, str] = field(default_factory=dict)
-    nested: dict[str, Any] = field(default_factory=dict)
-    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    arrays: tuple[Array, ...]
+    nested: dict[str, Any]
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The sizes that each array was tried with, by its place."""
+        return {one.place: one.tried for one in self.arrays}
 
     def is_whole(self, subject: Subject) -> bool:
         """Whether every argument that can be given is."""
         return all(name in self.nested for name in subject.optional)
 
 
-def candidates(subject: Subject, input_size: int | None) -> Iterator[Given]:
+def arguments(
+    subject: Subject, given: Given, sizes: Mapping[str, tuple[int, ...]], seed: int = 0
+) -> dict[str, Any]:
+    """Random arrays of these sizes, as forward takes them; integers and states are 0."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def made(one: Array) -> Any:
+        shape = sizes[one.place]
+        if one.kind == "lengths":
+            # All rows are as long as can be: the lengths of others, the model is told when it runs.
+            return torch.full(shape, _steps(given, sizes), dtype=torch.int64)
+        if one.kind == "int":
+            return torch.zeros(shape, dtype=torch.int64)
+        return torch.randn(shape, generator=generator, dtype=subject.dtype)
+
+    arrays = {one.place: made(one) for one in given.arrays}
+    return {
+        name: tuple(arrays[place] for place in places)
+        if isinstance(places, tuple)
+        else arrays[places]
+        for name, places in given.nested.items()
+    }
+
+
+def _steps(given: Given, sizes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many steps the first array has."""
+    first = given.arrays[0]
+    return sizes[first.place][first.pattern.index("t")]
+
+
+def candidates(
+    subject: Subject, input_size: int | None, shapes: Mapping[str, Sizes]
+) -> Iterator[Given]:
     """What forward takes, of all that is tried, without an error.
 
-    Raises
-    ------
-    ConvertError
-        If the numbers of an input decide what it computes.
+    Parameters
+    ----------
+    subject : Subject
+    input_size : int, optional
+        Features of a step.
+    shapes : mapping of str to tuple of (int or None)
+        Of arguments, as they were said.
     """
-    open_: list[Given] = []
-    for others in _others(subject):
-        for given in _firsts(subject, input_size, others):
-            if input_size is None and _takes_any(subject, given):
-                open_.append(given)  # an axis of any size is no axis of features
-            else:
+    search = _Search(subject, input_size, shapes)
+    needed = tuple(subject.needed[1:])
+    firsts: dict[Array, None] = {}
+    for given in search.found(needed):
+        firsts[given.arrays[0]] = None
+        yield given
+    more = [(name,) for name in subject.optional]
+    for names in [*more, *([tuple(subject.optional)] if len(more) > 1 else [])]:
+        others = (*needed, *names)
+        yield from search.taken(firsts, others) if firsts else search.found(others)
+
+
+class _Search:
+    """Tries what a forward takes."""
+
+    def __init__(
+        self, subject: Subject, input_size: int | None, shapes: Mapping[str, Sizes]
+    ) -> None:
+        self.subject, self.input_size, self.shapes = subject, input_size, shapes
+        self.features = [input_size] if input_size else _features(subject)
+        self.tries, self.reason = 0, ""
+        self._known_ways: dict[Any, list[Any]] = {}
+        unknown = [n for n in shapes if n not in (*subject.needed, *subject.optional)]
+        if unknown:
+            raise ConvertError(
+                f"inputs= names {unknown[0]!r:.80}, and forward takes "
+                f"{', '.join((*subject.needed, *subject.optional)):.200}"
+            )
+        kinds = {type(part).__name__ for part in subject.module.modules()}
+        self.tokens = bool(kinds & {"Embedding", "EmbeddingBag"})
+
+    def held(self) -> Iterator[tuple[int, int]]:
+        """Rows of batches that arrays of the modules were made for, and steps."""
+        held = {n for t in self.subject.module.buffers() for n in t.shape[:2]}
+        held |= {n for v in self.subject.held().values() for n in getattr(v, "shape", ())[:2]}
+        yield from ((n, T) for n in sorted(held) if 2 < n < 512)
+
+    def found(self, others: tuple[str, ...]) -> Iterator[Given]:
+        """What forward takes, of the first sizes of the batch and of time that it takes at all."""
+        for rows, steps in ((B, T), (1, T), *((B, n) for n in LONGER), *self.held()):
+            found = False
+            for given in self.taken(self._firsts(rows, steps), others):
+                found = True
                 yield given
-    yield from open_
+            if found:
+                return
+        if not self.shapes:
+            yield from self._sizes(others)
+
+    def taken(self, firsts: Iterable[Array], others: tuple[str, ...]) -> Iterator[Given]:
+        """What forward takes; last, what it would take with any features."""
+        any_size: list[Given] = []
+        for first in firsts:
+            reasons: list[str] = []
+            for given in self._with(first, others):
+                if not self._runs(given):
+                    reasons = [r for r in reasons if r == self.reason] + [self.reason]
+                    if len(reasons) == MOST_ALIKE:
+                        break
+                    continue
+                if self.input_size is None and not self.shapes and self._takes_any(given):
+                    any_size.append(given)
+                else:
+                    yield given
+        yield from any_size
+
+    def _sizes(self, others: tuple[str, ...]) -> Iterator[Given]:
+        """Sizes that no layer names: of features, and of windows of a fixed length."""
+        name, steps = self._name, range(2, MOST_STEPS)
+        searches: list[Iterable[Array]] = []
+        if self.input_size is None:
+            sizes = range(1, MOST_SIZES)
+            searches += [[_array(name, p, n, B, T) for n in sizes] for p in ("btf", "bf")]
+        for pattern, size in itertools.product(("btf", "bft", "tbf"), self.features):
+            searches.append([_array(name, pattern, size, B, n, fixed=True) for n in steps])
+        for firsts in searches:
+            found = [*self._only(firsts, others)]
+            yield from found
+            if found:
+                return
+
+    def _only(self, firsts: Iterable[Array], others: tuple[str, ...]) -> Iterator[Given]:
+        """What forward takes, if that is one size alone."""
+        found: dict[Array, list[Given]] = {}
+        for first in firsts:
+            for given in self._with(first, others):
+                if self._runs(given):
+                    found.setdefault(first, []).append(given)
+            if len(found) > 1:
+                return
+        for taken in found.values():
+            yield from taken
+
+    @property
+    def _name(self) -> str:
+        return self.subject.needed[0] if self.subject.needed else "input"
+
+    def _firsts(self, rows: int, steps: int) -> Iterator[Array]:
+        """The first argument."""
+        name = self._name
+        kinds: tuple[tuple[str, tuple[str, ...]], ...] = (("float", _REAL), ("int", _TOKENS))
+        for kind, patterns in kinds[::-1] if self.tokens else kinds:
+            if name in self.shapes:
+                yield _said(name, self.shapes[name], rows, steps, kind)
+                continue
+            for pattern in patterns:
+                for size in self.features if "f" in pattern else [0]:
+                    if rows == B or "b" in pattern:
+                        yield _array(name, pattern, size, rows, steps, kind)
+
+    def _with(self, first: Array, others: tuple[str, ...]) -> Iterator[Given]:
+        """The first argument, and each way in which the others can be given."""
+        if not others:
+            yield Given((first,), {first.place: first.place})
+            return
+        axes = first.axes
+        key = (others, axes.get("b"), axes.get("t"), first.pattern[:2] == "tb")
+        if key not in self._known_ways:
+            ways = [[*self._ways(name, first)] for name in others]
+            # Arguments of a kind are tried together first: all of them states, or all rows.
+            alike = [
+                [[way for way in own if way[1][0].state == state] for own in ways]
+                for state in (True, False)
+            ]
+            products = (itertools.product(*own) for own in (*alike, ways))
+            self._known_ways[key] = [*itertools.islice(itertools.chain(*products), MOST_WAYS)]
+        for way in self._known_ways[key]:
+            nested = {first.place: first.place}
+            nested |= {name: nest for name, (nest, _) in zip(others, way, strict=True)}
+            yield Given((first, *(one for _, arrays in way for one in arrays)), nested)
+
+    def _ways(self, name: str, first: Array) -> Iterator[tuple[Any, list[Array]]]:
+        """An argument beside the first: states, lengths, or other rows."""
+        axes = first.axes
+        rows, steps = axes.get("b", B), axes.get("t", 0)
+        if name in self.shapes:
+            yield name, [_said(name, self.shapes[name], rows, steps or T, "float")]
+            return
+        ways = [self._states(name, rows, "b" in axes), self._rows(name, first, rows, steps)]
+        if steps and _LENGTHS.fullmatch(name):
+            yield name, [Array(name, (None,), (rows,), "b", "lengths")]
+        yield from itertools.chain(*(ways if STATE_NAME.fullmatch(name) else ways[::-1]))
+
+    def _rows(
+        self, name: str, first: Array, rows: int, steps: int
+    ) -> Iterator[tuple[Any, list[Array]]]:
+        """Other rows, of the steps of the first argument or held for all of them."""
+        axes = "".join(axis for axis in first.pattern if axis in "bt")
+        batch = axes.replace("t", "")
+        patterns = (f"{axes}f", axes, f"{axes}1", f"{batch}f", batch)
+        for pattern in dict.fromkeys(p for p in patterns if p):
+            for size in self.features if "f" in pattern else [0]:
+                yield name, [_array(name, pattern, size, rows, steps)]
+        for pattern in dict.fromkeys(p for p in (axes, batch) if p):
+            yield name, [_array(name, pattern, 0, rows, steps, "int")]
+
+    def _states(
+        self, name: str, rows: int, batched: bool
+    ) -> Iterator[tuple[Any, list[Array]]]:
+        """The states of a recurrent layer: an array, or one for h and one for c."""
+        seen: set[Any] = set()
+        for part in self.subject.module.modules():
+            size = getattr(part, "hidden_size", None)
+            own = next((c.__name__ for c in type(part).__mro__ if c.__name__ in _STATEFUL), "")
+            if type(size) is not int or not own:
+                continue
+            h = getattr(part, "proj_size", 0) or size
+            directions = 2 if getattr(part, "bidirectional", False) else 1
+            depth = getattr(part, "num_layers", 1) * directions
+            lead: Sizes = () if own.endswith("Cell") else (depth,)
+            batch: Sizes = (None,) if batched else ()
+            shapes = [(*lead, *batch, n) for n in (h, size)]
+            key = (own.startswith("LSTM"), *shapes)
+            if key in seen:
+                continue
+            seen.add(key)
+            if own.startswith("LSTM"):
+                places = (f"{name}[0]", f"{name}[1]")
+                yield places, [
+                    _state(p, s, rows) for p, s in zip(places, shapes, strict=True)
+                ]
+            yield name, [_state(name, shapes[0], rows)]
+
+    def _takes_any(self, given: Given) -> bool:
+        """Whether the features of the first argument can be more."""
+        first = given.arrays[0]
+        axes = [n for n, size in enumerate(first.shape) if size not in (None, 1)]
+        axes = axes or [n for n, size in enumerate(first.shape) if size == 1][-1:]
+        if first.kind == "int" or not axes or None not in first.shape:
+            return False
+        more = tuple(s + 7 * (n == axes[0]) for n, s in enumerate(first.tried))
+        wider = Array(first.place, first.shape, more, first.pattern, first.kind)
+        return self._runs(Given((wider, *given.arrays[1:]), given.nested))
+
+    def _runs(self, given: Given) -> bool:
+        """Whether forward takes it."""
+        self.tries += 1
+        if self.tries > MOST_TRIES:
+            return False
+        try:
+            self.subject.run(arguments(self.subject, given, given.sizes))
+        except ConvertError:
+            raise
+        except Exception as error:  # of whatever a forward does with what it does not take
+            self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            self.subject.errors[self.reason] = None
+            return False
+        return True
 
 
-def _firsts(subject: Subject, input_size: int | None, others: tuple[str, ...]) -> Iterator[Given]:
-    name = subject.needed[0] if subject.needed else "input"
-    tokens = _has(subject, "Embedding", "EmbeddingBag")
-    kinds: tuple[tuple[str, tuple[str, ...]], ...] = (("float", _REAL), ("int", _TOKENS))
-    sizes = [input_size] if input_size else _sizes(subject)
-    for kind, patterns in kinds[::-1] if tokens else kinds:
-        for pattern in patterns:
-            free = kind == "float" and "f" in pattern
-            for size in sizes if free else [0]:
-                for given in _given(subject, name, pattern, size, kind, others):
-                    if _runs(subject, given):
-                        yield given
-    if input_size is None:
-        yield from _searched(subject, name, others)
+def _array(
+    place: str,
+    pattern: str,
+    size: int,
+    rows: int,
+    steps: int,
+    kind: str = "float",
+    *,
+    fixed: bool = False,
+) -> Array:
+    """An array of the axes of a pattern."""
+    tried = {"b": rows, "t": steps, "f": size, "1": 1}
+    open_ = {"b": None if rows == B else rows, "t": steps if fixed else None, "f": size, "1": 1}
+    return Array(
+        place,
+        tuple(open_[axis] for axis in pattern),
+        tuple(tried[axis] for axis in pattern),
+        pattern,
+        kind,
+    )
 
 
-def _searched(subject: Subject, name: str, others: tuple[str, ...]) -> Iterator[Given]:
-    """Sizes of features that no layer names, if one alone is taken."""
-    for pattern in ("btf", "bf"):
-        taken = []
-        for size in range(1, MOST_SIZES):
-            for given in _given(subject, name, pattern, size, "float", others):
-                if _runs(subject, given):
-                    taken.append(given)
-            if len(taken) > 1:
-                break
-        if len(taken) == 1:
-            yield taken[0]
+def _said(place: str, shape: Sizes, rows: int, steps: int, kind: str) -> Array:
+    """An array of a shape that was said: the first axis that is open is the batch."""
+    letters = itertools.chain("b", itertools.repeat("t"))
+    pattern = "".join(next(letters) if size is None else "f1"[size == 1] for size in shape)
+    sizes = {"b": rows, "t": steps}
+    tried = tuple(sizes.get(axis, size or 0) for axis, size in zip(pattern, shape, strict=True))
+    return Array(place, shape, tried, pattern, kind)
 
 
-def _has(subject: Subject, *kinds: str) -> bool:
-    return any(type(part).__name__ in kinds for part in subject.module.modules())
+def _state(place: str, shape: Sizes, rows: int) -> Array:
+    own = tuple(rows if rows != B and size is None else size for size in shape)
+    tried = tuple(rows if n is None else n for n in shape)
+    return Array(place, own, tried, "".join("b" if n is None else "f" for n in shape), state=True)
 
 
-def _sizes(subject: Subject) -> list[int]:
+def _features(subject: Subject) -> list[int]:
     """Features that layers take, in the order of the layers."""
     found: dict[int, None] = {}
     for part in subject.module.modules():
@@ -111,95 +394,4 @@ def _sizes(subject: Subject) -> list[int]:
     for parameter in subject.module.parameters():
         if parameter.ndim:
             found[int(parameter.shape[-1])] = None
-    return [size for size in found if 0 < size]
-
-
-def _others(subject: Subject) -> Iterator[tuple[str, ...]]:
-    """The arguments that are given beside the first."""
-    needed = tuple(subject.needed[1:])
-    yield needed
-    for name in subject.optional:
-        yield (*needed, name)
-    if len(subject.optional) > 1:
-        yield (*needed, *subject.optional)
-
-
-def _given(
-    subject: Subject, name: str, pattern: str, size: int, kind: str, others: tuple[str, ...]
-) -> Iterator[Given]:
-    """The first argument of a pattern, and each way in which the others can be states."""
-    known = {"b": B, "t": T, "f": size, "1": 1}
-    open_ = {"b": None, "t": None, "f": size, "1": 1}
-    shapes = {name: tuple(open_[letter] for letter in pattern)}
-    sizes = {name: tuple(known[letter] for letter in pattern)}
-    kinds = {name: kind}
-    if not others:
-        yield Given(shapes, kinds, {name: name}, sizes)
-        return
-    batch = "b" in pattern
-    for ways in itertools.product(*([*_states(subject, other, batch)] for other in others)):
-        every = [one for way in ways for one in way[1]]
-        yield Given(
-            shapes | {place: shape for place, shape, _ in every},
-            kinds,
-            {name: name} | {other: way[0] for other, way in zip(others, ways, strict=True)},
-            sizes | {place: tried for place, _, tried in every},
-        )
-
-
-def _states(subject: Subject, name: str, batch: bool) -> Iterator[tuple[Any, list[Any]]]:
-    """An argument as the states of a recurrent layer: a tensor, or one for h and one for c."""
-    seen: set[Any] = set()
-    for part in subject.module.modules():
-        kind = type(part).__name__
-        H = getattr(part, "hidden_size", None)
-        if type(H) is not int or kind not in _STATEFUL:
-            continue
-        h = getattr(part, "proj_size", 0) or H
-        depth = getattr(part, "num_layers", 1) * (1 + bool(getattr(part, "bidirectional", False)))
-        shapes = [(None, h), (None, H)] if kind.endswith("Cell") else [(depth, None, h), (depth, None, H)]
-        if not batch:
-            shapes = [tuple(n for n in s if n is not None) for s in shapes]  # type: ignore[misc]
-        pair = kind.startswith("LSTM")
-        key = (pair, *shapes)
-        if key in seen:
-            continue
-        seen.add(key)
-        if pair:
-            places = (f"{name}[0]", f"{name}[1]")
-            yield places, [(p, s, _tried(s)) for p, s in zip(places, shapes, strict=True)]
-        yield name, [(name, shapes[0], _tried(shapes[0]))]
-    yield name, [(name, (None,), (B,))]
-
-
-_STATEFUL = {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"}
-
-
-def _tried(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    return tuple(B if n is None else n for n in shape)
-
-
-def _takes_any(subject: Subject, given: Given) -> bool:
-    """Whether the features of the first argument can be more."""
-    name = next(iter(given.shapes))
-    shape, sizes = given.shapes[name], given.sizes[name]
-    features = [n for n, size in enumerate(shape) if size not in (None, 1)]
-    features = features or [n for n, size in enumerate(shape) if size == 1][-1:]
-    if given.kinds.get(name) == "int" or not features or None not in shape:
-        return False
-    more = tuple(s + 7 * (n == features[0]) for n, s in enumerate(sizes))
-    return _runs(subject, Given(given.shapes, given.kinds, given.nested, given.sizes | {name: more}))
-
-
-def _runs(subject: Subject, given: Given) -> bool:
-    """Whether forward takes it."""
-    from fastlstm.sources.live.forward import arguments
-
-    try:
-        subject.run(arguments(subject, given, given.sizes))
-    except ConvertError:
-        raise
-    except Exception as error:  # of whatever a forward does with what it does not take
-        subject.errors[f"{type(error).__name__}: {str(error)[:120]}"] = None
-        return False
-    return True
+    return [size for size in found if size > 0]

@@ -1,28 +1,20 @@
-"""A module that is read: a copy of it that may run, and what it holds."""
+"""A module that is read: a copy of it that may run, and is as it was after every run."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from fastlstm.errors import ConvertError
-from fastlstm.sources.live.taint import watching
+from fastlstm.sources.live.watch import tensors_in, watching
+from fastlstm.sources.pytorch.module import SHELLS, class_path
 
 __all__ = ["Subject"]
 
-Array = npt.NDArray[Any]
-
-# Classes that run the one module inside them, and where they keep it.
-SHELLS = {
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-}
+SMALL = 2**16  # numbers that are always written back, whether they seem changed or not
 
 
 class Subject:
@@ -33,125 +25,195 @@ class Subject:
     module : torch.nn.Module
     prefix : str
         The path of the part of it that is read.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        A copy of that part, in evaluation.
+    described : str
+        The part, for messages.
+    needed, optional : list of str
+        Arguments of forward that have no default, and those whose default is None.
+    errors : dict of str to None
+        What forward raised of the arguments that it did not take.
+    used : set of int
+        The ids of the tensors that operators of the last watched run were given.
     """
 
     def __init__(self, module: Any, prefix: str) -> None:
-        try:
-            own = module.get_submodule(prefix)
-        except AttributeError as error:
-            raise ConvertError(f"prefix={prefix!r:.200} names no part of the module: {error}") from None
-        while (path := f"{type(own).__module__}.{type(own).__qualname__}") in SHELLS:
+        own = module.get_submodule(prefix)
+        while (path := class_path(own)) in SHELLS:
             own = getattr(own, SHELLS[path])
-        self.described = f"{prefix!r:.200}" if prefix else f"the module ({type(own).__name__})"
-        self.module = _copied(own)
-        self.module.eval()
+        kind = f"({type(own).__name__:.100})"
+        self.described = f"{prefix!r:.200} {kind}" if prefix else f"the module {kind}"
+        self.module = _copied(own).eval()
         self.errors: dict[str, None] = {}
+        self.used: set[int] = set()
         signature = inspect.signature(self.module.forward).parameters.values()
         usual = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.needed = [p.name for p in usual if p.default is p.empty]
         self.optional = [p.name for p in usual if p.default is None]
         if not self.needed and usual:
-            self.needed, self.optional = [usual[0].name], [n for n in self.optional if n != usual[0].name]
-        # Recurrent modules of torch are read by what their names say: forward(input, hx=None).
-        self._kept = dict(self._tensors())
+            self.needed = [usual[0].name]
+            self.optional = [name for name in self.optional if name != usual[0].name]
+        self._dicts = [
+            (held, dict(held))
+            for part in self.module.modules()
+            for held in (vars(part), part._buffers, part._parameters)
+        ]
+        containers = [v for _, held in self._dicts for v in held.values()]
+        self._lists = [(v, [*v]) for v in containers if isinstance(v, list)]
+        self._tensors = [
+            (t, t.detach().clone(), t._version)
+            for t in tensors_in([*map(_values, self.module.modules())])
+            if not isinstance(t, _torch().nn.Parameter)
+        ]
+        self._weights = [(path, p, p._version) for path, p in self.module.named_parameters()]
 
     @property
-    def double(self) -> bool:
-        """Whether its numbers are float64."""
-        held = [*self.module.parameters(), *(t for _, t in self._tensors())]
-        return any(tensor.dtype == _torch().float64 for tensor in held)
-
-    def _tensors(self) -> Iterator[tuple[str, Any]]:
-        """Path and tensor of all that modules hold, parameters aside."""
-        torch = _torch()
-        for path, part in self.module.named_modules():
-            held: dict[str, Any] = {**part._buffers, **vars(part)}
-            for name, value in held.items():
-                if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-                    yield f"{path}.{name}" if path else name, value
-
-    def run(self, given: Mapping[str, Any]) -> Any:
-        """What forward gives for arguments, each array of which is watched.
+    def dtype(self) -> Any:
+        """The dtype of its numbers.
 
         Raises
         ------
         ConvertError
-            If the numbers of an input decide what is computed.
+            If they are of less than 32 bits.
         """
         torch = _torch()
-        with torch.no_grad(), watching(given):
+        held = {t.dtype for t in (*self.module.parameters(), *self.module.buffers())}
+        for dtype in (torch.float16, torch.bfloat16):
+            if dtype in held:
+                name = str(dtype).removeprefix("torch.")
+                raise ConvertError(
+                    f"its numbers are {name}, in which torch rounds what it computes; expected "
+                    f"float32 or float64: convert module.float()"
+                )
+        return torch.float64 if torch.float64 in held else torch.float32
+
+    def run(self, given: Mapping[str, Any]) -> Any:
+        """What forward gives for arguments; the module is put back."""
+        with self.as_it_was():
+            return self.call(given)
+
+    def call(self, given: Mapping[str, Any]) -> Any:
+        """What forward gives for arguments."""
+        with _torch().no_grad():
             return self.module(**given)
 
-    def changed(self, given: Mapping[str, Any]) -> dict[str, Array]:
-        """By path, tensors of modules that a call of forward changes, as they were before."""
-        before = {path: (t, t.detach().clone()) for path, t in self._tensors()}
-        self.run(given)
-        after = dict(self._tensors())
-        found = {}
-        for path, (tensor, numbers) in before.items():
-            now = after.get(path)
-            if now is None:
-                raise ConvertError(f"forward takes attribute {path!r:.200} away")
-            same = now.shape == numbers.shape and bool(
-                ((now == numbers) | ((now != now) & (numbers != numbers))).all()  # noqa: PLR0124
-            )
-            if not same:
-                found[path] = numbers.numpy().copy()
-            self.put(path, tensor)
-            tensor.detach().copy_(numbers)
-        for path in after.keys() - before.keys():
-            raise ConvertError(
-                f"forward sets attribute {path!r:.200}, which was no tensor before; expected a "
-                f"buffer, whose value is what a stream starts from"
-            )
+    def watched(self, given: Mapping[str, Any]) -> Any:
+        """What forward gives for arguments, and all that it does watched.
+
+        Raises
+        ------
+        ConvertError
+            If the numbers of an input decide what is computed, or random ones do.
+        """
+        with self.as_it_was(), watching(given, self.module) as used:
+            made = self.call(given)
+        self.used = used
+        return made
+
+    @contextlib.contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Put back, after this, what modules hold."""
+        try:
+            yield
+        finally:
+            for held, before in self._dicts:
+                held.clear()
+                held.update(before)
+            for container, items in self._lists:
+                container[:] = items
+            for tensor, numbers, version in self._tensors:
+                if tensor.numel() <= SMALL or tensor._version != version:
+                    tensor.detach().copy_(numbers)
+            for path, tensor, version in self._weights:
+                if tensor._version != version:
+                    raise ConvertError(
+                        f"forward writes into the weights {path!r:.200}; expected it to leave "
+                        f"them alone in evaluation"
+                    )
+
+    # What modules hold
+
+    def held(self) -> dict[str, Any]:
+        """By path, what attributes and buffers of the modules are, parameters and modules aside."""
+        torch = _torch()
+        found: dict[str, Any] = {}
+        for path, part in self.module.named_modules():
+            internal = vars(torch.nn.Module()).keys() - {"training"}
+            for name, value in {**vars(part), **part._buffers}.items():
+                if name not in internal and not isinstance(value, torch.nn.Parameter):
+                    found[f"{path}.{name}" if path else name] = value
         return found
 
-    def put(self, path: str, tensor: Any) -> None:
-        """Have a module hold a tensor."""
-        parent, _, name = path.rpartition(".")
-        part = self.module.get_submodule(parent)
-        if name in part._buffers:
-            part._buffers[name] = tensor
-        else:
-            vars(part)[name] = tensor
-
-    def tensor(self, path: str) -> Any:
-        """What a module holds at a path."""
-        parent, _, name = path.rpartition(".")
-        part = self.module.get_submodule(parent)
+    def get(self, path: str) -> Any:
+        """What an attribute is."""
+        part, name = self._holder(path)
         return part._buffers[name] if name in part._buffers else vars(part)[name]
+
+    def put(self, path: str, value: Any) -> None:
+        """Have an attribute be this."""
+        part, name = self._holder(path)
+        if name in part._buffers:
+            part._buffers[name] = value
+        else:
+            vars(part)[name] = value
+
+    def _holder(self, path: str) -> tuple[Any, str]:
+        parent, _, name = path.rpartition(".")
+        return self.module.get_submodule(parent), name
 
     def refusal(self) -> str:
         """Why nothing that was tried could be run."""
-        shown = "; ".join([*self.errors][:3])
+        shown = "; ".join([*self.errors][:3]) or "none"
+        names = ", ".join(map(repr, self.needed)) or "nothing"
         return (
-            f"{self.described} is not converted: its forward takes none of the arrays that were "
-            f"tried, of 1 to 4 axes and the sizes that its layers name. Pass input_size= if the "
-            f"features of a step are what is not found. Errors were: {shown or 'none'}"
+            f"{self.described} is not converted: its forward takes {names:.200}, and none of the "
+            f"arrays that were tried, of 1 to 4 axes and the sizes that its layers name. Say their "
+            f"shapes with inputs=, None for the batch and for time, for example "
+            f"inputs={{{(self.needed or ['x'])[0]!r:.80}: (None, None, 80)}}. Errors were: {shown}"
         )
 
 
+def _values(part: Any) -> list[Any]:
+    return [*vars(part).values(), *part._buffers.values()]
+
+
 def _copied(module: Any) -> Any:
-    """A copy of a module that shares no tensor with it, so that it is left as it was."""
+    """A copy of a module on the CPU that shares no tensor with it.
+
+    What cannot be copied, as a lock or a file, is shared.
+    """
     torch = _torch()
     memo: dict[int, Any] = {}
-    # A tensor that was computed cannot be copied by itself.
-    for part in module.modules():
-        for value in [*vars(part).values(), *part._buffers.values()]:
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+    parts = [*module.modules()]
+    # What is no riddle to copy, and is not copied only to see whether it can be.
+    known = {id(one): one for one in (*parts, *module.parameters(), *module.buffers())}
+    for part in parts:
+        for value in _values(part):
+            # A tensor that was computed cannot be copied by itself.
+            for tensor in tensors_in(value):
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    for part in parts:
+        for value in vars(part).values():
+            plain = value is None or isinstance(value, int | float | str | torch.Tensor | type)
+            if not plain and id(value) not in known:
+                try:
+                    copy.deepcopy(value, {**known, **memo})
+                except Exception:  # of whatever a module holds
+                    memo[id(value)] = value
     try:
-        return copy.deepcopy(module, memo)
+        made = copy.deepcopy(module, memo)
     except Exception as error:  # of whatever a module holds
         raise ConvertError(f"the module cannot be copied: {str(error)[:200]}") from error
+    if any(tensor.device.type != "cpu" for tensor in (*made.parameters(), *made.buffers())):
+        made = made.cpu()
+    return made
 
 
 def _torch() -> Any:
     import torch
 
     return torch
-
-
-def numbers_of(tensor: Any) -> Array:
-    """A tensor as an array."""
-    return np.asarray(tensor.detach().cpu().numpy())

@@ -5,7 +5,7 @@ The path of a checkpoint through this package: ``checkpoint`` (or ``format``, or
 ``computed`` makes those that others stand for, ``handwritten`` gives those of a cell written by
 hand their PyTorch form, as a ``recipe`` tells, ``blocks`` finds the layers they may make, ``order``
 runs the words of ``layers=`` over them, and :func:`read` converts the tensors and says what it did.
-The forward of a live module is followed by ``trace``.
+The forward of a live module is followed by :mod:`fastlstm.sources.live`.
 """
 
 from __future__ import annotations
@@ -179,15 +179,33 @@ def _followed(
     input_size: int | None,
 ) -> Conversion:
     """A live module, whose forward tells all."""
-    from fastlstm.chain.lower import lowered
-    from fastlstm.sources import trace  # which only live modules need
+    from fastlstm.sources import live  # which only live modules need
 
-    traced = trace.trace(source, dtype, path, nonlinearity, input_size)
-    _refuse_ignored(ignored, traced.read)
-    graph = lowered(traced.layers)
-    chosen, note = chosen_vocabulary(vocabulary, strings, graph)
-    report = [*traced.report, *conversions(traced.read.values(), dtype), *found.notes, *note]
-    return Conversion(graph, traced.tensors, tuple(report), chosen)
+    followed = live.read(source, dtype, path, input_size)
+    made = followed.conversion
+    _refuse_ignored(ignored, (f"{path}.{name}" if path else name for name in followed.read))
+    _refuse_other(nonlinearity, made.graph)
+    chosen, note = chosen_vocabulary(vocabulary, strings, made.graph)
+    report = (*made.report, *found.notes, *note)
+    return dataclasses.replace(made, report=report, vocabulary=chosen)
+
+
+def _refuse_other(nonlinearity: str | None, graph: spec.Graph) -> None:
+    """Check that RNNs have the nonlinearity they are said to have, and that there is one."""
+    if nonlinearity is None:
+        return
+    found = {n.name: n.layer.nonlinearity for n in graph.nodes if isinstance(n.layer, spec.RNN)}
+    for name, own in found.items():
+        if nonlinearity != own:
+            raise ConvertError(
+                f"nonlinearity={nonlinearity!r} was given, but the RNN {name!r} has {own!r}; leave "
+                f"nonlinearity= out"
+            )
+    if not found:
+        raise ConvertError(
+            f"nonlinearity={nonlinearity!r} was given, but there is no RNN among the layers "
+            f"({', '.join(node.layer.kind for node in graph.nodes)}); leave it out"
+        )
 
 
 def _row(given: Sequence[Word] | None) -> tuple[int, ...]:
