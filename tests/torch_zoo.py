@@ -279,7 +279,7 @@ class DiveIntoDeepLearning(nn.Module):
 
     def forward(self, inputs, state=None):
         X = F.one_hot(inputs.T.long(), self.vocab_size)
-        X = X.to(torch.float64)
+        X = X.to(self.linear.weight.dtype)
         Y, state = self.rnn(X, state)
         output = self.linear(Y.reshape((-1, Y.shape[-1])))
         return output.reshape((*Y.shape[:2], -1)), state

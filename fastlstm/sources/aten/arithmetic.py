@@ -309,7 +309,6 @@ def constants_only(name: str, function: Callable[..., Any]) -> None:
 
 
 _KNOWN: dict[str, Callable[..., Any]] = {
-    "erf": np.vectorize(math.erf, otypes=["f8"]),
     "asin": np.arcsin,
     "acos": np.arccos,
     "atan": np.arctan,

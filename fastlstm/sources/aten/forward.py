@@ -21,7 +21,7 @@ from fastlstm.sources.arrays import follow as driver
 from fastlstm.sources.arrays import places as at
 from fastlstm.sources.aten.reductions import Unknown
 from fastlstm.sources.aten.table import Array, TokenError, is_array
-from fastlstm.sources.conversion import Call, Conversion, conversions, joined
+from fastlstm.sources.conversion import BATCH, Call, Conversion, conversions, joined
 from fastlstm.sources.pytorch.state_dict import Tensor, to_array
 
 __all__ = ["Endless", "Forward", "Input", "Ran", "Zeros", "convert", "flat"]
@@ -57,6 +57,8 @@ class Input:
         Whether it may be left out; it is, unless it is a state.
     state : bool
         Whether it can be a state, whatever it is called.
+    axes : tuple, optional
+        What its axes are, where that is known.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Input:
     example: bool = False
     optional: bool = False
     state: bool = False
+    axes: driver.Axes | None = None
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,15 @@ def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[tupl
     inputs = [one for one in inputs if not one.optional or one.name in pairs]
     shapes = {one.name: one.shape for one in inputs}
     data = [s for n, s in shapes.items() if s and n not in pairs]
+    if any(one.axes is not None for one in inputs):
+        known = {
+            size
+            for one in inputs
+            for axis, size in zip(one.axes or (), one.shape or (), strict=False)
+            if axis == BATCH and size is not None
+        }
+        yield shapes, next(iter(known)) if len(known) == 1 else 0
+        return
     sizes = [{shape[n] for shape in data if len(shape) > 1 + n} for n in (0, 1)]
     rows = [next(iter(s)) or 0 if len(s) == 1 else 0 for s in sizes]
     pinned = [0, *(n for n in rows if n > 1)]
@@ -315,7 +327,10 @@ class _Program:
     def made(self) -> driver.Followed:
         parameters = [
             driver.Parameter(
-                one.name, self._shape(one.name), self.known.kinds.get(one.name, one.kind or "float")
+                one.name,
+                self._shape(one.name),
+                self.known.kinds.get(one.name, one.kind or "float"),
+                axes=one.axes,
             )
             for one in self.inputs
         ]

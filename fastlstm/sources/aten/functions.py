@@ -169,6 +169,21 @@ def rsqrt(b: Builder, self: Operand) -> Operand:
 
 
 @operator()
+def hypot(b: Builder, self: Operand, other: Operand) -> Operand:
+    return function(b, "sqrt", add(b, function(b, "square", self), function(b, "square", other)))
+
+
+@operator()
+def erf(b: Builder, self: Operand) -> Operand:
+    if not isinstance(self, Value):
+        return np.vectorize(math.erf, otypes=["f8"])(self)
+    # GELU is x (1 + erf(x / sqrt 2)) / 2, so that it has erf in it, but where x is 0.
+    wide = mul(b, self, math.sqrt(2.0))
+    made = sub(b, div(b, mul(b, function(b, "gelu", wide), 2.0), wide), 1.0)
+    return calculate(b, "where", calculate(b, "equal", self, 0.0), self, made)
+
+
+@operator()
 def log1p(b: Builder, self: Operand) -> Operand:
     return function(b, "log", add(b, self, 1.0))
 

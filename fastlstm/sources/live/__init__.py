@@ -23,7 +23,7 @@ from fastlstm.sources.live.comparison import compare
 from fastlstm.sources.live.forward import LiveForward
 from fastlstm.sources.live.inputs import Given, Sizes, candidates
 from fastlstm.sources.live.subject import Subject
-from fastlstm.sources.live.watch import chance
+from fastlstm.sources.live.watch import settled
 
 __all__ = ["Live", "read"]
 
@@ -72,7 +72,7 @@ def read(
         the module, the operator and the line of code.
     """
     # What torch says of records in general is no news to whoever converts.
-    with warnings.catch_warnings(), chance():
+    with warnings.catch_warnings(), settled():
         warnings.simplefilter("ignore")
         return _read(Subject(module, prefix), dtype, input_size, shapes or {})
 

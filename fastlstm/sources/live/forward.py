@@ -15,6 +15,8 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder, Value
 from fastlstm.sources.aten import Ragged
 from fastlstm.sources.aten.forward import Input, Ran, Zeros, flat
+from fastlstm.sources.conversion import BATCH, TIME
+from fastlstm.sources.live import inputs
 from fastlstm.sources.live.inputs import B, Given, arguments
 from fastlstm.sources.live.states import State, nested, states_of
 from fastlstm.sources.live.subject import Subject
@@ -60,7 +62,7 @@ class LiveForward:
         )
         self._starts = {place: s for state in self.states for place, s in state.starts.items()}
         self.inputs = tuple(
-            Input(one.place, one.shape, one.kind, state=one.state)
+            Input(one.place, one.shape, one.kind, state=one.state, axes=_axes(one))
             for one in given.arrays
             if one.kind != "lengths"
         )
@@ -172,6 +174,14 @@ class LiveForward:
 def _own(value: Any) -> Any:
     """An array that may be written into."""
     return Value(value.places.copy(), value.kind) if isinstance(value, Value) else value
+
+
+def _axes(one: inputs.Array) -> tuple[str | int, ...]:
+    """What the axes of an array are that was tried."""
+    letters: dict[str, str] = {"b": BATCH, "t": TIME}
+    return tuple(
+        letters.get(letter, size) for letter, size in zip(one.pattern, one.tried, strict=True)
+    )
 
 
 def _larger(given: Given) -> dict[str, tuple[int, ...]]:

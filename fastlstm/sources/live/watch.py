@@ -20,7 +20,7 @@ import numpy as np
 
 from fastlstm.errors import ConvertError
 
-__all__ = ["chance", "line_of", "tensors_in", "watching"]
+__all__ = ["settled", "line_of", "tensors_in", "watching"]
 
 _ASKS = {
     *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item"),
@@ -136,14 +136,17 @@ def _others() -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def chance() -> Iterator[None]:
-    """Leave the generators of random numbers as they were."""
+def settled() -> Iterator[None]:
+    """One thread of torch, and afterwards the generators of random numbers as they were."""
     import torch
 
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)  # a team of threads takes longer for arrays of these sizes
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.set_rng_state(kept[0])
         np.random.set_state(kept[1])  # noqa: NPY002
         random.setstate(kept[2])
