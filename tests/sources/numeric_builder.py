@@ -44,6 +44,7 @@ class NumericBuilder:
         self.numbers = np.zeros(0)
         self.names: dict[int, str] = {}
         self.notes: dict[str, None] = {}
+        self.last_states: list[np.ndarray] = []
         self._kept: list[Any] = []
 
     def value(self, array: Any, kind: str = "float") -> Value:

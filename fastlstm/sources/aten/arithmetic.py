@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from fastlstm.errors import ConvertError
 from fastlstm.sources.aten.dtypes import cast
 from fastlstm.sources.aten.table import (
+    Array,
     Builder,
     Operand,
     Value,
@@ -308,7 +308,15 @@ def constants_only(name: str, function: Callable[..., Any]) -> None:
     operator(name)(apply)
 
 
+def _weight_norm(v: Array, g: Array, dim: int = 0) -> Array:
+    """A weight of so long vectors, one for each index of an axis; of -1, a single one."""
+    axes = tuple(n for n in range(v.ndim) if n != dim)
+    made: Array = v * (g / np.sqrt(np.square(v).sum(axes, keepdims=True)))
+    return made
+
+
 _KNOWN: dict[str, Callable[..., Any]] = {
+    "_weight_norm": _weight_norm,
     "asin": np.arcsin,
     "acos": np.arccos,
     "atan": np.arctan,

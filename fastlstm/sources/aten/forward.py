@@ -105,7 +105,11 @@ class Forward(Protocol):
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]  # the places of what it returns, as far as they are known
     attributes: dict[str, Any]  # its own arrays, and what else it holds, by path
-    dtypes: Mapping[int, str]  # by the id of an array, what it is stored in
+
+    @property
+    def dtypes(self) -> Mapping[int, str]:
+        """By the id of an array, what it is stored in."""
+        ...
 
     def may_write(self) -> Mapping[str, Array | Zeros]:
         """By path, arrays that it seems to change, as they are before the first call."""
@@ -390,9 +394,7 @@ class _Program:
                 outputs[place or "output"] = value
         return driver.Outcome(self._without_last_states(builder, outputs), written)
 
-    def _without_last_states(
-        self, builder: Builder, outputs: dict[str, Value]
-    ) -> dict[str, Value]:
+    def _without_last_states(self, builder: Builder, outputs: dict[str, Value]) -> dict[str, Value]:
         """Outputs, without what is behind the first and is the last states of recurrent layers.
 
         These are the state that a model carries and returns by itself.

@@ -74,7 +74,15 @@ def read(
     # What torch says of records in general is no news to whoever converts.
     with warnings.catch_warnings(), settled():
         warnings.simplefilter("ignore")
-        return _read(Subject(module, prefix), dtype, input_size, shapes or {})
+        return _read(_subject(module, prefix), dtype, input_size, shapes or {})
+
+
+def _subject(module: Any, prefix: str) -> Subject:
+    try:
+        return Subject(module, prefix)
+    except ConvertError as error:
+        what = repr(prefix)[:200] if prefix else f"the module ({type(module).__name__:.100})"
+        raise ConvertError(f"{what} is not converted: {error}") from error
 
 
 def _read(
@@ -85,7 +93,6 @@ def _read(
     try:
         if not subject.needed:
             raise ConvertError("its forward takes no array by name; expected one")
-        _ = subject.dtype
         for given in candidates(subject, input_size, shapes):
             try:
                 forward = LiveForward(subject, given)
@@ -99,7 +106,7 @@ def _read(
                 report.used(subject),
             )
             # One step a call, of which the states could be given and are not, remembers nothing.
-            if given.is_whole(subject) or _has_time(made):
+            if given.is_whole(subject) or ("b" in given.arrays[0].pattern and _has_time(made)):
                 return found
             step = step or found
     except ConvertError as error:

@@ -16,8 +16,8 @@ from fastlstm import reference
 from fastlstm.errors import ConvertError
 from fastlstm.sources.aten.forward import flat
 from fastlstm.sources.conversion import BATCH, TIME, Argument, Conversion
-from fastlstm.sources.live.forward import LiveForward
 from fastlstm.sources.live import inputs as given_arrays
+from fastlstm.sources.live.forward import LiveForward
 from fastlstm.sources.live.inputs import B, arguments
 
 __all__ = ["compare"]
@@ -102,9 +102,7 @@ def _check(name: str, expected: Array, got: Array, tolerance: float, keeps: bool
     )
 
 
-def _sizes(
-    forward: LiveForward, taken: Mapping[str, Argument]
-) -> dict[str, tuple[int, ...]]:
+def _sizes(forward: LiveForward, taken: Mapping[str, Argument]) -> dict[str, tuple[int, ...]]:
     """Other sizes than those that the forward was recorded with, where they are open."""
     axes = {a.place: _axes(taken.get(a.place), a) for a in forward.given.arrays}
     steps = max(
@@ -184,7 +182,7 @@ def _called(
 
 def _rows(array: Array, one: Argument, timed: bool) -> Array:
     """An array of a source as rows (T, B, ...) of a graph; an axis that it has not is 1."""
-    axes = [*one.axes]
+    axes: list[str | int] = [*one.axes]
     if len(axes) != array.ndim:
         axes = [*([TIME] if timed else []), *[BATCH], *([0] * array.ndim)][: array.ndim]
     order = [axes.index(axis) for axis in (TIME, BATCH) if axis in axes]

@@ -1,4 +1,4 @@
-"""The forward of a live module as a program of arrays: recorded anew for each size of its inputs."""
+"""The forward of a live module as a program of arrays: recorded anew for each size of inputs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ __all__ = ["LiveForward"]
 
 Array = npt.NDArray[Any]
 SizesOf = Mapping[str, tuple[int, ...]]
+
+# Code that is no forward of a user's: torch's own, and the one that is recorded here.
+_INNER = re.compile(r"[/\\\\]torch[/\\\\]|sources[/\\\\]live[/\\\\]forward\.py$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +148,7 @@ class LiveForward:
             """The forward of arrays alone, each state given and given back as one of them."""
             left = iter(arrays)
             named = {
-                name: tuple(next(left) for _ in places)
-                if isinstance(places, tuple)
-                else next(left)
+                name: tuple(next(left) for _ in places) if isinstance(places, tuple) else next(left)
                 for name, places in self.given.nested.items()
             }
             for state in self.states:
@@ -159,7 +160,8 @@ class LiveForward:
         with subject.as_it_was(), torch.no_grad():
             vars(module)["forward"] = forward
             try:
-                traced = torch.jit.trace(module, (*tensors_in(given), *held), check_trace=False)
+                trace: Any = torch.jit.trace
+                traced = trace(module, (*tensors_in(given), *held), check_trace=False)
                 archive = io.BytesIO(traced.save_to_buffer())
             except ConvertError:
                 raise
@@ -203,7 +205,7 @@ def _place(error: ConvertError, traced: Any) -> None:
     if 0 < nth <= len(nodes):
         for place in nodes[nth - 1].sourceRange().split("\n"):
             found = re.fullmatch(r"(.*)\((\d+)\): (.*)", place)
-            if found and "/torch/" not in found[1].replace("\\", "/"):
+            if found and not _INNER.search(found[1]):
                 text += line_of("", found[1], int(found[2]))
                 break
     error.args = (text,)

@@ -25,7 +25,22 @@ MOST_ALIKE = 12  # ways of giving other arguments that all fail for one reason: 
 MOST_WAYS = 100  # in which the arguments beside the first can be given
 
 # Axes that are tried, the most usual first: b the batch, t time, f features.
-_REAL = ("btf", "tbf", "bft", "bf", "tf", "bt", "b1f", "bf1", "1bf", "b1t", "btf1", "b1tf", "f", "t")
+_REAL = (
+    "btf",
+    "tbf",
+    "bft",
+    "bf",
+    "tf",
+    "bt",
+    "b1f",
+    "bf1",
+    "1bf",
+    "b1t",
+    "btf1",
+    "b1tf",
+    "f",
+    "t",
+)
 _TOKENS = ("bt", "tb", "t", "b")
 
 _LENGTHS = re.compile(r"(?:.*_)?(?:len|lens|lengths?|seq_?lens?|x_?lens?|sizes)(?:_.*)?", re.I)
@@ -173,13 +188,13 @@ class _Search:
 
     def found(self, others: tuple[str, ...]) -> Iterator[Given]:
         """What forward takes, of the first sizes of the batch and of time that it takes at all."""
+        found = False
         for rows, steps in ((B, T), (1, T), *((B, n) for n in LONGER), *self.held()):
-            found = False
+            if found and (rows, steps) != (1, T):
+                return
             for given in self.taken(self._firsts(rows, steps), others):
                 found = True
                 yield given
-            if found:
-                return
         if not self.shapes:
             yield from self._sizes(others)
 
@@ -290,9 +305,7 @@ class _Search:
         for pattern in dict.fromkeys(p for p in (axes, batch) if p):
             yield name, [_array(name, pattern, 0, rows, steps, "int")]
 
-    def _states(
-        self, name: str, rows: int, batched: bool
-    ) -> Iterator[tuple[Any, list[Array]]]:
+    def _states(self, name: str, rows: int, batched: bool) -> Iterator[tuple[Any, list[Array]]]:
         """The states of a recurrent layer: an array, or one for h and one for c."""
         seen: set[Any] = set()
         for part in self.subject.module.modules():
@@ -312,9 +325,7 @@ class _Search:
             seen.add(key)
             if own.startswith("LSTM"):
                 places = (f"{name}[0]", f"{name}[1]")
-                yield places, [
-                    _state(p, s, rows) for p, s in zip(places, shapes, strict=True)
-                ]
+                yield places, [_state(p, s, rows) for p, s in zip(places, shapes, strict=True)]
             yield name, [_state(name, shapes[0], rows)]
 
     def _takes_any(self, given: Given) -> bool:

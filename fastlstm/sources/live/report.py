@@ -12,6 +12,7 @@ from fastlstm.sources.live.subject import Subject
 
 __all__ = ["lines", "used"]
 
+_IDENTITY = "torch.nn.modules.linear.Identity"
 _LETTERS = {TIME: "T", BATCH: "B"}
 
 
@@ -20,6 +21,9 @@ def lines(forward: LiveForward, made: Conversion) -> Iterator[str]:
     yield from _layout(made)
     yield from _states(forward, made)
     yield from _parts(forward.subject)
+    for dtype in dict.fromkeys(forward.subject.widened.values()):
+        names = [name for name, own in forward.subject.widened.items() if own == dtype]
+        yield f"widened from {dtype} to float32: {joined(names)}"
 
 
 def used(subject: Subject) -> tuple[str, ...]:
@@ -87,7 +91,8 @@ def _parts(subject: Subject) -> Iterator[str]:
         if own and not own & subject.used:
             yield f"{name} is not run by forward and was left out"
             continue
-        if type(part).__module__ == "torch.nn.modules.dropout":
+        kind = f"{type(part).__module__}.{type(part).__name__}"
+        if kind.startswith("torch.nn.modules.dropout.") or kind == _IDENTITY:
             yield f"{name} has no effect at inference and was left out"
         elif getattr(part, "dropout", 0.0) and isinstance(getattr(part, "dropout", 0), float):
             yield f"{name}: dropout has no effect at inference and was left out"

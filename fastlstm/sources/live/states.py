@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import ConvertError
@@ -109,19 +108,15 @@ def _is_read(
     subject: Subject, path: str, given: Arguments, first: Any, after: Mapping[str, Any]
 ) -> bool:
     """Whether anything that forward gives or keeps depends on what an attribute was before."""
-    import torch
-
     with subject.as_it_was():
         subject.put(path, _filled(after[path], float("nan")))
         try:
-            other = subject.call(given)
+            other = _frozen(subject.call(given))
         except Exception:  # of whatever forward does with it
             return True
         if not all(t.dtype.is_floating_point for t in tensors_in(after[path])):
             return True
-        now = {key: value for key, value in subject.held().items() if key in after}
-        with torch.no_grad():
-            return not (_same(other, first) and _same(now, {key: after[key] for key in now}))
+        return not (_same(other, first) and _same(_frozen(subject.held()), after))
 
 
 def _starts(
@@ -146,7 +141,8 @@ def _starts(
         return
     with subject.as_it_was():
         subject.put(path, _filled(after[path], 0.0))
-        zero = _same(subject.call(given), first) and _same(subject.held()[path], after[path])
+        zero = _same(_frozen(subject.call(given)), first)
+        zero = zero and _same(_frozen(subject.held()[path]), after[path])
     if not zero:
         raise ConvertError(
             f"attribute {path!r:.200} is {_shown(before)} before the first call, which then starts "
@@ -197,7 +193,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
-        same = (one == other) | ((one != one) & (other != other))  # noqa: PLR0124  (NaN is itself)
+        same = (one == other) | ((one != one) & (other != other))
         return bool(same.all())
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)

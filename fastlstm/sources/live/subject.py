@@ -36,17 +36,17 @@ class Subject:
         Arguments of forward that have no default, and those whose default is None.
     errors : dict of str to None
         What forward raised of the arguments that it did not take.
+    widened : dict of str to str
+        Weights of less than 32 bits, and their dtypes: what torch rounds with them is not rounded.
     used : set of int
         The ids of the tensors that operators of the last watched run were given.
     """
 
     def __init__(self, module: Any, prefix: str) -> None:
-        own = module.get_submodule(prefix)
-        while (path := class_path(own)) in SHELLS:
-            own = getattr(own, SHELLS[path])
+        own = _without_shells(module.get_submodule(prefix))
         kind = f"({type(own).__name__:.100})"
         self.described = f"{prefix!r:.200} {kind}" if prefix else f"the module {kind}"
-        self.module = _copied(own).eval()
+        self.module, self.widened = _copied(own)
         self.errors: dict[str, None] = {}
         self.used: set[int] = set()
         signature = inspect.signature(self.module.forward).parameters.values()
@@ -72,22 +72,9 @@ class Subject:
 
     @property
     def dtype(self) -> Any:
-        """The dtype of its numbers.
-
-        Raises
-        ------
-        ConvertError
-            If they are of less than 32 bits.
-        """
+        """The dtype that it computes in."""
         torch = _torch()
         held = {t.dtype for t in (*self.module.parameters(), *self.module.buffers())}
-        for dtype in (torch.float16, torch.bfloat16):
-            if dtype in held:
-                name = str(dtype).removeprefix("torch.")
-                raise ConvertError(
-                    f"its numbers are {name}, in which torch rounds what it computes; expected "
-                    f"float32 or float64: convert module.float()"
-                )
         return torch.float64 if torch.float64 in held else torch.float32
 
     def run(self, given: Mapping[str, Any]) -> Any:
@@ -180,11 +167,42 @@ def _values(part: Any) -> list[Any]:
     return [*vars(part).values(), *part._buffers.values()]
 
 
-def _copied(module: Any) -> Any:
-    """A copy of a module on the CPU that shares no tensor with it.
+def _without_shells(module: Any) -> Any:
+    """The module that wrappers run."""
+    while (path := class_path(module)) in SHELLS:
+        module = getattr(module, SHELLS[path])
+    return module
 
-    What cannot be copied, as a lock or a file, is shared.
+
+def _refuse(module: Any) -> None:
+    """Check that a module has weights, and none that it changes.
+
+    Raises
+    ------
+    ConvertError
+        Naming what is wrong, and what to do.
     """
+    for path, part in module.named_modules():
+        if getattr(part, "max_norm", None) is not None:
+            raise ConvertError(
+                f"{path!r:.200} ({type(part).__name__:.100}) has max_norm={part.max_norm}, which "
+                f"scales rows when they are looked up; scale the rows of its weight once and set "
+                f"max_norm=None"
+            )
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ConvertError(
+                f"{path!r:.200} is on the meta device, without values; load the weights first"
+            )
+
+
+def _copied(module: Any) -> tuple[Any, dict[str, str]]:
+    """A copy of a module on the CPU, in evaluation, that shares no tensor with it.
+
+    What cannot be copied, as a lock or a file, is shared. With it go the names of the weights that
+    it has widened, and what they were.
+    """
+    _refuse(module)
     torch = _torch()
     memo: dict[int, Any] = {}
     parts = [*module.modules()]
@@ -208,9 +226,15 @@ def _copied(module: Any) -> Any:
         made = copy.deepcopy(module, memo)
     except Exception as error:  # of whatever a module holds
         raise ConvertError(f"the module cannot be copied: {str(error)[:200]}") from error
-    if any(tensor.device.type != "cpu" for tensor in (*made.parameters(), *made.buffers())):
+    for part in [*made.modules()]:
+        for name, child in part._modules.items():
+            part._modules[name] = child and _without_shells(child)
+    held = (*made.named_parameters(), *made.named_buffers())
+    if any(tensor.device.type != "cpu" for _, tensor in held):
         made = made.cpu()
-    return made
+    narrow = (torch.float16, torch.bfloat16)
+    widened = {n: str(t.dtype).removeprefix("torch.") for n, t in held if t.dtype in narrow}
+    return (made.float() if widened else made).eval(), widened
 
 
 def _torch() -> Any:

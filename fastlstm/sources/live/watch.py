@@ -20,7 +20,7 @@ import numpy as np
 
 from fastlstm.errors import ConvertError
 
-__all__ = ["settled", "line_of", "tensors_in", "watching"]
+__all__ = ["line_of", "settled", "tensors_in", "watching"]
 
 _ASKS = {
     *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item"),
@@ -29,7 +29,16 @@ _ASKS = {
 }
 # What these give depends on a shape alone.
 _SHAPES = {
-    *("size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous"),
+    *(
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+    ),
     *("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full"),
     *("new_empty", "__len__", "is_floating_point", "is_complex", "get_device", "element_size"),
     *("type", "__hash__", "__repr__", "__format__", "is_same_size"),
@@ -102,11 +111,13 @@ def watching(given: Mapping[str, Any], module: Any) -> Iterator[set[int]]:
             made = func(*args, **kwargs)
             if kwargs.get("generator") is not None or not torch.equal(drawn, torch.get_rng_state()):
                 raise ConvertError(
-                    f"{_shown(name)}() draws random numbers{_where(paths)}; expected a forward that "
-                    f"gives the same each time in evaluation"
+                    f"{_shown(name)}() draws random numbers{_where(paths)}; expected a forward "
+                    f"that gives the same each time in evaluation"
                 )
             if depends and name not in _SHAPES:
-                for tensor in tensors_in(made):
+                # How many rows a step has, beside packed ones, is no number of theirs.
+                of_input = made[:1] if name == "_pack_padded_sequence" else made
+                for tensor in tensors_in(of_input):
                     known[id(tensor)] = tensor
                 # What is written into an array makes the array depend on it too.
                 if name.endswith("_") or name == "__setitem__" or "out" in kwargs:
@@ -131,7 +142,7 @@ def _shown(name: str) -> str:
 
 def _others() -> tuple[Any, ...]:
     """The states of the generators that torch does not have."""
-    _, keys, *rest = np.random.get_state()  # noqa: NPY002  (it is the one that forwards draw from)
+    _, keys, *rest = np.random.get_state()
     return (np.asarray(keys).tobytes(), *rest, random.getstate())
 
 
@@ -140,7 +151,7 @@ def settled() -> Iterator[None]:
     """One thread of torch, and afterwards the generators of random numbers as they were."""
     import torch
 
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # a team of threads takes longer for arrays of these sizes
@@ -148,7 +159,7 @@ def settled() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
+        np.random.set_state(kept[1])
         random.setstate(kept[2])
 
 

@@ -1,9 +1,9 @@
 """A whole module, live or stored in a checkpoint: what its classes tell that weights do not.
 
-Of a live ``torch.nn.Module`` all there is to know is found by following it (:mod:`fastlstm.sources.live`). Where
-its layers are given instead, it is turned into the record a checkpoint would hold of it, so there
-is one description of both. Nothing here imports torch: a module in hand brings its own classes, and
-they are recognised by their import paths.
+Of a live ``torch.nn.Module`` all there is to know is found by following it
+(:mod:`fastlstm.sources.live`). Where its layers are given instead, it is turned into the record a
+checkpoint would hold of it, so there is one description of both. Nothing here imports torch: a
+module in hand brings its own classes, and they are recognised by their import paths.
 """
 
 from __future__ import annotations
