@@ -59,7 +59,8 @@ def convert(
     inputs : mapping of str to number, array, tuple or str, optional
         Of an ONNX model, by their names, inputs that are the same in every call, as
         ``{"sr": 16000}``, and the sizes of others, as ``{"x": (1, 576)}`` or ``"1x576"``, None or
-        ``?`` for what stays open.
+        ``?`` for what stays open. Of a live module, the shapes of what forward takes, where none
+        that is tried fits.
     outputs : sequence of str, optional
         Names of the values that the model gives instead of what the source gives: layers of
         ``model.graph``, as a layer whose rows an application wants beside the last one's.

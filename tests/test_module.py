@@ -203,7 +203,7 @@ def test_a_stored_softmax_over_the_last_dimension_only(tmp_path: Path) -> None:
 
 def test_what_torch_does_not_run_is_refused() -> None:
     module = nn.Sequential(nn.LSTM(3, 5), nn.Linear(5, 2))
-    with pytest.raises(ConvertError, match=r"none of the arrays that were tried.*must be Tensor, n"):
+    with pytest.raises(ConvertError, match=r"none of the arrays that were tried.*must be Te"):
         read(module)
 
 

@@ -18,6 +18,7 @@ from fastlstm.options import DEFAULTS, Options, complete
 from fastlstm.sources import audio, exported, keras, numbers, onnx, torchscript
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary
 from fastlstm.sources.pytorch import reader as pytorch
+from fastlstm.sources.pytorch.module import is_module
 
 __all__ = ["Conversion", "read"]
 
@@ -188,6 +189,11 @@ def _is_onnx(source: _Source, options: Options) -> bool:
     return onnx.is_model(source.given) or source.path.endswith(".onnx")
 
 
+def _is_live(source: _Source, options: Options) -> bool:
+    """Whether the forward of a module is followed: not if its layers are named."""
+    return is_module(source.given) and options["layers"] is None and options["recipe"] is None
+
+
 def _is_script(source: _Source, options: Options) -> bool:
     """Whether the forward of an archive is followed: not if layers of its weights are named."""
     named = any(options[name] for name in _TOLD)  # type: ignore[literal-required]
@@ -195,7 +201,7 @@ def _is_script(source: _Source, options: Options) -> bool:
 
 
 _TOLD = ("layers", "prefix", "nonlinearity", "ignore", "recipe")
-_OF_WEIGHTS = (*_TOLD, "dtype", "vocabulary", "input_size")
+_OF_WEIGHTS = (*_TOLD, "dtype", "vocabulary", "input_size", "inputs")
 
 # The first that fits is read.
 _KINDS = (
@@ -219,5 +225,6 @@ _KINDS = (
         _keras,
         frozenset({"ignore"}),
     ),
+    _Kind("a live module", _is_live, _weights, frozenset({"inputs", *_TOLD})),
     _Kind("a checkpoint", lambda source, options: True, _weights, frozenset(_TOLD)),
 )

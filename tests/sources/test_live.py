@@ -339,6 +339,31 @@ def test_the_last_state_of_rows_of_different_lengths() -> None:
     np.testing.assert_allclose(y.reshape(expected.shape), expected, rtol=0, atol=1e-5)
 
 
+def test_shapes_that_are_said() -> None:
+    class Policy(nn.Module):  # type: ignore[misc]
+        """A cell behind the convolutions of an image a call."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.cell = nn.Conv2d(3, 4, 3, stride=2), nn.GRUCell(36, 5)
+            self.fc = nn.Linear(5, 2)
+
+        def forward(self, image: Any, hidden: Any) -> Any:
+            rows = F.elu(self.conv(image)).view(image.size(0), -1)
+            hidden = self.cell(rows, hidden)
+            return self.fc(hidden), hidden
+
+    module = Policy().double()
+    with pytest.raises(ConvertError, match="Say their shapes with inputs=, None for the batch"):
+        read(module)
+    conversion = read(module, inputs={"image": (None, 3, 8, 8)}, dtype="float64")
+    x, hidden, expected = torch.randn(T, B, 3, 8, 8).double(), torch.zeros(B, 5).double(), []
+    for image in x:
+        y, hidden = module(image, hidden)
+        expected.append(y.detach().numpy())
+    same(conversion, x.numpy(), np.stack(expected))
+
+
 def test_a_size_that_the_forward_checks_is_that_of_the_input() -> None:
     def forward(self: Any, x: Any) -> Any:
         if x.shape[-1] != 10:

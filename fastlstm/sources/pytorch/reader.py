@@ -26,6 +26,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.format import read_tensors
 from fastlstm.sources import foreign
 from fastlstm.sources.conversion import Conversion, chosen_vocabulary, conversions, joined
+from fastlstm.sources.fixed import given_inputs
 from fastlstm.sources.pytorch import advice, module, order, words
 from fastlstm.sources.pytorch.blocks import Block, find_blocks
 from fastlstm.sources.pytorch.checkpoint import StoredTensor, read_checkpoint
@@ -60,6 +61,7 @@ def read(
     vocabulary: Sequence[str] | None,
     recipe: str | os.PathLike[str] | None,
     input_size: int | None,
+    inputs: Mapping[str, Any] | None,
 ) -> Conversion:
     """Read a checkpoint, a live module or a mapping; arguments and errors are those of
     :func:`fastlstm.sources.read`.
@@ -73,7 +75,16 @@ def read(
     path = (prefix or "").removesuffix(".")
     if given is None and by_hand is None and module.can_follow(source, path):
         return _followed(
-            source, found, ignored, path, nonlinearity, dtype, vocabulary, strings, input_size
+            source,
+            found,
+            ignored,
+            path,
+            nonlinearity,
+            dtype,
+            vocabulary,
+            strings,
+            input_size,
+            inputs or {},
         )
     options = (prefix, nonlinearity, dtype, vocabulary, input_size)
     try:
@@ -177,11 +188,18 @@ def _followed(
     vocabulary: Sequence[str] | None,
     strings: tuple[str, tuple[str, ...]] | None,
     input_size: int | None,
+    inputs: Mapping[str, Any],
 ) -> Conversion:
     """A live module, whose forward tells all."""
     from fastlstm.sources import live  # which only live modules need
 
-    followed = live.read(source, dtype, path, input_size)
+    constants, shapes = given_inputs(inputs)
+    if constants:
+        raise ConvertError(
+            f"inputs= gives {next(iter(constants))!r:.200} numbers; of a live module it says the "
+            f"shapes of what forward takes, as in (None, None, 80)"
+        )
+    followed = live.read(source, dtype, path, input_size, shapes)
     made = followed.conversion
     _refuse_ignored(ignored, (f"{path}.{name}" if path else name for name in followed.read))
     _refuse_other(nonlinearity, made.graph)
