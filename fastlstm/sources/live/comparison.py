@@ -184,7 +184,8 @@ def _rows(array: Array, one: Argument, timed: bool) -> Array:
     """An array of a source as rows (T, B, ...) of a graph; an axis that it has not is 1."""
     axes: list[str | int] = [*one.axes]
     if len(axes) != array.ndim:
-        axes = [*([TIME] if timed else []), *[BATCH], *([0] * array.ndim)][: array.ndim]
+        lead: list[str | int] = [TIME, BATCH] if timed else [BATCH]
+        axes = [*lead, *([0] * array.ndim)][: array.ndim]
     order = [axes.index(axis) for axis in (TIME, BATCH) if axis in axes]
     order += [n for n in range(array.ndim) if n not in order]
     array = array.transpose(order)
