@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import chain as spec
 import numpy as np
+from chain import reference
+from chain.lower import lowered, raised
 
 from fastlstm import Model, _engine
-from fastlstm import chain as spec
-from fastlstm.chain import reference
-from fastlstm.chain.lower import lowered, raised
 from fastlstm.format import ModelFile
 from fastlstm.spec import check
 
@@ -340,7 +340,7 @@ def by_torch(file: ChainFile, x: np.ndarray) -> np.ndarray:
 
 
 def torch_function(text: str) -> Callable[[Any], Any]:
-    """A function of :mod:`fastlstm.chain.functions`."""
+    """A function of :mod:`chain.functions`."""
     import torch
 
     functional = torch.nn.functional

@@ -12,8 +12,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -34,8 +36,6 @@ from ways import in_numpy
 
 import fastlstm
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 I, H = 5, 19  # noqa: E741
 

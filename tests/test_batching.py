@@ -13,13 +13,13 @@ import selectors
 import signal
 import threading
 
+import chain as spec
 import numpy as np
 import pytest
 from models import build, every_kind, input_for, recurrent
 from ways import assert_same_bits
 
 import fastlstm
-from fastlstm import chain as spec
 from fastlstm.batching import Batcher
 from fastlstm.pool import Pool
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import (
     CELLS,
     ISAS,
@@ -33,8 +35,6 @@ from models import (
 )
 
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 HERE = Path(__file__).resolve().parent
 

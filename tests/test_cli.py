@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import ChainFile, build, model_file, random_tensors, recurrent
 
 import fastlstm
 from fastlstm import Model, cli
-from fastlstm import chain as spec
 from fastlstm.commands import (
     cells,
     demonstration,

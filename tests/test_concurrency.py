@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import chain as spec
 import numpy as np
 import pytest
 from models import LANES, ChainFile, build, by_turns, input_for, model_file, recurrent, state_for
@@ -36,7 +37,6 @@ from ways import assert_same_bits, assert_same_state
 
 import fastlstm
 from fastlstm import Model, Stream
-from fastlstm import chain as spec
 
 THREADS = 6
 STEPS = 40

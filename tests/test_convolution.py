@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import (
     ISAS,
     LANES,
@@ -32,8 +34,6 @@ from ways import (
 )
 
 from fastlstm import Model, format
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 ENGINES = [*ISAS, "float64"]
 

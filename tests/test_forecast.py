@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import CELLS, build, recurrent
 
 import fastlstm
 from fastlstm import Model, Stream, cli
-from fastlstm import chain as spec
 from fastlstm.commands.series import continued, read_series, write_series
 from fastlstm.forecasting import fitted
 

@@ -16,17 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain.lower import lowered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ChainFile
 from safetensors.numpy import load, save
 from sealing import BEGIN, END, ZEROS, seal
 
-from fastlstm import chain as spec
 from fastlstm import format
-from fastlstm.chain.lower import lowered
 from fastlstm.format import ModelFile
 from fastlstm.spec import Graph
 
@@ -1072,7 +1072,6 @@ def test_a_deep_recursion_limit_does_not_help_a_bomb(tmp_path: Path) -> None:
 PEAK = """
 import sys, tracemalloc
 import numpy
-import fastlstm.chain.lower  # what its code takes, once, is not the file's
 from fastlstm import format
 
 def status(key):

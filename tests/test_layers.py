@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import (
     ISAS,
     KINDS,
@@ -37,8 +39,6 @@ from ways import (
 )
 
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 from fastlstm.plan.lowering import plan
 
 ENGINES = [*ISAS, "float64"]

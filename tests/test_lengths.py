@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import (
@@ -32,7 +33,6 @@ from ways import (
 )
 
 from fastlstm import Model, processors
-from fastlstm import chain as spec
 
 ALL = tuple(every_model(1))
 EVERY_MODEL = pytest.mark.parametrize(("kind", "isa"), by_turns(ALL))

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import chain as spec
 import numpy as np
 import pytest
 from models import build, recurrent
-
-from fastlstm import chain as spec
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 

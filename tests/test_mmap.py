@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import chain as spec
 import numpy as np
 import pytest
 from models import CELLS, build, every_kind, input_for, model_file, recurrent
@@ -26,7 +27,6 @@ from sealing import seal
 
 import fastlstm
 from fastlstm import FormatError, Model, _engine, format
-from fastlstm import chain as spec
 from fastlstm import spec as vocabulary
 from fastlstm.plan.lowering import plan
 

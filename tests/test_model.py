@@ -11,8 +11,10 @@ import os
 import pickle
 from pathlib import Path
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import (
     CELLS,
     ISAS,
@@ -32,8 +34,6 @@ from sealing import seal
 
 import fastlstm
 from fastlstm import Model, _engine
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 from fastlstm.plan.lowering import plan
 from fastlstm.spec import check
 

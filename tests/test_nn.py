@@ -10,10 +10,10 @@ import warnings
 
 import numpy as np
 import pytest
+from chain import reference
 from models import chain_of, random_tensors, recurrent
 
 import fastlstm
-from fastlstm.chain import reference
 
 STACKS = ("LSTM", "GRU", "RNN")
 MODULES = (*STACKS, *(f"{name}Cell" for name in STACKS))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import (
@@ -36,7 +37,6 @@ from ways import assert_same_bits, assert_same_state
 
 import fastlstm
 from fastlstm import Model, Pool, Stream, processors
-from fastlstm import chain as spec
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MOST = 2**24  # slots of a pool

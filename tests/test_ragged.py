@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import (
@@ -25,7 +26,6 @@ from ways import assert_same_bits, assert_same_state, row_of, rows_of
 
 import fastlstm
 from fastlstm import Model, processors
-from fastlstm import chain as spec
 
 I, H = 5, 9  # noqa: E741
 
@@ -330,7 +330,7 @@ class TestPadding:
         import numpy as np
         from models import model_file, recurrent
         from fastlstm import Model
-        from fastlstm import chain as spec
+        import chain as spec
 
         isa, *kinds = sys.argv[1:]
         PAGE, SIZE = mmap.PAGESIZE, 64

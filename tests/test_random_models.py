@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from conftest import SEED
 from models import ChainFile
 from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model, _engine
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 ISAS = [name for name, _ in _engine.kernels(4)]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import CELLS, model_file, recurrent, torch_forward
 
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 from fastlstm.reference.functions import sigmoid
 from fastlstm.reference.recurrent import gru_cell, lstm_cell
 from fastlstm.reference.rows import softmax

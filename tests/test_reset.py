@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain.lower import lowered
 from models import (
     CELLS,
     LANES,
@@ -34,8 +36,6 @@ from ways import (
 )
 
 from fastlstm import Model, processors
-from fastlstm import chain as spec
-from fastlstm.chain.lower import lowered
 from fastlstm.spec import check as check_graph
 
 State = dict[str, np.ndarray]

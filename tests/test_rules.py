@@ -30,8 +30,6 @@ MAY_IMPORT = {
     "spec": set(),
     "reference": {"spec"},
     "plan": {"spec", "reference"},
-    # The chain of layers, which converters make, until they speak of graphs.
-    "chain": {"spec", "reference"},
     "signature": set(),
     "durable": set(),
     "identity": set(),
@@ -39,11 +37,11 @@ MAY_IMPORT = {
     "container": {"errors", "document", "durable", "identity"},
     "format": {"spec", "errors", "container", "document", "identity"},
     "options": {"errors"},
-    "sources": {"spec", "chain", "reference", "errors", "signature", "options"},
+    "sources": {"spec", "reference", "errors", "signature", "options"},
     "sources/exported/archive": {"spec", "errors", "document"},
     "sources/exported/program": {"spec", "errors", "document"},
     "sources/pytorch/reader": {
-        *("spec", "chain", "reference", "errors", "signature", "container", "format"),
+        *("spec", "reference", "errors", "signature", "container", "format"),
     },
     "processors": set(),
     "arrays": {"_engine"},

@@ -23,13 +23,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import build, input_for, recurrent
 
 import fastlstm
 from fastlstm import Model
-from fastlstm import chain as spec
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "serve.py"
 NEW = bytes(16)

@@ -8,12 +8,11 @@ import json
 import pickle
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain.functions import PARAMETERS
 from models import KINDS, every_kind, random_tensors
-
-from fastlstm import chain as spec
-from fastlstm.chain.functions import PARAMETERS
 
 FUNCTION_NAMES = ", ".join(PARAMETERS)
 A = spec.Activation("act", "relu", 4)

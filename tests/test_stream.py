@@ -13,6 +13,7 @@ import itertools
 import pickle
 import threading
 
+import chain as spec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,7 +33,6 @@ from models import (
 from ways import assert_same_bits, assert_same_state
 
 import fastlstm
-from fastlstm import chain as spec
 
 TOKEN_DTYPES = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import chain as spec
 import numpy as np
 import pytest
 from models import ISAS, build, input_for, model_file, recurrent, state_for
 from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model, processors
-from fastlstm import chain as spec
 
 TASKS = Path("/proc/self/task")
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import ChainFile, build, chain_of, model_file, random_tensors, recurrent
 
 import fastlstm
 from fastlstm import Model, Stream, generation, tokens
-from fastlstm import chain as spec
 
 VOCABULARY = ("<unk>", " ", *"abcdefgh", "ab", "abc")
 V = len(VOCABULARY)

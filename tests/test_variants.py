@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import (
     ISAS,
     LANES,
@@ -29,8 +31,6 @@ from test_cells import pairs
 from ways import assert_every_way_agrees, assert_same_bits, assert_same_state
 
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 ENGINES = [*ISAS, "float64"]
 

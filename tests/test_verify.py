@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
+from chain.lower import lowered
 from hypothesis import given
 from hypothesis import strategies as st
 from models import KINDS, ChainFile, build, chain_of, every_kind, model_file, recurrent
 
 import fastlstm
 from fastlstm import Model, cli
-from fastlstm import chain as spec
-from fastlstm.chain import reference
-from fastlstm.chain.lower import lowered
 from fastlstm.spec import check
 from fastlstm.verification import Verification, deviation, random_input, trial, verify
 from fastlstm.verification.comparison import RESTART_STEPS, compare, cut
@@ -894,7 +894,7 @@ def test_refused_onnx_files(
 
 
 def test_the_reference_is_the_truth(rng: np.random.Generator) -> None:
-    """What everything is compared with is :mod:`fastlstm.chain.reference`, in float64."""
+    """What everything is compared with is :mod:`chain.reference`, in float64."""
     model = build(recurrent("gru", 3, 5), rng)
     x = random_input(model, (9, 2), 0)
     y, _ = equations(model.graph, model.tensors, np.float64)({"input": x}, None)

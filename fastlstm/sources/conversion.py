@@ -51,13 +51,6 @@ class Conversion:
     vocabulary: tuple[str, ...] | None = None
     call: Call | None = None
 
-    @property
-    def layers(self) -> tuple[Any, ...]:
-        """The chain of layers that the graph is."""
-        from fastlstm.chain.lower import raised
-
-        return raised(self.graph)
-
 
 def conversions(tensors: Iterable[Tensor], dtype: str) -> list[str]:
     """A line for each dtype that was converted to the model's, with the names of its tensors."""

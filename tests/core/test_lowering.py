@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 
+import chain
 import numpy as np
 import pytest
+from chain.lower import lowered, raised
+from chain.reference import forward
 from conftest import SEED
 from models import every_model, random_tensors
 from test_random_models import VOCABULARY, Draw, tensors_of
 
-from fastlstm import chain, reference, spec
-from fastlstm.chain.lower import lowered, raised
-from fastlstm.chain.reference import forward
+from fastlstm import reference, spec
 
 MODELS = every_model(4)
 

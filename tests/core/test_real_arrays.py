@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import build, recurrent
 from ways import assert_same_bits
 
 import fastlstm
-from fastlstm import chain as spec
 from fastlstm import spec as rows
 from fastlstm.format import ModelFile
 

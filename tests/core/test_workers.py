@@ -11,7 +11,7 @@ BEGIN = """
     import ctypes, os, sys, threading
     import numpy as np
     from fastlstm import processors
-    from fastlstm import chain as spec
+    import chain as spec
     from models import build, input_for, recurrent
 
     processors.available = lambda: 2

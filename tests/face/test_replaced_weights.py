@@ -7,13 +7,13 @@ import pickle
 import threading
 import weakref
 
+import chain as spec
 import numpy as np
 import pytest
 from models import ISAS, build, model_file, recurrent
 
 import fastlstm
 from fastlstm import Model
-from fastlstm import chain as spec
 
 LAYERS = (
     spec.LSTM("a", 7, 19, 2, initial_state=True),

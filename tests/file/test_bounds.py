@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain.lower import lowered
 from models import ChainFile, build, recurrent
 from sealing import ZEROS, seal
 
 import fastlstm
 from fastlstm import FormatError, Model, document, format
-from fastlstm import chain as spec
-from fastlstm.chain.lower import lowered
 from fastlstm.spec import Graph, Input, MatMul, check
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

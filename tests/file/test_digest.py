@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import build, recurrent
@@ -16,7 +17,6 @@ from sealing import BEGIN, END, ZEROS, seal
 
 import fastlstm
 from fastlstm import FormatError, Model, format
-from fastlstm import chain as spec
 from fastlstm.cli import main
 
 Loads = Callable[[Path], Any]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import ChainFile, chain_of, random_tensors
 from ways import assert_same_bits
 
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 SIZES = [1, 2, 7, 8, 15, 16, 17, 35, 64, 130, 1000]
 MOST = float(np.finfo(np.float32).max)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
+from chain import reference
 from models import build, chain_of
 from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model
-from fastlstm import chain as spec
-from fastlstm.chain import reference
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 BASE = 2**24

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import chain as spec
 import numpy as np
 import pytest
 from models import (
@@ -29,7 +30,6 @@ from ways import assert_same_bits, assert_same_state, row_of
 
 import fastlstm
 from fastlstm import Model, _engine
-from fastlstm import chain as spec
 from fastlstm.errors import ConvertError
 from fastlstm.format import ModelFile
 

@@ -6,12 +6,12 @@ how long the check may be is nothing that one of them can tell.
 
 from __future__ import annotations
 
+import chain as spec
 import numpy as np
 import pytest
 from models import CELLS, ChainFile, model_file, recurrent
 
 from fastlstm import Model
-from fastlstm import chain as spec
 from fastlstm.self_check import STEPS, TOLERANCE
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import test_cells
+from chain import reference
 from models import CELLS, ISAS, model_file, recurrent
 from test_cells import drawn, tool, torch_forward
 from ways import assert_same_bits
 
 from fastlstm import Model
-from fastlstm.chain import reference
 
 SPAN = 1024  # inputs whose sum is one of several
 

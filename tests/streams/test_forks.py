@@ -15,7 +15,7 @@ BEGIN = """
     import asyncio, os, signal, sys, threading, time, warnings
     import numpy as np
     from fastlstm import batching, processors
-    from fastlstm import chain as spec
+    import chain as spec
     from models import build, input_for, recurrent
 
     warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads

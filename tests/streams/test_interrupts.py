@@ -21,7 +21,7 @@ BEGIN = """
     import numpy as np
     import fastlstm
     from fastlstm import processors
-    from fastlstm import chain as spec
+    import chain as spec
     from models import build, recurrent
 
     name = "the call"

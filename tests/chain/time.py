@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlstm.chain.layer import SameSize, layer_kind
+from chain.layer import SameSize, layer_kind
 
 __all__ = ["Pool"]
 

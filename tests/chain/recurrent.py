@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, field
 from typing import ClassVar
 
-from fastlstm.chain import functions
-from fastlstm.chain.layer import Layer, extra, layer_kind
+from chain import functions
+from chain.layer import Layer, extra, layer_kind
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 from typing import ClassVar
 
-from fastlstm.chain.layer import Layer, extra, layer_kind
+from chain.layer import Layer, extra, layer_kind
 
 __all__ = ["Conv1d", "FrameConv1d"]
 

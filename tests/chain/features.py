@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlstm.chain import functions
-from fastlstm.chain.layer import Layer, SameSize, extra, layer_kind
+from chain import functions
+from chain.layer import Layer, SameSize, extra, layer_kind
 
 __all__ = ["Activation", "BatchNorm1d", "CombineHalves", "LayerNorm", "Linear", "PReLU", "Scale"]
 

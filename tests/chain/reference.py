@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import chain, spec
+import chain
+from chain.lower import OUTPUT, lowered
 from fastlstm import reference as of_graph
-from fastlstm.chain.lower import OUTPUT, lowered
+from fastlstm import spec
 
 __all__ = ["forward", "start_state"]
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from fastlstm.chain.convolution import Conv1d, FrameConv1d
-from fastlstm.chain.features import (
+from chain.convolution import Conv1d, FrameConv1d
+from chain.features import (
     Activation,
     BatchNorm1d,
     CombineHalves,
@@ -16,10 +16,10 @@ from fastlstm.chain.features import (
     PReLU,
     Scale,
 )
-from fastlstm.chain.layer import Layer, layer_kind
-from fastlstm.chain.recurrent import GRU, LSTM, RNN, Recurrent
-from fastlstm.chain.time import Pool
-from fastlstm.chain.tokens import Embedding, OneHot
+from chain.layer import Layer, layer_kind
+from chain.recurrent import GRU, LSTM, RNN, Recurrent
+from chain.time import Pool
+from chain.tokens import Embedding, OneHot
 
 __all__ = [
     "MAX_DEPTH",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlstm.chain.layer import Layer, layer_kind
+from chain.layer import Layer, layer_kind
 
 __all__ = ["Embedding", "OneHot"]
 

@@ -1,8 +1,4 @@
-"""A chain of layers as a graph of rows, and back.
-
-The converters still make chains, and today's engine still runs them; a file holds the graph. Both
-directions go when converters and engine speak of graphs themselves.
-"""
+"""A chain of layers as a graph of rows, and back."""
 
 from __future__ import annotations
 
@@ -12,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import chain, spec
-from fastlstm.chain.model import MAX_NESTING
+import chain
+from chain.model import MAX_NESTING
+from fastlstm import spec
 
 __all__ = ["lowered", "raised"]
 

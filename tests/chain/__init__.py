@@ -1,15 +1,16 @@
-"""The vocabulary: layer kinds, gate order, tensor names and shapes, and the check of a model.
+"""Models of the tests, said shortly: a list of layers, each of which reads the one before.
 
-A model is an ordered list of layers. A layer is a frozen dataclass whose fields carry PyTorch's
-names; it knows the tensors it needs (PyTorch's names and shapes under the layer's own name) and the
-state one stream keeps for it. Nothing here touches an array.
+:func:`~chain.lower.lowered` makes the graph of a list, and :mod:`.reference` has the equations of
+its layers in NumPy, written apart from those of the package. A layer is a frozen dataclass whose
+fields carry PyTorch's names; it knows the tensors it needs (PyTorch's names and shapes under the
+layer's own name) and the state one stream keeps for it.
 
 Dimension letters: ``T`` time, ``B`` batch, ``I`` input, ``H`` hidden, ``O`` output, ``G`` gates,
 ``D`` directions, ``N`` layers of a stack, ``C`` channels of a frame, ``W`` its width.
 """
 
-from fastlstm.chain.convolution import Conv1d, FrameConv1d
-from fastlstm.chain.features import (
+from chain.convolution import Conv1d, FrameConv1d
+from chain.features import (
     Activation,
     BatchNorm1d,
     CombineHalves,
@@ -18,10 +19,10 @@ from fastlstm.chain.features import (
     PReLU,
     Scale,
 )
-from fastlstm.chain.functions import ACTIVATIONS, Function
-from fastlstm.chain.functions import parse as parse_function
-from fastlstm.chain.layer import MAX_SIZE, Layer
-from fastlstm.chain.model import (
+from chain.functions import ACTIVATIONS, Function
+from chain.functions import parse as parse_function
+from chain.layer import MAX_SIZE, Layer
+from chain.model import (
     MAX_DEPTH,
     Residual,
     check_layers,
@@ -34,9 +35,9 @@ from fastlstm.chain.model import (
     walk,
     work,
 )
-from fastlstm.chain.recurrent import GRU, LSTM, RNN, Recurrent
-from fastlstm.chain.time import Pool
-from fastlstm.chain.tokens import Embedding, OneHot
+from chain.recurrent import GRU, LSTM, RNN, Recurrent
+from chain.time import Pool
+from chain.tokens import Embedding, OneHot
 
 __all__ = [
     "ACTIVATIONS",
