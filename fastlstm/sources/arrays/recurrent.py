@@ -325,6 +325,11 @@ class Recurrences(Core):
         sizes = (layer.h_size, layer.hidden_size)[: 1 + layer.has_cell_state]
         likes = [np.empty((layer.directions, N, size), np.int8) for size in sizes]
         starts = [self._state(s, like) for s, like in zip(states, likes, strict=True)]
+        if S == 1 and all(s is None for s in starts):
+            self.note(
+                f"{self.layer_name!r:.200} ({kind.upper()}) runs over a single step and starts "
+                f"anew in each: its state is no input, and nothing is remembered"
+            )
         if any(s is not None for s in starts):
             layer = KINDS[kind](self.layer_name, **fields, initial_state="given")
             arrays = [
