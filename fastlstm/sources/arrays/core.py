@@ -77,10 +77,19 @@ class Core:
         Sizes of this run; `steps` is 0 where a call of the program is one step.
     before : Core, optional
         A run before of the same program, whose rows may be read before they are made.
+    may_be_longer : bool
+        Whether a run of more steps can be had.
     """
 
-    def __init__(self, batch: int, steps: int, before: Core | None = None) -> None:
-        self.batch, self.steps = batch, steps
+    def __init__(
+        self,
+        batch: int,
+        steps: int,
+        before: Core | None = None,
+        *,
+        may_be_longer: bool = False,
+    ) -> None:
+        self.batch, self.steps, self.may_be_longer = batch, steps, may_be_longer
         self.rows: Rows = Rows(before.rows if before else None)
         self.loops = Loops(self.rows)
         self.notes: dict[str, None] = {}

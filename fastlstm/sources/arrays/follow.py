@@ -28,7 +28,15 @@ from fastlstm.sources.arrays.finish import Finished, finish, plain_name
 from fastlstm.sources.arrays.places import FILL
 from fastlstm.sources.conversion import BATCH, TIME, Argument, Call
 
-__all__ = ["Followed", "OpenSizeError", "Outcome", "Parameter", "Program", "follow"]
+__all__ = [
+    "DependsError",
+    "Followed",
+    "OpenSizeError",
+    "Outcome",
+    "Parameter",
+    "Program",
+    "follow",
+]
 
 Array = npt.NDArray[Any]
 Axes = tuple[str | int, ...]
@@ -79,6 +87,11 @@ class Parameter:
         What a state is in the first call; zeros if None.
     axes : tuple, optional
         What its axes are, where that is known.
+    example : tuple of int or None, optional
+        Its sizes in one call of many: those of axes that are no batch and no time. If `shape` is
+        these sizes, the last of three axes or more is not time.
+    varies : bool
+        Whether what is computed depends on how long a sequence is, so that no size tells that.
     """
 
     name: str
@@ -87,6 +100,8 @@ class Parameter:
     state: str = ""
     start: Array | None = None
     axes: Axes | None = None
+    example: tuple[int | None, ...] | None = None
+    varies: bool = False
 
 
 @dataclass
@@ -95,6 +110,13 @@ class Outcome:
 
     outputs: dict[str, Value]
     states: dict[str, Any] = field(default_factory=dict)
+
+
+class DependsError(ConvertError):
+    """There is no way to take the inputs, and in one of them something else is computed of others.
+
+    Of a single size, that would not be seen.
+    """
 
 
 # It is given a builder, and an array for each parameter.
@@ -171,7 +193,10 @@ def follow(
         raise ConvertError(
             "the program takes no array that can be rows of steps: expected one of 1 to 5 axes"
         )
-    raise max(failures, key=lambda one: one[0])[1]
+    error = max(failures, key=lambda one: one[0])[1]
+    if any(isinstance(other, DependsError) for _, other in failures):
+        raise DependsError(str(error)) from error
+    raise error
 
 
 def _ways(parameters: Sequence[Parameter], pairs: dict[str, str]) -> Iterator[_Way]:
@@ -214,19 +239,19 @@ def _axes(parameter: Parameter, stateful: bool) -> Iterator[Axes]:
     else:
         shapes = [parameter.shape]
     for shape in shapes:
-        yield from _axes_of(shape, parameter.kind, stateful)
+        yield from _axes_of(parameter, shape, stateful)
 
 
-def _axes_of(shape: tuple[int | None, ...], kind: str, stateful: bool) -> Iterator[Axes]:
+def _axes_of(parameter: Parameter, shape: tuple[int | None, ...], stateful: bool) -> Iterator[Axes]:
     """Roles of the axes of a shape: time and batch where they can be, else sizes."""
     n = len(shape)
-    tokens = kind != "float"
+    tokens = parameter.kind != "float"
     places = [*range(n)]
     # (time, batch) as places, None for an axis that there is not.
     ways: dict[int, list[tuple[int | None, int | None]]] = {
         1: [(0, None)],
         2: [(0, None), (1, 0), (0, 1)] if not tokens else [(1, 0), (0, 1), (0, None)],
-        3: [(1, 0), (0, 1), (2, 0), (2, 1), (0, None)],
+        3: [(1, 0), (0, 1), (2, 0), (2, 1)],
         4: [(1, 0), (2, 0), (3, 0), (0, 1)],
         5: [(1, 0), (2, 0), (0, 1)],
     }
@@ -238,19 +263,32 @@ def _axes_of(shape: tuple[int | None, ...], kind: str, stateful: bool) -> Iterat
     if n > 3:
         ordered = [*step[:1], *whole, *step[1:]] if stateful else [*whole, *step]
     found: list[Axes] = []
-    for time, batch in ordered:
+    if n == 3:
+        ordered.append((0, None))
+    if stateful and n > 2 and parameter.example:
+        # A sequence was seen along an axis of more than one step.
+        seen = [way for way in whole if (parameter.example[way[0] or 0] or 0) > 1]
+        ordered = [*seen, *(way for way in ordered if way not in seen)]
+    # Which of two axes is time, is told by the weights that meet the other, if any do.
+    told = [(way, shape) for way in ordered] if parameter.example is None or n == 2 else []
+    if parameter.example is not None:
+        told += [(way, parameter.example) for way in ordered]
+    for (time, batch), sizes in told:
         axes: list[str | int] = []
         fits = True
         for axis in places:
             size = shape[axis]
             if axis == time:
-                fits = fits and (size is None or size > 3)
+                features = parameter.example is not None and n > 2 and axis == n - 1
+                known = size is not None and (size <= 3 or features or parameter.varies)
+                fits = fits and not known
                 axes.append(TIME)
             elif axis == batch:
                 fits = fits and (size is None or size <= at.MAX_BATCH)
                 axes.append(BATCH)
             else:
-                axes.append(-1 if size is None else size)
+                own = sizes[axis]
+                axes.append(-1 if own is None else own)
         if fits:
             found.append(tuple(axes))
     # What leaves no size to be found is more usual, but of two axes: rows of a call, and features.
@@ -264,11 +302,13 @@ def _others(parameter: Parameter, timed: bool) -> Iterator[Axes]:
         return
     shapes = [parameter.shape] if parameter.shape is not None else [(None,) * 3, (None,) * 2]
     for shape in shapes:
-        for axes in _axes_of(shape, parameter.kind, not timed):
+        for axes in _axes_of(parameter, shape, not timed):
             if (TIME in axes) == timed:
                 yield axes
         if timed:
-            yield from (a for a in _axes_of(shape, parameter.kind, True) if TIME not in a)
+            for axes in _axes_of(parameter, shape, True):
+                if TIME not in axes:
+                    yield axes
 
 
 class _Attempt:
@@ -314,7 +354,7 @@ class _Attempt:
             return _recognised(first)
         second = self._run(rows[1], length or STEPS[1] + 2 * self.least)
         if first.graph != second.graph:
-            raise ConvertError(
+            raise DependsError(
                 "what is computed depends on how many steps or rows there are: "
                 + _difference(first.graph, second.graph)
             )
@@ -346,9 +386,11 @@ class _Attempt:
             try:
                 return self._made(rows, steps)
             except ShortError as error:
-                if self._fixed_length() or error.needed <= self.least or error.needed > MOST_STEPS:
+                # Behind a stride, a kernel needs more steps of the input than it is given itself.
+                needed = max(error.needed, 2 * steps)
+                if self._fixed_length() or needed > MOST_STEPS:
                     raise
-                self.least = steps = error.needed
+                self.least = steps = needed
             except SizeError as error:
                 if not self._solved(error, rows, steps):
                     raise self._with_sizes(error) from None
@@ -429,7 +471,8 @@ class _Attempt:
     def _once(
         self, rows: int, steps: int, before: Builder | None, states: Mapping[str, Value]
     ) -> tuple[Builder, Outcome]:
-        builder = Builder(rows, steps, before)
+        longer = steps > 0 and not self._fixed_length()
+        builder = Builder(rows, steps, before, may_be_longer=longer)
         builder.derived_arrays = self._derived
         names = {p.name for p in self.parameters.values() if p.state} | set(self.way.states)
         try:
@@ -575,6 +618,8 @@ class _Attempt:
         called = {("output" if single else plain_name(n)): v for n, v in outputs.items()}
         made: Finished = finish(builder, called, names)
         call = self._call(made, pairs, outputs, bool(single))
+        if builder.batch == 1:
+            call = _of_one_row(call)
         return Followed(made.graph, made.tensors, call, tuple(builder.notes))
 
     def _call(
@@ -596,6 +641,16 @@ class _Attempt:
             given.append(Argument(name, made.axes[own], "rows", own))
         given += [Argument(output, (), "state", name) for name, output in self.way.states.items()]
         return Call(tuple(arguments), tuple(given))
+
+
+def _of_one_row(call: Call) -> Call:
+    """A call of a program that knows no batch but one row."""
+
+    def one(argument: Argument) -> Argument:
+        axes = tuple(1 if axis == BATCH else axis for axis in argument.axes)
+        return dataclasses.replace(argument, axes=axes)
+
+    return Call(tuple(map(one, call.arguments)), tuple(map(one, call.outputs)))
 
 
 def _recognised(made: Followed) -> Followed:

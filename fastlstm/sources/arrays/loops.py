@@ -91,27 +91,30 @@ class Loops:
                 self.same[name, self._made_at[name]] = rolled
         self.begins |= turn.begins
         # What was made of the rows of turns is made of those of every step too.
-        for name, moment in list(self._made_at.items()):
-            if (made := self._of_every(name, moment)) != name:
-                kept = self.same if (name, moment) in self.same else self.begins
-                kept[name, moment] = made
+        for known in (self.same, self.same | self.begins):
+            for name, moment in list(self._made_at.items()):
+                if (name, moment) in known:
+                    continue
+                if (made := self._of_every(name, moment, known)) != name:
+                    kept = self.same if known is self.same else self.begins
+                    kept[name, moment] = made
 
-    def _of_every(self, name: str, moment: int) -> str:
-        """A row of one step, as it is made of rows of every step."""
-        if every := self.same.get((name, moment)) or self.begins.get((name, moment)):
+    def _of_every(self, name: str, moment: int, known: Mapping[tuple[str, int], str]) -> str:
+        """A row of one step, as it is made of rows of every step, of which some are known."""
+        if every := known.get((name, moment)):
             return every
         made = self._rows.row(name)
         if moment < 0 or name in self._every or made.node is None or not made.node.reads:
             return name
         layer, reads = made.node.layer, made.node.reads
         if isinstance(layer, spec.Delay) and layer.steps == 1:
-            before = self._of_every(reads[0], moment - 1)
+            before = self._of_every(reads[0], moment - 1, known)
             if before == reads[0]:
                 return name
             return self._rows.before(self._rows.row(before), 1)
         if layer.over_time:
             return name
-        rows = [self._of_every(read, moment) for read in reads]
+        rows = [self._of_every(read, moment, known) for read in reads]
         if rows == [*reads]:
             return name
         return self._rows.node(layer, rows, made.tensors, made.steps).name

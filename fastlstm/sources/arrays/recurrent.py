@@ -178,6 +178,9 @@ class Recurrences(Core):
                     "before"
                 )
             more, starts, learned = start
+            if single and any(self.rows.row(name).steps for name in starts):
+                # One step from a state that is computed anew for each: a sequence of its own.
+                return self._along_positions(kind, places, fields, tensors, states)
             layer = KINDS[kind](self.layer_name, **fields, initial_state=learned)
             node = self.rows.node(layer, [*reads, *starts], tensors | more)
             y, last = self._given(given, node, layer, moment)

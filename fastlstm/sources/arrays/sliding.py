@@ -19,6 +19,8 @@ __all__ = ["Sliding"]
 Array = npt.NDArray[Any]
 Pairs = Sequence[tuple[int, int]]
 
+FEWEST = 4  # steps of a row by which it is seen that they are steps
+
 
 class Sliding(Core):
     """The part of :class:`~fastlstm.sources.arrays.Builder` for convolutions and poolings."""
@@ -200,9 +202,15 @@ class Sliding(Core):
         reads, moment = self.reads(given, [inner], core=core)
         made = layer(kernel, True, **(options | {"padding": padding}))
         node = self.rows.node(made, reads, tensors)
-        if not node.steps:
-            reach = made.reaches[0]
-            raise ShortError(f"a kernel reaches over {reach} steps", 2 * reach + made.strides[0])
+        reach = made.reaches[0]
+        short = node.steps < (FEWEST if self.may_be_longer else 1)
+        if self.may_be_longer and not options.get("transposed"):
+            # Most of what it gives has to be of steps that are there, so that those are seen.
+            short = short or node.steps >= 2 * inner.shape[1]
+        if short:
+            raise ShortError(
+                f"a kernel reaches over {reach} steps", 2 * reach + FEWEST * made.strides[0]
+            )
         result = self.back(given.with_steps(node.steps), node, node.shape, moment)
         return Value(np.moveaxis(result, 1, axis))
 

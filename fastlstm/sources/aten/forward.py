@@ -199,16 +199,17 @@ def _followed(forward: Forward) -> driver.Followed:
     if not forward.inputs:
         raise ConvertError("forward takes no array")
     failed: list[tuple[int, ConvertError]] = []
+    varies = False
     seems = forward.may_write()
     begins: list[Mapping[str, Any]] = [seems, {}] if seems else [{}]
     for (pairs, shapes, rows), written in itertools.product(_pairings(forward), begins):
         known = _Known(dict(written))
         for _ in range(MOST_TRIES):
-            program = _Program(forward, known, pairs, shapes, rows)
+            program = _Program(forward, known, pairs, shapes, rows, varies)
             try:
                 made = program.made()
                 if any(one.optional and one.name in pairs for one in forward.inputs):
-                    without = _Program(forward, known, {}, shapes, rows)
+                    without = _Program(forward, known, {}, shapes, rows, varies)
                     without.left_out = frozenset(pairs.values())
                     _check_start(made, without.made())
                 return made
@@ -218,6 +219,7 @@ def _followed(forward: Forward) -> driver.Followed:
                 known = found.known
             except ConvertError as error:
                 failed.append((program.furthest, error))
+                varies = varies or isinstance(error, driver.DependsError)
                 break
     raise max(failed, key=lambda one: one[0])[1]
 
@@ -298,7 +300,8 @@ def _batches(inputs: Sequence[Input], pairs: Mapping[str, str]) -> Iterator[tupl
         # Time and batch are the first two axes of most programs, in either order.
         free = _without(_without(shapes, pairs, 0, None), pairs, 1, None)
         yield from ((free, n) for n in pinned)
-        freed = [_without(shapes, pairs, axis, n) for axis, n in enumerate(rows) if n > 1]
+        least = 1 if any(one.example for one in inputs) else 2
+        freed = [_without(shapes, pairs, axis, n) for axis, n in enumerate(rows) if n >= least]
         yield from ((one, n) for one in freed for n in pinned)
     yield shapes, 0
 
@@ -320,9 +323,16 @@ class _Program:
     """A forward as the driver runs it, with what is known of it."""
 
     def __init__(
-        self, forward: Forward, known: _Known, pairs: dict[str, str], shapes: Shapes, rows: int
+        self,
+        forward: Forward,
+        known: _Known,
+        pairs: dict[str, str],
+        shapes: Shapes,
+        rows: int,
+        varies: bool,
     ) -> None:
         self.forward, self.known, self.pairs, self.shapes = forward, known, pairs, shapes
+        self.varies = varies  # whether lengths were seen to matter
         self.rows = (rows, rows) if rows else driver.ROWS
         self.furthest = 0  # operations until it failed
         self.left_out: frozenset[str] = frozenset()  # of its outputs
@@ -335,6 +345,8 @@ class _Program:
                 self._shape(one.name),
                 self.known.kinds.get(one.name, one.kind or "float"),
                 axes=one.axes,
+                example=one.shape if one.example else None,
+                varies=one.example and self.varies,
             )
             for one in self.inputs
         ]
@@ -369,7 +381,6 @@ class _Program:
     def __call__(self, builder: Builder, given: dict[str, Value]) -> driver.Outcome:
         states = {path: given[path] for path in self.known.written}
         inputs = {one.name: given[one.name] for one in self.inputs}
-        self._take_example(inputs)
         try:
             ran = self.forward(builder, inputs, states)
         except SizeError as error:
@@ -414,19 +425,6 @@ class _Program:
                     f"model returns as its state"
                 )
         return kept
-
-    def _take_example(self, inputs: Mapping[str, Value]) -> None:
-        """Tell the sizes of inputs that are known from those that the forward was traced with.
-
-        These are the last of three axes or more, and axes of one number; any other may be time.
-        """
-        for one in self.inputs:
-            shape = one.shape if one.example and one.shape and len(one.shape) > 2 else ()
-            for axis, seen in enumerate(shape):
-                size = inputs[one.name].shape[axis]
-                told = seen == 1 or axis == len(shape) - 1
-                if told and seen is not None and size in (driver.UNKNOWN, driver.UNKNOWN + 8):
-                    raise SizeError(f"{one.name!r:.200} was traced with {shape}", size, seen)
 
     def _check_sizes(self, inputs: Mapping[str, Value]) -> None:
         """Check that weights have told all sizes of the inputs, where the run came to its end."""
