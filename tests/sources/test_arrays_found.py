@@ -238,3 +238,27 @@ class TestStates:
         got = reference.forward(model.graph, model.tensors, {"x": x, "mask": mask})
         (y,) = got.values()
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+class TestOperators:
+    def test_a_norm_of_what_a_loop_starts_with(self, rng):
+        class Normed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inward, self.across = nn.Linear(3, 4), nn.Linear(4, 4)
+                self.norm = nn.LayerNorm(4)
+
+            def forward(self, x):
+                h = torch.zeros(x.size(0), 4, dtype=x.dtype)
+                for t in range(x.size(1)):
+                    h = torch.tanh(self.inward(x[:, t]) + self.norm(self.across(h)))
+                return h
+
+        model, made = converted(Normed(), "trace", (1, 6, 3))
+        assert_gives(model, made, rng.normal(size=(3, 6, 3)))
+
+    @pytest.mark.parametrize("padding", ["valid", "same"])
+    def test_a_kernel_padded_by_a_word(self, padding, rng):
+        module = nn.Sequential(nn.Conv1d(3, 4, 3, padding=padding), nn.ReLU())
+        model, made = converted(module, "trace", (1, 3, 12))
+        assert_gives(model, made, rng.normal(size=(2, 3, 20)))

@@ -104,6 +104,12 @@ class Matrices(Elementwise):
         eps: float = 1e-5,
     ) -> Any:
         """``torch.nn.functional.layer_norm`` over the last axes."""
+        if not isinstance(x, Value):
+            array = np.asarray(x, np.float64)
+            over = tuple(range(-len(shape), 0))
+            centred = array - array.mean(axis=over, keepdims=True)
+            normed = centred / np.sqrt(np.square(centred).mean(axis=over, keepdims=True) + eps)
+            return normed * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
         self._ends(x, shape)
         tensors = _there(weight=weight, bias=bias)
         if weight is None and bias is not None:

@@ -125,6 +125,20 @@ def convolution(
     )
 
 
+@operator("_convolution_mode")
+def convolution_mode(
+    b: Builder,
+    input: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    stride: Sizes,
+    padding: str,
+    dilation: Sizes,
+    groups: int,
+) -> Operand:
+    return convolved(b, input, weight, bias, stride, padding, dilation, groups)
+
+
 # Pooling
 
 
