@@ -193,10 +193,10 @@ def follow(
         raise ConvertError(
             "the program takes no array that can be rows of steps: expected one of 1 to 5 axes"
         )
-    error = max(failures, key=lambda one: one[0])[1]
+    furthest = max(failures, key=lambda one: one[0])[1]
     if any(isinstance(other, DependsError) for _, other in failures):
-        raise DependsError(str(error)) from error
-    raise error
+        raise DependsError(str(furthest)) from furthest
+    raise furthest
 
 
 def _ways(parameters: Sequence[Parameter], pairs: dict[str, str]) -> Iterator[_Way]:
@@ -261,7 +261,8 @@ def _axes_of(parameter: Parameter, shape: tuple[int | None, ...], stateful: bool
         step = [(None, 0)] if tokens and n else [(None, None)]
     ordered = [*step, *whole] if stateful or (n == 2 and not tokens) else [*whole, *step]
     if n > 3:
-        ordered = [*step[:1], *whole, *step[1:]] if stateful else [*whole, *step]
+        ordered = [*step[:1], *whole, *step[1:]] if stateful else [*whole[:-1], step[0], whole[-1]]
+        ordered += [way for way in step if way not in ordered]
     found: list[Axes] = []
     if n == 3:
         ordered.append((0, None))
