@@ -21,7 +21,7 @@ from fastlstm.sources.pytorch.kinds import KINDS
 from fastlstm.sources.pytorch.making import MisfitError, Source, Value, Weights
 from fastlstm.sources.pytorch.program import State, advanced
 from fastlstm.sources.pytorch.state_dict import Tensor, listing
-from fastlstm.sources.pytorch.words import BRANCHES, OPEN, Word, joined, shown
+from fastlstm.sources.pytorch.words import BRANCHES, OPEN, Word, joined, parse, shown
 
 __all__ = ["Placed", "Placement", "Word", "place"]
 
@@ -94,9 +94,19 @@ def place(
             f"word to its path, for example {example}. Weights seen:\n{seen}"
         )
     raise ConvertError(
-        f"layers={joined(words)!r:.1000} does not fit these weights: {search.misfit}. In file "
-        f"order they may be {example}. Weights seen:\n{seen}"
+        f"layers={joined(words)!r:.1000} does not fit these weights: {search.misfit}"
+        f"{_in_file_order(words, example)}. Weights seen:\n{seen}"
     )
+
+
+def _in_file_order(words: Sequence[Word], example: str) -> str:
+    """What the words may be, if that is not what they are."""
+    try:
+        own = [word.kind for word in parse(example.partition('"')[2].rpartition('"')[0])]
+    except ConvertError:  # it has a "?" to be filled in
+        own = []
+    same = own == [word.kind for word in words]
+    return "" if same else f". In file order they may be {example}"
 
 
 class _Fit(NamedTuple):
