@@ -104,3 +104,22 @@ class TestConstants:
         )
         assert made.graph.inputs[0].name == made.call.arguments[0].value == "x_y"
         assert made.call.arguments[0].name == "x\ny"
+
+
+def test_a_program_that_says_how_many_steps_there_are() -> None:
+    """It is tried with more: what is the same of others is none the less for a length."""
+    w = np.ones((2, 3))
+
+    def rows(b: Builder, given: dict[str, Value]) -> Outcome:
+        return Outcome({"y": b.linear(given["x"], w)})
+
+    def fixed(b: Builder, given: dict[str, Value]) -> Outcome:
+        x = b.move(lambda p: p.reshape(-1, 12, 3), given["x"])
+        return Outcome({"y": b.linear(x, w)})
+
+    for program, seen in ((rows, True), (fixed, False)):
+        made = follow(program, [Parameter("x", (None, 12, 3))])
+        assert made.call.arguments[0].axes == ("batch", "time", 3)
+        notes = [note for note in made.notes if "sequences of 12 steps" in note]
+        assert bool(notes) != seen
+        assert all(note.startswith("not verified: ") for note in notes)

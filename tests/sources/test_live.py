@@ -749,3 +749,24 @@ def test_a_module_in_half_precision_is_widened() -> None:
 def test_a_module_that_takes_nothing() -> None:
     with pytest.raises(ConvertError, match="its forward takes no array by name; expected one"):
         read(nn.ParameterDict({"weight": torch.ones(3)}))
+
+
+def test_a_loop_is_not_taken_for_a_single_step() -> None:
+    """Every other turn does something else: no graph, though one turn alone would be one."""
+
+    class Alternating(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Any) -> Any:
+            h, rows = torch.zeros(len(x), 4, dtype=x.dtype), []
+            for t in range(x.shape[1]):
+                h = torch.tanh(self.inner(x[:, t]) + self.outer(h))
+                if t % 2:
+                    h = -h
+                rows.append(h)
+            return torch.stack(rows, 1)
+
+    with pytest.raises(ConvertError, match="computed differently in different steps"):
+        read(Alternating())

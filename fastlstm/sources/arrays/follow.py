@@ -44,6 +44,7 @@ Axes = tuple[str | int, ...]
 STEPS = (11, 14)  # of the two runs: what depends on parity shows
 ROWS = (2, 3)
 UNKNOWN = 127  # a size that is not known, before it is found
+MORE_STEPS = 3  # than a program of fixed length says
 MOST_WAYS = 48
 MOST_STEPS = 2**14
 
@@ -351,19 +352,38 @@ class _Attempt:
             if (name, axis) not in self.sizes:
                 raise OpenSizeError(name, self.way.axes[name])
         # Where nothing is of another size, a second run would be the first one.
-        if rows[0] == rows[1] and (length or not self.way.timed):
+        if rows[0] == rows[1] and not self.way.timed:
+            return _recognised(first)
+        if length:
+            first = self._of_one_length(first, rows[0], length)
+        if rows[0] == rows[1] and length:
             return _recognised(first)
         second = self._run(rows[1], length or STEPS[1] + 2 * self.least)
-        if first.graph != second.graph:
-            raise DependsError(
-                "what is computed depends on how many steps or rows there are: "
-                + _difference(first.graph, second.graph)
-            )
+        _check_same(first, second)
         for name, array in first.tensors.items():
             other = second.tensors[name]
             if array is not other and not np.array_equal(array, other, equal_nan=True):
                 raise ConvertError(f"constant {name!r:.200} depends on how many steps there are")
         return _recognised(first)
+
+    def _of_one_length(self, made: Followed, rows: int, length: int) -> Followed:
+        """A program that says how many steps there are, tried with more of them all the same.
+
+        Raises
+        ------
+        DependsError
+            If it computes something else of those.
+        """
+        try:
+            other = self._run(rows, length + MORE_STEPS)
+        except ConvertError:  # it moves so many numbers and no others
+            note = (
+                f"not verified: it was made for sequences of {length} steps, and whether it "
+                f"computes the same of others is not seen; give it {length}"
+            )
+            return dataclasses.replace(made, notes=(*made.notes, note))
+        _check_same(made, other)
+        return made
 
     def _fixed_batch(self) -> int:
         """The only rows that a batch may have; 0 if they are open, or there is no batch."""
@@ -652,6 +672,15 @@ def _of_one_row(call: Call) -> Call:
         return dataclasses.replace(argument, axes=axes)
 
     return Call(tuple(map(one, call.arguments)), tuple(map(one, call.outputs)))
+
+
+def _check_same(one: Followed, other: Followed) -> None:
+    """Check that two runs made the same graph."""
+    if one.graph != other.graph:
+        raise DependsError(
+            "what is computed depends on how many steps or rows there are: "
+            + _difference(one.graph, other.graph)
+        )
 
 
 def _recognised(made: Followed) -> Followed:

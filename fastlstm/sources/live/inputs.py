@@ -209,6 +209,8 @@ class _Search:
                     if len(reasons) == MOST_ALIKE:
                         break
                     continue
+                if not self.shapes and self._takes_longer(given):
+                    continue
                 if self.input_size is None and not self.shapes and self._takes_any(given):
                     any_size.append(given)
                 else:
@@ -327,6 +329,19 @@ class _Search:
                 places = (f"{name}[0]", f"{name}[1]")
                 yield places, [_state(p, s, rows) for p, s in zip(places, shapes, strict=True)]
             yield name, [_state(name, shapes[0], rows)]
+
+    def _takes_longer(self, given: Given) -> bool:
+        """Whether an axis of one can be longer: then it is time, or the batch, of a run too short.
+
+        A loop over a single step shows nothing of what it hands on.
+        """
+        first = given.arrays[0]
+        letters = zip(first.tried, first.pattern, strict=True)
+        longer = tuple(T if n == 1 and letter in "1b" else n for n, letter in letters)
+        if longer == first.tried:
+            return False
+        more = Array(first.place, first.shape, longer, first.pattern, first.kind)
+        return self._runs(Given((more, *given.arrays[1:]), given.nested))
 
     def _takes_any(self, given: Given) -> bool:
         """Whether the features of the first argument can be more."""
