@@ -103,15 +103,12 @@ def read(source: Any, **options: Unpack[Options]) -> Conversion:
     """
     given, opened = complete(options), _Source(source)
     kind = next(kind for kind in _KINDS if kind.fits(opened, given))
-    for name, default in DEFAULTS.items():
-        if name not in kind.takes | _COMMON and given[name] != default:  # type: ignore[literal-required]
-            raise ConvertError(
-                f"{name}= was given, but {kind.what} says by itself which layers it has; leave it "
-                f"out"
-                if name != "inputs"
-                else f"inputs= was given, but {kind.what} has no inputs that are fixed by name; "
-                f"leave it out"
-            )
+    for name in DEFAULTS:
+        if name not in kind.takes | _COMMON and given[name]:  # type: ignore[literal-required]
+            why = "says by itself which layers it has"
+            if name == "inputs":
+                why = "has no inputs that are told by name"
+            raise ConvertError(f"{name}= was given, but {kind.what} {why}; leave it out")
     made = kind.read(opened, given)
     first = next(one for one in made.graph.inputs if not one.held)
     size, expected = first.tokens or math.prod(first.shape), given["input_size"]
