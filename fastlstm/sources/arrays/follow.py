@@ -369,20 +369,16 @@ class _Attempt:
     def _of_one_length(self, made: Followed, rows: int, length: int) -> Followed:
         """A program that says how many steps there are, tried with more of them all the same.
 
-        Raises
-        ------
-        DependsError
-            If it computes something else of those.
+        One that moves so many numbers and no others, or loops so often, tells nothing of others.
         """
         try:
-            other = self._run(rows, length + MORE_STEPS)
-        except ConvertError:  # it moves so many numbers and no others
+            _check_same(made, self._run(rows, length + MORE_STEPS))
+        except ConvertError:
             note = (
                 f"not verified: it was made for sequences of {length} steps, and whether it "
                 f"computes the same of others is not seen; give it {length}"
             )
             return dataclasses.replace(made, notes=(*made.notes, note))
-        _check_same(made, other)
         return made
 
     def _fixed_batch(self) -> int:
