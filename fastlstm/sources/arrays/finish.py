@@ -334,6 +334,21 @@ class _Graph:
             self.rows.made[made] = Made(made, self.rows.row(name).shape, 0)
         return made
 
+    def _in_order(self) -> list[str]:
+        """The nodes, each behind what it reads, but for what it reads of the step before."""
+        ordered: dict[str, None] = {}
+        for first in self.nodes:
+            left = [first]
+            while left:
+                node = self.nodes[left[-1]]
+                reads = () if isinstance(node.layer, spec.Delay) else node.reads
+                waits = [r for r in reads if r in self.nodes and r not in ordered]
+                if left[-1] not in ordered and (waits := [r for r in waits if r not in left]):
+                    left.append(waits[0])
+                else:
+                    ordered.setdefault(left.pop())
+        return [*ordered]
+
     def graph(self, inputs: list[str]) -> tuple[spec.Graph, dict[str, Array]]:
         self._drop_unread()
         read = {r for node in self.nodes.values() for r in node.reads} | {*self.outputs.values()}
@@ -350,7 +365,8 @@ class _Graph:
             given.append(spec.Input(plain_name(name), row.shape, row.tokens or 0, held))
         names = _Names()
         nodes = []
-        for name, node in self.nodes.items():
+        for name in self._in_order():
+            node = self.nodes[name]
             layer = dataclasses.replace(node.layer, name=plain_name(name))
             named = names.of(layer, node.tensors, self.rows)
             nodes.append(

@@ -10,6 +10,7 @@ what the module gives.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from fastlstm.sources.live.subject import Subject
 from fastlstm.sources.live.watch import settled
 
 __all__ = ["Live", "read"]
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +74,9 @@ def read(
         If forward takes no input that is tried, or computes what no graph can; the message names
         the module, the operator and the line of code.
     """
-    # What torch says of records in general is no news to whoever converts.
-    with warnings.catch_warnings(), settled():
+    # What torch says of records in general is no news to whoever converts. Warnings, and what is
+    # overridden of torch while a record is made, are those of all threads.
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), settled():
         warnings.simplefilter("ignore")
         return _read(_subject(module, prefix), dtype, input_size, shapes or {})
 
