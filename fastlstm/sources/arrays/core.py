@@ -209,6 +209,11 @@ class Core:
             return np.full(array.shape, FILL)
         if array.dtype == bool:
             array = array.astype(np.float32)
+        if array.ndim == 1 and self.batch > 1 and array.size % self.batch == 0:
+            # Memory that holds the same for each row of the batch, one behind the other.
+            rows = array.reshape(self.batch, -1)
+            if rows.shape[1] and _is_same(rows, 0):
+                return self.places(rows).reshape(-1)
         # An axis along which nothing changes, as that of the batch, is none of the row.
         same = [n for n in range(array.ndim) if array.shape[n] > 1 and _is_same(array, n)]
         kept = array
