@@ -19,6 +19,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder, SizeError, Value
 from fastlstm.sources.arrays import follow as driver
 from fastlstm.sources.arrays import places as at
+from fastlstm.sources.arrays.ways import Axes
 from fastlstm.sources.aten.reductions import Unknown
 from fastlstm.sources.aten.table import Array, TokenError, is_array
 from fastlstm.sources.conversion import BATCH, Call, Conversion, conversions, joined
@@ -67,7 +68,7 @@ class Input:
     example: bool = False
     optional: bool = False
     state: bool = False
-    axes: driver.Axes | None = None
+    axes: Axes | None = None
 
 
 @dataclass(frozen=True)
