@@ -143,8 +143,10 @@ def _note_of(call: Any) -> dict[str, str]:
 
 def _report_text(report: Sequence[str]) -> str:
     """The report as one note of a model file; what does not fit is counted."""
-    kept = list(report)
+    kept = sorted(report, key=lambda line: line.startswith("not verified:"))
     while len(text := "\n".join(kept)) > format.MAX_NOTE_CHARS - 40:
-        kept.pop()
+        # What was not verified stands last, and stays longest.
+        said = [n for n, line in enumerate(kept) if not line.startswith("not verified:")]
+        kept.pop(said[-1] if said else -1)
     left = len(report) - len(kept)
     return text + (f"\n(and {left} more lines)" if left else "")

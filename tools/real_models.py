@@ -436,7 +436,11 @@ def main() -> int:
     bad, good, every = 0, 0, 0
     print(f"{'file':36s}  result  sequence stream         layers")
     for real in models(arguments.folder):
-        if arguments.only not in real.file or not (arguments.folder / real.file).is_file():
+        if arguments.only not in real.file:
+            continue
+        if not (arguments.folder / real.file).is_file():
+            every += 1
+            print(f"{real.file:36s}  MISSING", flush=True)
             continue
         line, wrong = tried(real, arguments.folder, arguments.seed)
         bad += wrong

@@ -51,6 +51,10 @@ ASPECTS = ("weights", "order of the layers", "functions", "numbers")
 
 NOT_COMPARED = "not compared"
 
+# Of what was not verified at conversion, what running the original does not show either: the text
+# of tokens, and other lengths than the one that a program was made for.
+UNSEEN = ("vocabulary", "was made for sequences of")
+
 
 @dataclass(frozen=True, eq=False)
 class Verification:
@@ -156,7 +160,7 @@ class Verification:
         """What was taken on the caller's word and is in none of the numbers that were compared."""
         if not self.original:
             return self.on_word
-        return tuple(line for line in self.on_word if "vocabulary" in line)
+        return tuple(line for line in self.on_word if any(word in line for word in UNSEEN))
 
     @property
     def drift(self) -> Comparison:

@@ -176,7 +176,6 @@ class _Attempt:
         # they may as well be one row from the beginning.
         self.flattens = False
         self.sizes: dict[tuple[str, int], int] = {}  # of axes that are not known
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of states
         self.least = 0  # steps that a kernel needs
         self._derived: dict[Any, tuple[Array, Array]] = {}
 
@@ -323,7 +322,7 @@ class _Attempt:
         if pairs or outcome.states:
             states = self._states(builder, outcome, pairs)
             builder, outcome = self._once(rows, steps, builder, states)
-        made = self._finished(builder, outcome, pairs, states)
+        made = self._finished(builder, outcome, pairs)
         self.flattens = builder.flattens and not any(
             isinstance(node.layer, spec.Recurrent) and node.layer.over_time
             for node in made.graph.nodes
@@ -379,7 +378,6 @@ class _Attempt:
     ) -> dict[str, Value]:
         """Each state as what the call before has made of it."""
         after: dict[str, Array] = {}
-        kinds = {}
         for name, output in pairs.items():
             value = outcome.states.get(name)
             if value is None:
@@ -394,9 +392,8 @@ class _Attempt:
                         f"state {name!r:.200} has shape {expected}, and becomes {after[name].shape}"
                     )
                 after[name] = after[name].reshape(expected)
-            kinds[name] = "float"
         moved = self._resolved(builder, after)
-        return {name: Value(places, kinds[name]) for name, places in moved.items()}
+        return {name: Value(places) for name, places in moved.items()}
 
     def _of_first_turns(self, builder: Builder, places: Array) -> Array:
         """Places of rows of the first turn of a loop, which a second run makes of every step."""
@@ -466,7 +463,6 @@ class _Attempt:
         builder: Builder,
         outcome: Outcome,
         pairs: Mapping[str, str],
-        states: Mapping[str, Value],
     ) -> Followed:
         carried = {output for name, output in pairs.items() if name in self.way.states}
         outputs = {n: v for n, v in outcome.outputs.items() if n not in carried}

@@ -283,14 +283,10 @@ class Recurrences(Core):
         """Whether arrays are of states whose next values are not known in this run."""
         numbers = np.unique(np.concatenate([at.row_of(v[v != FILL]) for v in values]))
         return bool(len(numbers)) and all(
-            self.rows.of(int(n)).name in self.unknown_states for n in numbers
+            self.rows.of(int(n)).name in self.states_of_inputs for n in numbers
         )
 
-    @property
-    def unknown_states(self) -> frozenset[str]:
-        """States of which this run does not know what they become."""
-        return frozenset(self.states_of_inputs)
-
+    # States of which this run does not know what they become.
     states_of_inputs: frozenset[str] = frozenset()
 
     def _state_row(self, places: Array) -> str:

@@ -28,6 +28,7 @@ STEPS = 5  # of a module that takes one a call
 SEED = 1
 # Of the largest number of an output. What float32 rounds is far below, any other fault far above.
 TOLERANCE = {"float32": 1e-3, "float64": 1e-7}
+FLOOR = 1e-2  # what smaller outputs are taken for: they may be differences of larger numbers
 
 
 def compare(forward: LiveForward, made: Conversion) -> None:
@@ -85,7 +86,7 @@ def compare(forward: LiveForward, made: Conversion) -> None:
 
 
 def _check(name: str, expected: Array, got: Array, tolerance: float, keeps: bool) -> None:
-    largest = np.max(np.abs(expected[np.isfinite(expected)]), initial=1.0)
+    largest = np.max(np.abs(expected[np.isfinite(expected)]), initial=FLOOR)
     if expected.size == got.size:
         got = got.reshape(expected.shape)
         if np.allclose(got, expected, rtol=0, atol=tolerance * largest, equal_nan=True):
