@@ -1,4 +1,4 @@
-# What Cython needs to know of core/fastlstm.h, model.h and team.h, where every field has its
+# What Cython needs to know of core/fastlstm.h, model.h, team.h and host.h, where every field has its
 # meaning and shape.
 
 from libc.stdint cimport int64_t, uint64_t
@@ -126,9 +126,7 @@ cdef extern from "core/team.h":
     uint64_t fl_generation() nogil
     fl_team *fl_team_new(size_t size)
     void fl_team_free(fl_team *team)
-    size_t fl_team_take(fl_team *team, size_t wanted, int is_long) nogil
-    void fl_team_run(fl_team *team, size_t ranks,
-                     void (*work)(void *job, size_t rank, size_t ranks) noexcept nogil,
-                     void *job) nogil
-    void fl_team_barrier(fl_team *team, size_t rank, size_t ranks) nogil
-    void fl_team_leave(fl_team *team, size_t rank) nogil
+
+
+cdef extern from "core/host.h":
+    fl_threads fl_team_threads(fl_team *team, size_t size)

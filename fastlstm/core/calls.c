@@ -11,7 +11,7 @@ struct fl_scratch {
     void *memory;  /* plan.bytes */
 };
 
-static fl_error lay_out(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
+static fl_error lay_out_scratch(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
                         fl_scratch *made, size_t *bytes) {
     fl_arena arena = {memory, SIZE_MAX - 1, 0};
     if (!model || !bytes || !threads) return FL_BAD_ARGUMENT;
@@ -30,7 +30,7 @@ static fl_error lay_out(const fl_model *model, size_t T, size_t B, size_t thread
 fl_error fl_scratch_size(const fl_model *model, size_t T, size_t B, size_t threads,
                          size_t *bytes) {
     fl_scratch counted;
-    return lay_out(model, T, B, threads, NULL, &counted, bytes);
+    return lay_out_scratch(model, T, B, threads, NULL, &counted, bytes);
 }
 
 fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threads, void *memory,
@@ -39,11 +39,11 @@ fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threa
     size_t bytes;
     if (!made) return FL_BAD_ARGUMENT;
     *made = NULL;
-    fl_error error = lay_out(model, T, B, threads, NULL, &scratch, &bytes);
+    fl_error error = lay_out_scratch(model, T, B, threads, NULL, &scratch, &bytes);
     if (error) return error;
     if (!memory || (uintptr_t)memory % FL_ALIGNMENT || memory_bytes < bytes)
         return FL_LITTLE_MEMORY;
-    error = lay_out(model, T, B, threads, memory, &scratch, &bytes);
+    error = lay_out_scratch(model, T, B, threads, memory, &scratch, &bytes);
     *made = memcpy(memory, &scratch, sizeof scratch);
     return error;
 }
@@ -107,7 +107,7 @@ static void count_none(const fl_model *model, fl_call *call) {
     if (call->rows && n) memset(call->rows, 0, n * sizeof *call->rows);
 }
 
-static fl_error share(fl_call *call, fl_running *running) {
+static fl_error run_shared(fl_call *call, fl_running *running) {
     fl_watch watch;
     if (call->stop) {
         memset(&watch, 0, sizeof watch);
@@ -138,10 +138,10 @@ fl_error fl_run(const fl_model *model, fl_call *call) {
     call->steps_done = call->T;
     count_none(model, call);
     if (!call->B) return FL_OK;
-    if (call->T) return share(call, &running);
+    if (call->T) return run_shared(call, &running);
     /* Without steps there are no rows, but what a sequence that is told whole has besides. */
     running.ending = model->program.looks_ahead;
-    return running.ending ? share(call, &running) : FL_OK;
+    return running.ending ? run_shared(call, &running) : FL_OK;
 }
 
 fl_error fl_flush(const fl_model *model, fl_call *call) {
@@ -152,7 +152,7 @@ fl_error fl_flush(const fl_model *model, fl_call *call) {
     count_none(model, call);
     if (!call->B || model->program.looks_ahead) return FL_OK;
     running.ending = 1;
-    return share(call, &running);
+    return run_shared(call, &running);
 }
 
 fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending) {

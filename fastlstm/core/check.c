@@ -65,7 +65,7 @@ static int check_piece(fl_checker *check, size_t number) {
     return of_tensor(check, "piece", number, piece->tensor, least, most);
 }
 
-static int overlap(const fl_piece *a, const fl_piece *b) {
+static int pieces_overlap(const fl_piece *a, const fl_piece *b) {
     return a->row < b->row + b->rows && b->row < a->row + a->rows &&
            a->column < b->column + b->columns && b->column < a->column + a->columns;
 }
@@ -87,7 +87,7 @@ static int check_matrix(fl_checker *check, size_t number) {
             return fl_refuse(check, "matrix %zu is (%zu, %zu), and piece %zu lies outside it",
                              number, matrix->rows, matrix->columns, matrix->first_piece + i);
         for (size_t j = 0; j < i; ++j)
-            if (overlap(pieces + i, pieces + j))
+            if (pieces_overlap(pieces + i, pieces + j))
                 return fl_refuse(check, "pieces %zu and %zu of matrix %zu overlap", j, i, number);
     }
     return 1;

@@ -25,7 +25,7 @@ static size_t reserve(size_t *total, size_t bytes) {
 }
 
 /* The bound of the rows that operation i runs over; that of held values is the one of line 0. */
-static fl_bound bound_of(const fl_model *model, size_t i) {
+static fl_bound step_bound(const fl_model *model, size_t i) {
     const ptrdiff_t on = model->courses[i].on;
     return model->bounds[on < 0 ? 0 : on];
 }
@@ -71,7 +71,7 @@ static fl_need need_of(const fl_model *model, size_t i, fl_extent extent, size_t
     case FL_ATTENTION:
         return fl_attention_need(model->program.value[op->attention.scores].count, &extent);
     case FL_RECURRENT:
-        extent.rows = fl_most_rows(bound_of(model, i), chunk);
+        extent.rows = fl_most_rows(step_bound(model, i), chunk);
         return fl_recurrent_need(&op->recurrent, &packed->recurrent, &extent);
     default: return none;
     }
@@ -129,7 +129,7 @@ typedef struct {
 } effort;
 
 static double rate_of(const fl_model *model, size_t i) {
-    const fl_bound bound = bound_of(model, i);
+    const fl_bound bound = step_bound(model, i);
     return (double)bound.factor / (double)bound.divisor;
 }
 

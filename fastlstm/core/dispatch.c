@@ -36,13 +36,18 @@ uint32_t fl_cpu_features(void) { return 0; }
 
 extern const fl_kernel fl_avx512, fl_avx2, fl_neon, fl_scalar, fl_scalar64;
 
+/* A build for one processor alone has the one kernel that was chosen for it. */
 const fl_kernel *const fl_kernels[] = {
+#if defined(FL_ONE_KERNEL)
+    &FL_ONE_KERNEL, NULL};
+#else
 #if defined(__x86_64__)
     &fl_avx512, &fl_avx2,
 #elif defined(__aarch64__)
     &fl_neon,
 #endif
     &fl_scalar, &fl_scalar64, NULL};
+#endif
 
 static int can_run(const fl_kernel *kernel, size_t real_size) {
     return kernel->real_size == real_size && !(kernel->needs & ~fl_cpu_features());

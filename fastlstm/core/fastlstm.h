@@ -1,20 +1,26 @@
-/* fastlstm.h - the engine's whole public face in C: programs, models, states, calls.
+/* fastlstm.h - the engine's whole public face in C: models, streams, and what they are made from.
  *
- * Nothing here allocates, locks or prints: what is made lies in memory of the caller's, whose size
- * is told first, and which must begin at a multiple of FL_ALIGNMENT bytes. Programs, states and
- * arguments are checked as untrusted; an error is a number, fl_error_text() says what it means, and
- * where a call takes a `message` it is given what was wrong exactly.
+ * Nothing here allocates, locks, prints or makes a system call: what is made lies in memory of the
+ * caller's, whose size is told first, and which must begin at a multiple of FL_ALIGNMENT bytes.
+ * Files, programs, states and arguments are checked as untrusted; an error is a number,
+ * fl_error_text() says what it means, and where a function takes a `message` it is given what was
+ * wrong exactly. A call that returns an error has written nothing else, unless its comment says so.
  *
- * A program says what to compute (Python writes it, `fastlstm export`). A model is a program packed
- * with its tensors for one instruction set; it is only read once it is made, and many threads may
- * share it. A state is that of one stream: fl_state_size() bytes, which may be copied as they are.
+ *   fl_open_size, fl_open                bytes that `fastlstm export` wrote -> fl_program, checked
+ *   fl_model_size, fl_model_init         fl_program -> fl_model, packed for an instruction set
+ *   fl_stream_size, fl_stream_init       fl_model -> fl_stream, where a sequence starts
+ *   fl_step, fl_stream_run               steps -> rows
+ *   fl_stream_flush, fl_stream_reset     the rows still due at its end; the next sequence
  *
- *   fl_program_size, fl_program_init     bytes -> fl_program, checked
- *   fl_model_size, fl_model_init         fl_program and tensors -> fl_model
- *   fl_scratch_size, fl_scratch_init     what calls of so many steps and streams work in
- *   fl_begin, fl_run, fl_flush           where sequences start; steps -> rows; their end
+ * A model is only read once it is made: any number of streams and threads may share it. A stream is
+ * used by one thread at a time. Memory is given back by the caller: streams first, then models, then
+ * programs; nothing has to be told of it. Calls set flush-to-zero for denormal numbers while they
+ * run, and restore the caller's mode; where it is set already they write nothing.
  *
- * Dimension letters in the shape comments: T steps, B streams of one call.
+ * Who runs many streams in one call, or cuts memory otherwise, uses what a stream is made of:
+ *   fl_state_size, fl_scratch_size, fl_scratch_init, fl_begin, fl_run, fl_flush
+ *
+ * Dimension letters in the shape comments: T steps, B rows of a batch (independent sequences).
  * `real` is float or double, as the model was made. Strides count elements.
  */
 #ifndef FASTLSTM_H
@@ -37,13 +43,15 @@ enum { FL_ALIGNMENT = 64 };
 typedef enum {
     FL_OK,
     FL_BAD_ARGUMENT,  /* an argument, or a field of a call, is not as it must be */
-    FL_BAD_PROGRAM,   /* the program is not one, is damaged, or computes what cannot be */
+    FL_BAD_PROGRAM,   /* the file or program is none, is damaged, or computes what cannot be */
     FL_BAD_TENSORS,   /* the tensors are not those that the program was made for */
-    FL_BAD_STATE,     /* numbers of a state that no state can have */
+    FL_BAD_STATE,     /* numbers that no state can have, or a state of another model */
     FL_TOO_LARGE,     /* more memory than can be addressed, or a bound of the program's is passed */
     FL_LITTLE_MEMORY, /* less memory was given than was asked for, or it is not aligned */
     FL_NO_KERNEL,     /* this processor, or this build, has no such instruction set */
-    FL_STOPPED        /* the call's `stop` said so */
+    FL_STOPPED,       /* the call's `stop` said so */
+    FL_NO_FILE,       /* it cannot be read: only of what reads files */
+    FL_NO_MEMORY      /* there is none: only of what allocates */
 } fl_error;
 
 /* What an error means, in English, without a full stop; never NULL. */
@@ -51,9 +59,27 @@ const char *fl_error_text(fl_error error);
 
 typedef enum { FL_FLOAT32, FL_FLOAT64 } fl_type;
 
-/* ---- Programs ---- */
+/* ---- Programs: what to compute ---- */
 
 typedef struct fl_program fl_program;
+
+/* Bytes of memory that fl_open takes for `file` (bytes,), which `fastlstm export` wrote and which
+ * lies at a multiple of 8 bytes. message (message_bytes,), or NULL: what is wrong. */
+fl_error fl_open_size(const void *file, size_t bytes, size_t *memory_bytes, char *message,
+                      size_t message_bytes);
+
+/* Open a file in `memory`, which from then on is the program's. The file must stay as it is until
+ * models are made of the program, and as long as a model that keeps its tensors. */
+fl_error fl_open(const void *file, size_t bytes, void *memory, size_t memory_bytes,
+                 const fl_program **opened, char *message, size_t message_bytes);
+
+/* The names of inputs, outputs and parts of the state, as UTF-8; NULL where there is no such number,
+ * or where the program was not opened from a file. */
+const char *fl_input_name(const fl_program *program, size_t number);
+const char *fl_output_name(const fl_program *program, size_t number);
+const char *fl_part_name(const fl_program *program, size_t number);
+
+/* As fl_open_size and fl_open, of a program alone, whose tensors lie elsewhere. */
 
 /* Bytes that the decoded program takes. `program` needs no alignment; all sizes in it are checked
  * against `bytes`, and nothing else is as yet. */
@@ -90,7 +116,7 @@ fl_row_shape fl_output_shape(const fl_program *program, size_t number);
  * it, unless bytes is 0. */
 size_t fl_vocabulary(char *text, size_t bytes);
 
-/* ---- Models ---- */
+/* ---- Models: a program packed with its tensors ---- */
 
 typedef struct fl_model fl_model;
 
@@ -113,8 +139,9 @@ typedef struct {
 fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
                        char *message, size_t message_bytes);
 
-/* tensors (tensors,) are not needed any more afterwards, nor are their numbers unless the config says
- * that they stay; `program` is, as long as the model. */
+/* tensors (tensor_count,), or NULL and 0: those of the file that the program was opened from. They
+ * are not needed any more afterwards, nor are their numbers unless the config says that they stay;
+ * `program` is, as long as the model. `memory` may have been written to where there is an error. */
 fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
                        const fl_tensor_data *tensors, size_t tensor_count, void *memory,
                        size_t memory_bytes, const fl_model **made, char *message,
@@ -127,26 +154,7 @@ const fl_program *fl_model_program(const fl_model *model);
  * NULL behind the last. */
 const char *fl_isa(fl_type type, size_t number);
 
-/* ---- States ---- */
-
-/* Bytes of one stream's state. */
-size_t fl_state_size(const fl_model *model);
-
-typedef struct {
-    size_t rows, count;  /* its shape; of a count both are 1, and it is an int64 */
-    int is_count;
-} fl_part_shape;
-
-fl_part_shape fl_state_part(const fl_program *program, size_t part);
-
-/* Numbers of a part of a state as they are known by name: real (rows, count), the oldest row of a
- * ring first; or one int64. */
-fl_error fl_state_read(const fl_model *model, const void *state, size_t part, void *to,
-                       size_t to_bytes);
-fl_error fl_state_write(const fl_model *model, void *state, size_t part, const void *from,
-                        size_t from_bytes);
-
-/* ---- Calls ---- */
+/* ---- Streams: sequences that go on from call to call ---- */
 
 /* Row t of stream b of an input or output begins at element t * t + b * b of data; its numbers
  * follow one another. */
@@ -168,6 +176,72 @@ typedef struct {
     void (*leave)(void *team, size_t rank);
     size_t size;     /* ranks at most */
 } fl_threads;
+
+typedef struct fl_stream fl_stream;
+
+typedef struct {
+    size_t struct_size;         /* sizeof(fl_stream_config) */
+    size_t T;                   /* at least 1: longer blocks are cut into pieces of so many steps */
+    size_t B;                   /* at least 1: sequences that step together */
+    int whole;                  /* not 0: what is folded over time has one row for all of a sequence, */
+                                /* and that from fl_stream_flush; 0: one for each step */
+    const fl_threads *threads;  /* NULL: the caller alone. Else they stay as long as the stream */
+} fl_stream_config;
+
+fl_error fl_stream_size(const fl_model *model, const fl_stream_config *config, size_t *bytes);
+
+/* Put a stream where a sequence starts. One whose model has held inputs is told them by
+ * fl_stream_reset, and until then refuses to run. A stream stays where it was made. */
+fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, void *memory,
+                        size_t memory_bytes, fl_stream **made);
+
+/* One step of a model with one input, and one output with a row for each step:
+ * x real or int64_t (B, input), y real (B, output). FL_BAD_ARGUMENT of another model. */
+fl_error fl_step(fl_stream *stream, const void *x, void *y);
+
+/* T steps, of any number. inputs (inputs,), of which held ones are not read; outputs (outputs,),
+ * which must have room for the rows, and overlap no input; `rows` (outputs,), or NULL, is how many
+ * rows each batch row was given. A model that looks ahead (FL_COUNT_AHEAD) takes whole sequences, of
+ * no more steps than the config says, else FL_TOO_LARGE. */
+fl_error fl_stream_run(fl_stream *stream, size_t T, const fl_rows *inputs, const fl_rows *outputs,
+                       size_t *rows);
+
+/* The rows that are due at the end of the sequences. The stream stays as it is. */
+fl_error fl_stream_flush(fl_stream *stream, const fl_rows *outputs, size_t *rows);
+
+/* How many rows fl_stream_run would give of T steps, no more than the config's, or where `ending` is
+ * not 0 fl_stream_flush, with T = 0. */
+fl_error fl_stream_count(fl_stream *stream, size_t T, int ending, size_t *rows);
+
+/* Start the next sequence. inputs (inputs,) of which only held ones are read, one row for each of
+ * the B; NULL where the model has none. */
+fl_error fl_stream_reset(fl_stream *stream, const fl_rows *inputs);
+
+/* The state as bytes, which another stream of the same model and B takes, on any machine and any
+ * instruction set: fl_stream_state_size() of them. Bytes that are damaged, or of another model, are
+ * FL_BAD_STATE. What held inputs said is not part of them: a stream is told that first. */
+size_t fl_stream_state_size(const fl_stream *stream);
+fl_error fl_stream_get_state(const fl_stream *stream, void *to, size_t bytes);
+fl_error fl_stream_set_state(fl_stream *stream, const void *from, size_t bytes);
+
+/* ---- States and calls: what streams are made of ---- */
+
+/* Bytes of one stream's state. */
+size_t fl_state_size(const fl_model *model);
+
+typedef struct {
+    size_t rows, count;  /* its shape; of a count both are 1, and it is an int64 */
+    int is_count;
+} fl_part_shape;
+
+fl_part_shape fl_state_part(const fl_program *program, size_t part);
+
+/* Numbers of a part of a state as they are known by name: real (rows, count), the oldest row of a
+ * ring first; or one int64. */
+fl_error fl_state_read(const fl_model *model, const void *state, size_t part, void *to,
+                       size_t to_bytes);
+fl_error fl_state_write(const fl_model *model, void *state, size_t part, const void *from,
+                        size_t from_bytes);
 
 /* y (rows, outputs) += x (rows, inputs) w (inputs, outputs), all row-major; rows of x and y lie
  * `x_stride` and `y_stride` apart, those of w follow each other. A BLAS behind one signature. */

@@ -3,11 +3,9 @@
 
 #include "lines.h"
 
-static size_t divided(size_t a, size_t b) { return a / b + (a % b != 0); }
-
 size_t fl_most_rows(fl_bound bound, size_t steps) {
     const size_t rows = fl_checked(steps, bound.factor, 0);
-    return rows == SIZE_MAX ? SIZE_MAX : fl_checked(1, divided(rows, bound.divisor), bound.more);
+    return rows == SIZE_MAX ? SIZE_MAX : fl_checked(1, fl_divided(rows, bound.divisor), bound.more);
 }
 
 /* After a window a row takes `stride` of those before, but for what is due at its end and, where
@@ -22,7 +20,7 @@ static fl_bound of_window(fl_bound x, const fl_window *w) {
     if (__builtin_mul_overflow(x.divisor, w->stride, &divisor)) divisor = x.divisor;
     x.divisor = divisor;
     x.more = fl_checked(1, fl_checked(1, x.more, late), early);
-    if (x.more != SIZE_MAX) x.more = divided(x.more, w->stride);
+    if (x.more != SIZE_MAX) x.more = fl_divided(x.more, w->stride);
     return x;
 }
 
@@ -133,7 +131,7 @@ int fl_place_buffers(const fl_program *program, const fl_bound *bounds, fl_room 
         fl_room *room = rooms + value->number + 1;
         const size_t each = fl_checked(rows.factor, value->count, 0);
         if (each == SIZE_MAX) return -1;
-        room->each = fl_most(room->each, divided(each, rows.divisor));
+        room->each = fl_most(room->each, fl_divided(each, rows.divisor));
         /* Rounding up the number of rows may add one. */
         room->more = fl_most(room->more, fl_checked(fl_checked(1, rows.more, rows.divisor > 1),
                                                     value->count, 0));

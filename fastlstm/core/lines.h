@@ -47,6 +47,9 @@ static inline size_t fl_checked(size_t a, size_t b, size_t c) {
     return sum;
 }
 
+/* a / b, rounded up. */
+static inline size_t fl_divided(size_t a, size_t b) { return a / b + (a % b != 0); }
+
 static inline size_t fl_most(size_t a, size_t b) { return a > b ? a : b; }
 
 #endif

@@ -28,7 +28,7 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
 
 /* Put numbers (rows, BLOCK), of which n columns count, into reals: column i from `at` + i * step on,
  * its rows behind one another. What a matrix has in a vector of outputs is written at once. */
-static void put_rows(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
+static void put_reals(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
                      size_t rows, const double *numbers) {
     if (to->kernel->real_size == sizeof(float)) {
         float *y = (float *)reals + at;
@@ -42,7 +42,7 @@ static void put_rows(const fl_packer *to, void *reals, size_t at, size_t step, s
 }
 
 void fl_put(const fl_packer *to, void *reals, size_t at, double number) {
-    put_rows(to, reals, at, 0, 1, 1, &number);
+    put_reals(to, reals, at, 0, 1, 1, &number);
 }
 
 void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c) {
@@ -56,27 +56,25 @@ void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c) {
 
 /* ---- Layouts ---- */
 
-static size_t divided(size_t a, size_t b) { return a / b + (a % b != 0); }
-
 fl_layout fl_plain_layout(const fl_packer *to, size_t outputs) {
-    const size_t L = to->kernel->lanes, vectors = divided(outputs, L);
+    const size_t L = to->kernel->lanes, vectors = fl_divided(outputs, L);
     fl_layout at = {L, 0, vectors < MOST_GROUPS ? vectors : MOST_GROUPS, 0, 1, outputs};
-    at.panels = divided(vectors, at.groups);
+    at.panels = fl_divided(vectors, at.groups);
     at.last_groups = vectors - (at.panels - 1) * at.groups;
     return at;
 }
 
 fl_layout fl_cell_layout(const fl_packer *to, size_t units, size_t gates) {
-    const size_t L = to->kernel->lanes, vectors = divided(units, L);
+    const size_t L = to->kernel->lanes, vectors = fl_divided(units, L);
     fl_layout at = {L, vectors, gates, gates, gates, units};
     if (gates > 1) return at;
     size_t least = SIZE_MAX, most;
     for (size_t g = 1; g <= MOST_GROUPS; ++g)
-        if (divided(vectors, g) * g < least) least = divided(vectors, g) * g;
+        if (fl_divided(vectors, g) * g < least) least = fl_divided(vectors, g) * g;
     most = vectors * 6 / 5 > least ? vectors * 6 / 5 : least;
     for (size_t g = 1; g <= MOST_GROUPS; ++g)
-        if (divided(vectors, g) * g <= most) at.groups = g;
-    at.panels = divided(vectors, at.groups);
+        if (fl_divided(vectors, g) * g <= most) at.groups = g;
+    at.panels = fl_divided(vectors, at.groups);
     at.last_groups = at.groups;
     return at;
 }
@@ -125,7 +123,7 @@ static void put_numbers(const target *t, size_t row, size_t column_, size_t rows
         where.first += (t->input + column_) * where.step;
     }
     if (t->reals) {
-        put_rows(t->to, t->reals, where.first, where.step, n, rows, numbers);
+        put_reals(t->to, t->reals, where.first, where.step, n, rows, numbers);
         return;
     }
     for (size_t i = 0; i < n; ++i) t->doubles[where.first + i * where.step] = numbers[i];

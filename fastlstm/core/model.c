@@ -172,6 +172,10 @@ fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
     fl_packer to;
     const note text = {message, message_bytes};
     fl_error error = read_config(program, config, &to, text);
+    if (!error && !tensors && !tensor_count && program->tensors) {
+        tensors = program->tensors;
+        tensor_count = program->tensor_count;
+    }
     if (!error && !made) error = refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
     if (!error) error = check_tensors(program, config, tensors, tensor_count, text);
     if (error) return error;

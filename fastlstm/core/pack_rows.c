@@ -181,7 +181,7 @@ static void add_rows(stretches *to, const starts *of, const fl_list *places, siz
     if (first) first[rows] = (uint32_t)to->count;
 }
 
-static void gather(fl_packer *to, const fl_product *product, size_t columns, fl_gather *made) {
+static void pack_gather(fl_packer *to, const fl_product *product, size_t columns, fl_gather *made) {
     const size_t rows = product->positions * product->matrices.count;
     starts of;
     stretches found = {0};
@@ -203,7 +203,7 @@ void fl_pack_product(fl_packer *to, const fl_product *product, fl_packed_product
     const size_t groups = product->matrices.count;
     const fl_matrix *matrix = to->program->matrix + product->matrices.at[0];
     const fl_layout at = fl_plain_layout(to, matrix->rows);
-    gather(to, product, matrix->columns, &made->x);
+    pack_gather(to, product, matrix->columns, &made->x);
     fl_panels *panels = fl_take(&to->arena, groups, sizeof *panels);
     for (size_t g = 0; g < groups; ++g) {
         const size_t first = g * matrix->rows;

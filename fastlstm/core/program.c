@@ -6,13 +6,14 @@
  * inputs, and the value of each; outputs likewise; how many operations, and of each its kind and
  * its fields.
  *
- * It is gone through twice: scan() counts, which tells how much memory it takes, and decode()
+ * It is gone through twice: count_words() counts, which tells how much memory it takes, and decode()
  * fills that. Words may lie in a mapped file that changes meanwhile: decode() looks at each once,
- * and trusts nothing that scan() saw but the counts it was given memory for.
+ * and trusts nothing that count_words() saw but the counts it was given memory for.
  */
 #include <string.h>
 
 #include "check.h"
+#include "checksum.h"
 
 enum { VERSION = 1, HEAD_WORDS = 9 };
 
@@ -242,7 +243,7 @@ static int read_head(reader *r, size_t words, counts *found) {
     return 1;
 }
 
-static int scan(reader r, size_t words, counts *found) {
+static int count_words(reader r, size_t words, counts *found) {
     int64_t word;
     if (!read_head(&r, words, found) || !skip_counted(&r, "reals", 1, &found->reals) ||
         !read_count(&r, "lists", 1, &found->lists))
@@ -423,7 +424,7 @@ fl_error fl_program_size(const void *program, size_t bytes, size_t *memory_bytes
     *memory_bytes = 0;
     const fl_error error = begin_reading(program, bytes, &check, &r);
     if (error) return error;
-    if (!scan(r, bytes / 8, &n)) return check.error;
+    if (!count_words(r, bytes / 8, &n)) return check.error;
     *memory_bytes = lay_out(&n, NULL).bytes;
     return *memory_bytes == SIZE_MAX ? FL_TOO_LARGE : FL_OK;
 }
@@ -441,7 +442,7 @@ fl_error fl_program_init(const void *program, size_t bytes, void *memory, size_t
     *made = NULL;
     const fl_error error = begin_reading(program, bytes, &check, &r);
     if (error) return error;
-    if (!scan(r, bytes / 8, &n)) return check.error;
+    if (!count_words(r, bytes / 8, &n)) return check.error;
     if (!memory || (uintptr_t)memory % FL_ALIGNMENT || memory_bytes < lay_out(&n, NULL).bytes)
         return FL_LITTLE_MEMORY;
     layout to = lay_out(&n, memory);
@@ -452,6 +453,7 @@ fl_error fl_program_init(const void *program, size_t bytes, void *memory, size_t
     to.check.program = to.program;
     r.check = &to.check;
     if (!decode(&r, &n, &to) || !fl_check_program(&to.check)) return to.check.error;
+    to.program->fingerprint = (uint64_t)bytes << 32 ^ fl_checksum(0, program, bytes);
     *made = to.program;
     return FL_OK;
 }

@@ -142,6 +142,9 @@ struct fl_program {
     size_t input_count, output_count;
     const fl_operation *operations;
     size_t operation_count;
+    uint64_t fingerprint;            /* of the program, or of the file that it was opened from; */
+    const char *const *names;        /* of that: inputs, then outputs, then parts. Else NULL */
+    const fl_tensor_data *tensors;   /* (tensor_count,) likewise */
 };
 
 /* Numbers that a function takes: 1, 2 or 3. */

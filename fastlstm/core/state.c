@@ -27,21 +27,21 @@ fl_part_shape fl_state_part(const fl_program *program, size_t number) {
     return made;
 }
 
-static const double DIGIT = 16777216.0; /* 2^24: every integer below it is a float */
+static const double COUNT_DIGIT = 16777216.0; /* 2^24: every integer below it is a float */
 
 /* A count that the state holds, or -1 if its digits are none. */
-static int64_t read_count(const fl_model *model, const fl_part *part, const void *state) {
+static int64_t read_steps(const fl_model *model, const fl_part *part, const void *state) {
     int64_t count = 0;
     for (size_t i = part->rows; i-- > 0;) {
         const double digit = get(model, state, (size_t)part->offset + i);
-        if (!(digit >= 0 && digit < DIGIT) || digit != (double)(int64_t)digit) return -1;
-        count = count * (int64_t)DIGIT + (int64_t)digit;
+        if (!(digit >= 0 && digit < COUNT_DIGIT) || digit != (double)(int64_t)digit) return -1;
+        count = count * (int64_t)COUNT_DIGIT + (int64_t)digit;
     }
     return count;
 }
 
 static int write_count(const fl_model *model, const fl_part *part, void *state, int64_t count) {
-    const int64_t digit = (int64_t)DIGIT;
+    const int64_t digit = (int64_t)COUNT_DIGIT;
     if (count < 0 || count >= (part->rows > 1 ? digit * digit : digit)) return 0;
     for (size_t i = 0; i < part->rows; ++i, count /= digit)
         set(model, state, (size_t)part->offset + i, (double)(count % digit));
@@ -76,7 +76,7 @@ fl_error fl_state_read(const fl_model *model, const void *state, size_t number, 
     const fl_part *part = model && state && to ? find_part(model, number, to_bytes) : NULL;
     if (!part) return FL_BAD_ARGUMENT;
     if (part->part == FL_PART_count) {
-        const int64_t count = read_count(model, part, state);
+        const int64_t count = read_steps(model, part, state);
         if (count < 0) return FL_BAD_STATE;
         memcpy(to, &count, sizeof count);
         return FL_OK;

@@ -67,13 +67,15 @@ const char *fl_error_text(fl_error error) {
     case FL_BAD_ARGUMENT: return "an argument of the call is not as it must be";
     case FL_BAD_PROGRAM: return "this is no program, or it is damaged: export the model anew";
     case FL_BAD_TENSORS: return "these are not the tensors that the program was made for";
-    case FL_BAD_STATE: return "the state holds numbers that no state can hold";
+    case FL_BAD_STATE: return "the state is damaged, of another model, or holds numbers that no state can hold";
     case FL_TOO_LARGE: return "this needs more memory than can be addressed";
     case FL_LITTLE_MEMORY:
         return "the memory is less than was asked for, or does not begin at a multiple of "
                "FL_ALIGNMENT";
     case FL_NO_KERNEL: return "this processor or this build has no such instruction set";
     case FL_STOPPED: return "the call was stopped before its end";
+    case FL_NO_FILE: return "the file cannot be read";
+    case FL_NO_MEMORY: return "there is no memory for this";
     }
     return "an unknown error";
 }

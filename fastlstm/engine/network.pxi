@@ -7,34 +7,9 @@ from fastlstm.core cimport (
     FL_STOPPED, fl_begin, fl_call, fl_count, fl_count_rows, fl_error, fl_flush, fl_gemm,
     fl_input_shape, fl_model_isa, fl_output_shape, fl_part_shape, fl_rows, fl_run, fl_scratch,
     fl_scratch_init, fl_scratch_size, fl_state_part, fl_state_read, fl_state_size,
-    fl_state_write, fl_team, fl_team_free, fl_team_new, fl_threads,
+    fl_state_write, fl_team, fl_team_free, fl_team_new, fl_team_threads,
+    fl_threads,
 )
-
-
-cdef extern from *:
-    """
-    /* A fl_team as the core asks for threads. */
-    static size_t fl_take_ranks(void *team, size_t wanted, int is_long) {
-        return fl_team_take((fl_team *)team, wanted, is_long);
-    }
-    static void fl_run_ranks(void *team, size_t ranks,
-                             void (*work)(void *job, size_t rank, size_t ranks), void *job) {
-        fl_team_run((fl_team *)team, ranks, work, job);
-    }
-    static void fl_meet_ranks(void *team, size_t rank, size_t ranks) {
-        fl_team_barrier((fl_team *)team, rank, ranks);
-    }
-    static void fl_leave_ranks(void *team, size_t rank) { fl_team_leave((fl_team *)team, rank); }
-    static void fl_threads_of(fl_team *team, size_t size, fl_threads *threads) {
-        threads->team = team;
-        threads->take = fl_take_ranks;
-        threads->run = fl_run_ranks;
-        threads->barrier = fl_meet_ranks;
-        threads->leave = fl_leave_ranks;
-        threads->size = size;
-    }
-    """
-    void fl_threads_of(fl_team *team, size_t size, fl_threads *threads)
 
 
 # Bytes of weights a call may read with the GIL held: about 5 microseconds at the 30 to 60 GB/s at
@@ -168,7 +143,7 @@ cdef class Network:
             self.team = fl_team_new(threads)
             if self.team == NULL:
                 raise MemoryError(f"a team of {threads} threads")
-            fl_threads_of(self.team, threads, &self.threads)
+            self.threads = fl_team_threads(self.team, threads)
         self.initial = np.zeros(self.state_size, self.dtype)
         if not self.held:
             self.begin(self.initial.reshape(1, self.state_size), [])

@@ -15,20 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fastlstm.h"
-#include "team.h"
+#include "host.h"
 #include "driver_words.h"
-
-/* ---- Threads ---- */
-
-static size_t take_team(void *team, size_t wanted, int is_long) {
-    return fl_team_take(team, wanted, is_long);
-}
-static void run_team(void *team, size_t ranks, void (*work)(void *, size_t, size_t), void *job) {
-    fl_team_run(team, ranks, work, job);
-}
-static void meet_team(void *team, size_t rank, size_t ranks) { fl_team_barrier(team, rank, ranks); }
-static void leave_team(void *team, size_t rank) { fl_team_leave(team, rank); }
 
 /* ---- One case ---- */
 
@@ -407,7 +395,7 @@ static void run_case(reader from, FILE *to) {
         s.threads = read_size(&from);
         s.states = take(s.B * sizeof *s.states);
         for (size_t b = 0; b < s.B; ++b) s.states[b] = take(fl_state_size(s.model));
-        s.team = (fl_threads){NULL, take_team, run_team, meet_team, leave_team, s.threads};
+        s.team = fl_team_threads(NULL, s.threads);
         if (s.threads > 1 && !(s.team.team = fl_team_new(s.threads))) give_up("no team");
         make_calls(&s, &from, to);
         if (from.at != from.end) give_up("a case has words left over");
