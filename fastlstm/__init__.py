@@ -10,6 +10,7 @@ from fastlstm.stream import Stream
 
 if TYPE_CHECKING:
     from fastlstm.conversion import convert, from_torch
+    from fastlstm.exporting import export
     from fastlstm.forecasting import forecast
     from fastlstm.generation import generate, generate_steps
     from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -31,6 +32,7 @@ __all__ = [
     "RNNCell",
     "Stream",
     "convert",
+    "export",
     "forecast",
     "from_torch",
     "generate",
@@ -44,6 +46,7 @@ __all__ = [
 # real-time thread wants none of them.
 _LATER = {
     "conversion": ("convert", "from_torch"),
+    "exporting": ("export",),
     "forecasting": ("forecast",),
     "generation": ("generate", "generate_steps"),
     "nn": ("GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"),

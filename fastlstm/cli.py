@@ -18,6 +18,7 @@ from fastlstm.commands import (
     convert,
     demo,
     doctor,
+    export,
     forecast,
     generate,
     info,
@@ -37,6 +38,7 @@ COMMANDS = {
     "generate": generate,
     "perplexity": perplexity,
     "forecast": forecast,
+    "export": export,
     "doctor": doctor,
 }
 

@@ -1,0 +1,26 @@
+/* Which instruction set this is compiled for.
+ *
+ * Alone, the file is the whole engine for the instruction set that the compiler's flags say is there
+ * (-march=native, -mavx2 -mfma, ...): FL_ISA_<NAME> chooses another.
+ *
+ * For many processors it is compiled several times: once with -DFL_KERNELS_APART, which has
+ * everything else and asks the processor which kernel to take, and once for each of them with
+ * -DFL_ONLY_KERNEL and -DFL_ISA_AVX512, -DFL_ISA_AVX2, -DFL_ISA_SCALAR and -DFL_ISA_SCALAR64, or
+ * -DFL_ISA_NEON in the place of the first two.
+ */
+#if !defined(FL_KERNELS_APART) && !defined(FL_ONLY_KERNEL)
+#define FL_ALONE
+#if !defined(FL_ISA_AVX512) && !defined(FL_ISA_AVX2) && !defined(FL_ISA_NEON) && \
+    !defined(FL_ISA_SCALAR) && !defined(FL_ISA_SCALAR64)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define FL_ISA_AVX512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define FL_ISA_AVX2
+#elif defined(__aarch64__)
+#define FL_ISA_NEON
+#else
+#define FL_ISA_SCALAR
+#endif
+#endif
+#endif
+

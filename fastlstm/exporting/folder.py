@@ -1,0 +1,142 @@
+"""The folder that ``fastlstm export`` writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+
+from fastlstm import spec
+from fastlstm.exporting import one_file
+from fastlstm.exporting.model_file import ALIGNMENT, model_file
+from fastlstm.model import Model
+from fastlstm.plan.lowering import plan
+
+__all__ = ["export"]
+
+# Above it, an array in C takes a compiler longer than the engine's own source.
+MOST_EMBEDDED = 4 * 2**20
+
+_APART = "model.flm"
+
+
+def export(model: Model, directory: str | os.PathLike[str], *, apart: bool | None = None) -> None:
+    """Write a folder of C that builds with one ``make`` and runs the model.
+
+    Parameters
+    ----------
+    model : Model
+        A model that kept its tensors.
+    directory : path
+        The folder; made if there is none. What is in it stays, but for files of these names.
+    apart : bool, optional
+        Whether the model lies beside the sources, in ``model.flm``, and not within, as an array.
+        So it does if it takes more than 4 MiB, unless said otherwise.
+
+    Raises
+    ------
+    RuntimeError
+        If the model did not keep its tensors.
+    OSError
+        If a file cannot be written.
+
+    Notes
+    -----
+    ``README.md`` in the folder says what each file is, how to build, and what the model reads and
+    gives. The numbers are those of :meth:`Model.__call__` of this model, bit for bit, on the same
+    instruction set.
+    """
+    with np.errstate(all="ignore"):  # weights that are not finite stay what they are
+        program = plan(model.graph, model.tensors, model.facts)
+    words = model_file(program, model.tensors)
+    apart = len(words) > MOST_EMBEDDED if apart is None else apart
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "fastlstm.h": one_file.core_header(),
+        "fastlstm.c": one_file.core_source(),
+        "fastlstm_host.h": one_file.host_header(),
+        "fastlstm_host.c": one_file.host_source(),
+        "run.c": _text("run.c"),
+        "model.h": _header(len(words), apart),
+        "Makefile": _text("Makefile")
+        .replace("@defines@", f"-DMODEL_APART='\"{_APART}\"'" if apart else "")
+        .replace("@objects@", "" if apart else "model.o "),
+        "README.md": _readme(model, len(words), apart),
+        "LICENSE": _license(),
+    }
+    if not apart:
+        files["model.c"] = "".join(_array(words))
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    if apart:
+        (folder / _APART).write_bytes(words)
+
+
+def _text(name: str) -> str:
+    return (resources.files("fastlstm.exporting") / "files" / name).read_text("utf-8")
+
+
+def _license() -> str:
+    found = [file for file in metadata.files("fastlstm") or () if file.name == "LICENSE"]
+    if found:
+        return found[0].read_text()
+    return (Path(__file__).parents[2] / "LICENSE").read_text("utf-8")  # of a source tree
+
+
+def _header(size: int, apart: bool) -> str:
+    where = (
+        f"/* The model lies in {_APART}: read it, or map it, at a multiple of {ALIGNMENT} bytes. */"
+        if apart
+        else f"/* What fl_open and fl_load_bytes take. */\n"
+        f"extern const uint64_t MODEL[{-(-size // 8)}];\n\nenum {{ MODEL_BYTES = {size} }};"
+    )
+    return f"/* model.h - the model that was exported. */\n#include <stdint.h>\n\n{where}\n"
+
+
+def _array(words: bytes) -> Iterator[str]:
+    """The model as an array of C, which is the same bytes on a machine of little-endian order."""
+    numbers = np.frombuffer(words + bytes(-len(words) % 8), "<u8")
+    yield '/* model.c - the model that was exported, as its bytes. */\n#include "model.h"\n\n'
+    yield f"_Alignas({ALIGNMENT}) const uint64_t MODEL[{len(numbers)}] = {{\n"
+    for first in range(0, len(numbers), 4):
+        row = ", ".join(f"0x{number:016x}" for number in numbers[first : first + 4].tolist())
+        yield f"    {row},\n"
+    yield "};\n"
+
+
+def _readme(model: Model, size: int, apart: bool) -> str:
+    facts = model.facts
+    graph = model.graph
+    rows = []
+    for given in graph.inputs:
+        kind = f"int64 tokens below {given.tokens}" if given.tokens else "float32"
+        when = "once, before the first step" if given.held else "each step"
+        rows.append(f"| input `{given.name}` | {_shape(given.shape)} | {kind} | {when} |")
+    for name, value in graph.outputs.items():
+        row = facts.rows[value]
+        rows.append(f"| output `{name}` | {_shape(row.shape)} | float32 | {_rate(row)} |")
+    return (
+        _text("README.md")
+        .replace("@rows@", "\n".join(rows))
+        .replace("@model@", f"`{_APART}`" if apart else "`model.c`, `model.h`")
+        .replace("@size@", f"{size:,}")
+        .replace("@run@", f"./run {_APART}" if apart else "./run")
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "1"
+
+
+def _rate(row: spec.Row) -> str:
+    if row.held:
+        return "the same in each call"
+    if row.timing is None:
+        return "at the end of a whole sequence"
+    rows, steps = row.timing.rate
+    text = "a row for each step" if rows == steps else f"{rows} rows for {steps} steps"
+    return f"{text}, {row.timing.delay} steps late" if row.timing.delay else text
