@@ -13,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 CORE = Path("fastlstm", "core")
+INCLUDE = Path("fastlstm", "include")
 PARTS = Path("fastlstm", "engine")  # of the Cython module
 
 flags = [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off"]
@@ -21,9 +22,11 @@ threads = [] if sys.platform == "win32" else ["-pthread"]
 engine = Extension(
     "fastlstm._engine",
     sources=["fastlstm/_engine.pyx", *sorted(str(path) for path in CORE.glob("*.c"))],
-    depends=sorted(str(path) for path in [*CORE.glob("*.h"), *PARTS.glob("*.pxi")]),
-    include_dirs=["fastlstm", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    depends=sorted(
+        str(path) for path in [*CORE.glob("*.h"), *INCLUDE.glob("*.h"), *PARTS.glob("*.pxi")]
+    ),
+    include_dirs=["fastlstm", str(INCLUDE), numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("FL_ENGINE", None)],
     extra_compile_args=[*flags, *threads],
     extra_link_args=threads,
 )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastlstm.exporting import export
     from fastlstm.forecasting import forecast
     from fastlstm.generation import generate, generate_steps
+    from fastlstm.headers import get_include
     from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from fastlstm.tokens import perplexity
     from fastlstm.verification import verify
@@ -37,6 +38,7 @@ __all__ = [
     "from_torch",
     "generate",
     "generate_steps",
+    "get_include",
     "load",
     "perplexity",
     "verify",
@@ -49,6 +51,7 @@ _LATER = {
     "exporting": ("export",),
     "forecasting": ("forecast",),
     "generation": ("generate", "generate_steps"),
+    "headers": ("get_include",),
     "nn": ("GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"),
     "tokens": ("perplexity",),
     "verification": ("verify",),

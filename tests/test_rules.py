@@ -21,7 +21,8 @@ CORE = PACKAGE / "core"
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
 CYTHON = [PACKAGE / "_engine.pyx", *sorted((PACKAGE / "engine").glob("*.pxi"))]
-C_FILES = sorted([*CORE.glob("*.c"), *CORE.glob("*.h")])
+INCLUDE = PACKAGE / "include"
+C_FILES = sorted([*CORE.glob("*.c"), *CORE.glob("*.h"), *INCLUDE.iterdir()])
 
 # Modules of ours that a file may import; a folder stands for all files in it, and may import its
 # own. "public" are the names in fastlstm.__all__.
@@ -59,6 +60,7 @@ MAY_IMPORT = {
     },
     "conversion": {"spec", "errors", "format", "model", "options", "paths", "sources"},
     "exporting": {"public", "spec", "plan", "model"},
+    "headers": set(),
     "nn": {"spec", "arrays", "conversion", "errors", "model", "sequences"},
     "tokens": {"spec", "arrays", "model", "stream"},
     "generation": {"model", "tokens", "_engine"},
@@ -66,7 +68,7 @@ MAY_IMPORT = {
     "verification": {"spec", "reference", "format", "model", "signature"},
     "__init__": {
         *("conversion", "errors", "model", "nn", "stream", "tokens", "generation", "forecasting"),
-        *("exporting", "pool", "verification"),
+        *("exporting", "headers", "pool", "verification"),
     },
     "cli": {"commands", "public"},
     "__main__": {"cli"},
@@ -163,16 +165,22 @@ class TestPythonImports:
 class TestCythonImports:
     def test_engine_imports_no_module_of_ours(self):
         text = "".join(path.read_text(encoding="utf-8") for path in CYTHON)
-        found = re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE)
-        # core.pxd is no module: it declares, for Cython, what headers of the core declare for C.
-        tops = {module.partition(".")[0] for module in found if module != "fastlstm.core"}
+        # These two are no modules: they declare, for Cython, what headers do for C.
+        others = re.sub(r"^from fastlstm(\.core)? cimport ", "", text, flags=re.MULTILINE)
+        found = re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", others, re.MULTILINE)
+        tops = {module.partition(".")[0] for module in found}
         packages = {"libc", "posix", "numpy", "cpython", "cython", "scipy"}
         assert tops <= packages | {"collections", "os", "threading"}
         extern = re.compile(r'cdef extern from "([^"]+)"')
         assert set(extern.findall(text)) == {"Python.h", "stdlib.h"}
-        declared = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.pxd"))
-        headers = {"core/fastlstm.h", "core/host.h", "core/model.h", "core/team.h"}
-        assert set(extern.findall(declared)) == headers
+        declared = {
+            path.name: set(extern.findall(path.read_text(encoding="utf-8")))
+            for path in PACKAGE.glob("*.pxd")
+        }
+        assert declared == {
+            "__init__.pxd": {"fastlstm_api.h"},
+            "core.pxd": {"core/model.h", "core/team.h"},
+        }
 
     def test_scipy_is_imported_within_a_function(self):
         lines = [line for path in CYTHON for line in path.read_text(encoding="utf-8").splitlines()]
@@ -188,10 +196,10 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("folder", ["tools", "benchmarks"])
-def test_tools_and_benchmarks_use_public_names(folder):
+@pytest.mark.parametrize("folder", ["tools", "benchmarks", "examples"])
+def test_tools_benchmarks_and_examples_use_public_names(folder):
     public = {*fastlstm.__all__, "__version__"}
-    for path in sorted((ROOT / folder).glob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for module, names, _, _ in imports(tree):
             if module.partition(".")[0] == "fastlstm":
@@ -255,6 +263,7 @@ INCLUDES = {
     },
     "host.h": {"fastlstm.h", "team.h"},
     "host.c": {*MEMORY, "stdio.h", "stdlib.h", "malloc.h", "host.h"},
+    "fastlstm_api.h": {"Python.h", "../core/fastlstm.h", "../core/host.h"},
 }
 PER_INSTRUCTION_SET = {"scalar.c", "scalar64.c", "avx2.c", "avx512.c", "neon.c"}
 
@@ -459,7 +468,7 @@ class TestSymbols:
 
 
 def test_no_file_is_called_by_what_it_does_not_say():
-    for path in [p for folder in ("fastlstm", "tests", "tools", "benchmarks")
+    for path in [p for folder in ("fastlstm", "tests", "tools", "benchmarks", "examples")
                  for p in (ROOT / folder).rglob("*.*")]:  # fmt: skip
         words = set(re.split(r"[_\W]+", path.stem.lower()))
         assert not words & {"util", "utils", "common", "helper", "helpers", "misc", "ctx"}, path

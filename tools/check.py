@@ -97,7 +97,7 @@ def checks(objects: str) -> list[Check]:
         Check("build", "extension in place", build, "Cython"),
         python("lint", "ruff", "check", ".", name="ruff check"),
         python("lint", "ruff", "format", "--check", ".", name="ruff format"),
-        python("lint", "cython_lint.cython_lint", "fastlstm", name="cython-lint"),
+        python("lint", "cython_lint.cython_lint", "fastlstm", "examples", name="cython-lint"),
         python("types", "mypy"),
         compiler("cc", "gcc libc6-dev", objects),
         compiler("clang", "clang", objects),

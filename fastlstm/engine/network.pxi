@@ -2,7 +2,7 @@
 
 from libc.string cimport memchr, memcpy, memset
 
-from fastlstm.core cimport (
+from fastlstm cimport (
     FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE, FL_OK,
     FL_STOPPED, fl_begin, fl_call, fl_count, fl_count_rows, fl_error, fl_flush, fl_gemm,
     fl_input_shape, fl_model_isa, fl_output_shape, fl_part_shape, fl_rows, fl_run, fl_scratch,

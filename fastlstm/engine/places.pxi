@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastlstm.core cimport fl_row_shape, fl_rows
+from fastlstm cimport fl_row_shape, fl_rows
 
 cdef enum:
     MOST_AXES = 8  # of a row and, in front, of time and batch

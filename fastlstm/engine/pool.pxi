@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from fastlstm.core cimport fl_call, fl_rows
+from fastlstm cimport fl_call, fl_rows
 
 # Bytes of the blocks in which a list of arrays passes: each step of a block shares its reading of
 # the weights, and a long array among short ones takes no memory for theirs.

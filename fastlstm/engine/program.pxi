@@ -1,10 +1,11 @@
 # Programs: checked and decoded, packed with their tensors for an instruction set.
 
-from fastlstm.core cimport (
-    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_error, fl_error_text, fl_find, fl_kernels,
-    fl_model, fl_model_config, fl_model_init, fl_model_size, fl_program, fl_program_init,
-    fl_program_size, fl_tensor_data, fl_type, fl_vocabulary,
+from fastlstm cimport (
+    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_error, fl_error_text, fl_model, fl_model_config,
+    fl_model_init, fl_model_size, fl_program, fl_program_init, fl_program_size, fl_tensor_data,
+    fl_type, fl_vocabulary,
 )
+from fastlstm.core cimport fl_find, fl_kernels
 
 cdef enum:
     MESSAGE_BYTES = 512

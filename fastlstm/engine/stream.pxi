@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from fastlstm.core cimport fl_call, fl_run
+from fastlstm cimport fl_call, fl_run
 
 # Rows of a stream: a pointer for each fits in half of what can be addressed.
 MOST_ROWS = 2**58
