@@ -7,11 +7,8 @@ import fastlstm
 
 rng = np.random.default_rng(1)
 sizes = {"weight_ih_l0": (128, 4), "weight_hh_l0": (128, 32), "bias_ih_l0": 128, "bias_hh_l0": 128}
-lstm = fastlstm.LSTM(4, 32)
-lstm.load_state_dict(
-    {name: rng.uniform(-0.2, 0.2, size).astype(np.float32) for name, size in sizes.items()}
-)
-model = lstm.model
+weights = {name: rng.uniform(-0.2, 0.2, size).astype(np.float32) for name, size in sizes.items()}
+model = fastlstm.from_torch(weights, reproducible=True)
 
 x = rng.standard_normal((1000, 4)).astype(np.float32)
 expected, _ = model(x)
