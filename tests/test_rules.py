@@ -254,7 +254,7 @@ INCLUDES = {
     "state.c": {*MEMORY, "model.h"},
     "dispatch.c": {*MEMORY, "cpuid.h", "model.h"},
     "calls.c": {*MEMORY, "arena.h", "call.h"},
-    "stream.c": {*MEMORY, "arena.h", "checksum.h", "model.h"},
+    "stream.c": {*MEMORY, "arena.h", "call.h", "checksum.h"},
     "cut.c": {*MEMORY, "call.h", "scratch.h"},
     "team.h": {"stddef.h", "stdint.h"},
     "team.c": {

@@ -92,6 +92,9 @@ typedef struct fl_running {
  * undefined. Of a program that looks ahead T steps are a whole sequence, and are all or none. */
 void fl_share(fl_running *call, const fl_plan *plan);
 
+/* Whether the functions of threads are there; NULL: nobody shares, which is allowed. */
+int fl_have_threads(const fl_threads *threads);
+
 /* Put the states of a call where a sequence starts, with the rows that its held inputs have. */
 void fl_begin_alone(fl_running *call, const fl_plan *plan);
 

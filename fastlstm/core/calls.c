@@ -48,6 +48,10 @@ fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threa
     return error;
 }
 
+int fl_have_threads(const fl_threads *threads) {
+    return !threads || (threads->take && threads->run && threads->barrier && threads->leave);
+}
+
 /* Whether a pointer is there, and a multiple of `size`, a power of two. */
 static int is_at(const void *data, size_t size) { return data && !((uintptr_t)data & (size - 1)); }
 
@@ -77,7 +81,8 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
  * step, -1 held ones, 0 none. */
 static fl_error translate(const fl_model *model, const fl_call *call, int reads, int writes,
                           fl_running *made) {
-    if (!model || !call || call->struct_size < sizeof *call || !call->scratch)
+    if (!model || !call || call->struct_size != sizeof *call || !call->scratch ||
+        !fl_have_threads(call->threads))
         return FL_BAD_ARGUMENT;
     const fl_scratch *scratch = call->scratch;
     if (scratch->model != model || call->T > scratch->T || call->B != scratch->B ||

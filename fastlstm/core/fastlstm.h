@@ -4,7 +4,8 @@
  * caller's, whose size is told first, and which must begin at a multiple of FL_ALIGNMENT bytes.
  * Files, programs, states and arguments are checked as untrusted; an error is a number,
  * fl_error_text() says what it means, and where a function takes a `message` it is given what was
- * wrong exactly. A call that returns an error has written nothing else, unless its comment says so.
+ * wrong exactly. A call that returns an error has written nothing else, unless its comment says so,
+ * but NULL or 0 where it would have put what it makes. What is asked of NULL is NULL or 0.
  *
  *   fl_open_size, fl_open                bytes that `fastlstm export` wrote -> fl_program, checked
  *   fl_model_size, fl_model_init         fl_program -> fl_model, packed for an instruction set
@@ -34,7 +35,8 @@ extern "C" {
 #endif
 
 /* Counted up when a struct or a function below changes so that a caller must be compiled anew. A
- * struct that begins with struct_size may get more fields at its end without that. */
+ * struct that begins with struct_size may get more fields at its end without that; one of a size
+ * that the library does not know is FL_BAD_ARGUMENT. */
 #define FL_ABI 1
 int fl_abi(void); /* FL_ABI of the library that was linked */
 
@@ -69,7 +71,8 @@ fl_error fl_open_size(const void *file, size_t bytes, size_t *memory_bytes, char
                       size_t message_bytes);
 
 /* Open a file in `memory`, which from then on is the program's. The file must stay as it is until
- * models are made of the program, and as long as a model that keeps its tensors. */
+ * models are made of the program, and as long as a model that keeps its tensors. `memory` may have
+ * been written to where there is an error. */
 fl_error fl_open(const void *file, size_t bytes, void *memory, size_t memory_bytes,
                  const fl_program **opened, char *message, size_t message_bytes);
 
@@ -86,7 +89,8 @@ const char *fl_part_name(const fl_program *program, size_t number);
 fl_error fl_program_size(const void *program, size_t bytes, size_t *memory_bytes);
 
 /* Decode and check a program into `memory`, which from then on is the program's; `program` is not
- * needed any more. message (message_bytes,), or NULL: what is wrong, and with which operation. */
+ * needed any more. message (message_bytes,), or NULL: what is wrong, and with which operation.
+ * `memory` may have been written to where there is an error. */
 fl_error fl_program_init(const void *program, size_t bytes, void *memory, size_t memory_bytes,
                          const fl_program **made, char *message, size_t message_bytes);
 
@@ -196,12 +200,13 @@ fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, v
                         size_t memory_bytes, fl_stream **made);
 
 /* One step of a model with one input, and one output with a row for each step:
- * x real or int64_t (B, input), y real (B, output). FL_BAD_ARGUMENT of another model. */
+ * x real or int64_t (B, input), y real (B, output). FL_BAD_ARGUMENT of another model, or where a
+ * token is none. */
 fl_error fl_step(fl_stream *stream, const void *x, void *y);
 
 /* T steps, of any number. inputs (inputs,), of which held ones are not read; outputs (outputs,),
  * which must have room for the rows, and overlap no input; `rows` (outputs,), or NULL, is how many
- * rows each batch row was given. A model that looks ahead (FL_COUNT_AHEAD) takes whole sequences, of
+ * rows each batch row was given. All tokens are looked at first. A model that looks ahead (FL_COUNT_AHEAD) takes whole sequences, of
  * no more steps than the config says, else FL_TOO_LARGE. */
 fl_error fl_stream_run(fl_stream *stream, size_t T, const fl_rows *inputs, const fl_rows *outputs,
                        size_t *rows);

@@ -25,7 +25,7 @@ typedef struct {
     const unsigned char *program, *names;
     size_t program_bytes, name_bytes, tensors;
     uint32_t checksum;
-} parts;
+} file_parts;
 
 static uint64_t word_at(const unsigned char *bytes) {
     uint64_t word = 0;
@@ -48,7 +48,7 @@ static fl_checker messenger(char *message, size_t message_bytes) {
 }
 
 /* Find the parts, all of them within the file. */
-static fl_error find_parts(const void *file, size_t size, fl_checker *check, parts *found) {
+static fl_error find_parts(const void *file, size_t size, fl_checker *check, file_parts *found) {
     const unsigned char *bytes = file;
     if (!file || (uintptr_t)file % 8)
         return refuse_file(check, FL_BAD_ARGUMENT,
@@ -94,29 +94,51 @@ typedef struct {
     const char **names;
     fl_tensor_data *tensors;
     size_t bytes;
-} room;
+} opened_file;
 
-static fl_error lay_out_file(const parts *is, void *memory, room *made) {
+static fl_error lay_out_file(const file_parts *is, void *memory, fl_checker *check,
+                             opened_file *made) {
     fl_arena arena = {memory, SIZE_MAX - 1, 0};
     const fl_error error = fl_program_size(is->program, is->program_bytes, &made->program_bytes);
-    if (error) return error;
+    if (error)
+        return refuse_file(check, error, "the program in it is none that this version reads");
     made->program = fl_take(&arena, 1, made->program_bytes);
     made->text = fl_take(&arena, is->name_bytes, 1);
     /* A name takes a byte at least. */
     made->names = fl_take(&arena, is->name_bytes, sizeof *made->names);
     made->tensors = fl_take(&arena, is->tensors, sizeof *made->tensors);
     made->bytes = arena.used;
-    return arena.used == SIZE_MAX ? FL_TOO_LARGE : FL_OK;
+    if (arena.used < SIZE_MAX) return FL_OK;
+    return refuse_file(check, FL_TOO_LARGE, "the model is larger than can be addressed");
+}
+
+/* Whether text, up to its 0, is UTF-8 (RFC 3629). */
+static int is_utf8(const char *text) {
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+    const unsigned char *at = (const unsigned char *)text;
+    while (*at) {
+        const unsigned first = *at++;
+        const int more = first < 0x80 ? 0 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+        uint32_t code = more ? first & (0x3fu >> more) : first;
+        if ((first >= 0x80 && first < 0xc0) || first > 0xf4) return 0;
+        for (int i = 0; i < more; ++i) {
+            if ((*at & 0xc0) != 0x80) return 0;
+            code = code << 6 | (*at++ & 0x3f);
+        }
+        if (code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 0;
+    }
+    return 1;
 }
 
 /* Names, as many as the program has inputs, outputs and parts, and behind them zeros only. */
-static int read_names(const parts *is, const fl_program *program, room *to) {
+static int read_names(const file_parts *is, const fl_program *program, opened_file *to) {
     const size_t count = program->input_count + program->output_count + program->part_count;
     size_t at = 0;
     memcpy(to->text, is->names, is->name_bytes);
     for (size_t i = 0; i < count; ++i) {
-        const char *end = at < is->name_bytes ? memchr(to->text + at, 0, is->name_bytes - at) : NULL;
-        if (!end) return 0;
+        const size_t left = is->name_bytes - at;
+        const char *end = left ? memchr(to->text + at, 0, left) : NULL;
+        if (!end || !is_utf8(to->text + at)) return 0;
         to->names[i] = to->text + at;
         at = (size_t)(end - to->text) + 1;
     }
@@ -127,7 +149,7 @@ static int read_names(const parts *is, const fl_program *program, room *to) {
 }
 
 /* Tensors, of the counts that the program says, one behind the other up to the file's end. */
-static int read_tensors(const parts *is, const fl_program *program, room *to) {
+static int read_tensors(const file_parts *is, const fl_program *program, opened_file *to) {
     size_t at = (size_t)(is->names - is->bytes) + is->name_bytes;
     if (is->tensors != program->tensor_count) return 0;
     for (size_t i = 0; i < is->tensors; ++i) {
@@ -149,12 +171,12 @@ static int read_tensors(const parts *is, const fl_program *program, room *to) {
 fl_error fl_open_size(const void *file, size_t bytes, size_t *memory_bytes, char *message,
                       size_t message_bytes) {
     fl_checker check = messenger(message, message_bytes);
-    parts is;
-    room made;
+    file_parts is;
+    opened_file made;
     if (!memory_bytes) return FL_BAD_ARGUMENT;
     *memory_bytes = 0;
     fl_error error = find_parts(file, bytes, &check, &is);
-    if (!error) error = lay_out_file(&is, NULL, &made);
+    if (!error) error = lay_out_file(&is, NULL, &check, &made);
     if (!error) *memory_bytes = made.bytes;
     return error;
 }
@@ -163,24 +185,25 @@ fl_error fl_open(const void *file, size_t bytes, void *memory, size_t memory_byt
                  const fl_program **opened, char *message, size_t message_bytes) {
     fl_checker check = messenger(message, message_bytes);
     const fl_program *program;
-    parts is;
-    room to;
+    file_parts is;
+    opened_file to;
     if (!opened) return FL_BAD_ARGUMENT;
     *opened = NULL;
     fl_error error = find_parts(file, bytes, &check, &is);
-    if (!error) error = lay_out_file(&is, NULL, &to);
+    if (!error) error = lay_out_file(&is, NULL, &check, &to);
     if (error) return error;
     if (!memory || (uintptr_t)memory % FL_ALIGNMENT || memory_bytes < to.bytes)
         return refuse_file(&check, FL_LITTLE_MEMORY, "less memory than fl_open_size told, or it "
                                                      "is not at a multiple of 64 bytes");
-    error = lay_out_file(&is, memory, &to);
+    error = lay_out_file(&is, memory, &check, &to);
     if (!error)
         error = fl_program_init(is.program, is.program_bytes, to.program, to.program_bytes,
                                 &program, message, message_bytes);
     if (error) return error;
     if (!read_names(&is, program, &to))
         return refuse_file(&check, FL_BAD_PROGRAM,
-                           "the names are not one for each input, output and part of the state");
+                           "the names are not UTF-8, one for each input, output and part of the "
+                           "state");
     if (!read_tensors(&is, program, &to))
         return refuse_file(&check, FL_BAD_TENSORS, "the tensors are not those of the program");
     fl_program *made = to.program;

@@ -71,8 +71,9 @@ static void *read_file(FILE *file, size_t *bytes) {
 fl_error fl_load(const char *path, const fl_model_config *config, fl_loaded *made, char *message,
                  size_t message_bytes) {
     size_t bytes;
-    if (!made || !path) return FL_BAD_ARGUMENT;
+    if (!made) return FL_BAD_ARGUMENT;
     memset(made, 0, sizeof *made);
+    if (!path) return fail(FL_BAD_ARGUMENT, message, message_bytes, "no path is given");
     FILE *file = fopen(path, "rb");
     void *read = file ? read_file(file, &bytes) : NULL;
     if (file) fclose(file);

@@ -8,7 +8,7 @@
 #include "pack.h"
 
 /* Columns, and rows, that are put together. */
-enum { BLOCK = 64, MOST_ROWS = 16, MOST_GROUPS = 4 };
+enum { AT_ONCE = 64, MOST_ROWS = 16, MOST_GROUPS = 4 };
 
 void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
                      size_t n, double *to) {
@@ -26,18 +26,18 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
     }
 }
 
-/* Put numbers (rows, BLOCK), of which n columns count, into reals: column i from `at` + i * step on,
+/* Put numbers (rows, AT_ONCE), of which n columns count, into reals: column i from `at` + i * step on,
  * its rows behind one another. What a matrix has in a vector of outputs is written at once. */
 static void put_reals(const fl_packer *to, void *reals, size_t at, size_t step, size_t n,
                      size_t rows, const double *numbers) {
     if (to->kernel->real_size == sizeof(float)) {
         float *y = (float *)reals + at;
         for (size_t i = 0; i < n; ++i)
-            for (size_t r = 0; r < rows; ++r) y[i * step + r] = (float)numbers[r * BLOCK + i];
+            for (size_t r = 0; r < rows; ++r) y[i * step + r] = (float)numbers[r * AT_ONCE + i];
     } else {
         double *y = (double *)reals + at;
         for (size_t i = 0; i < n; ++i)
-            for (size_t r = 0; r < rows; ++r) y[i * step + r] = numbers[r * BLOCK + i];
+            for (size_t r = 0; r < rows; ++r) y[i * step + r] = numbers[r * AT_ONCE + i];
     }
 }
 
@@ -113,7 +113,7 @@ typedef struct {
     int by_token;           /* inputs are tokens, which come before the panels */
 } target;
 
-/* numbers (rows, BLOCK), of which n columns count, of the matrix from (row, column_) on. */
+/* numbers (rows, AT_ONCE), of which n columns count, of the matrix from (row, column_) on. */
 static void put_numbers(const target *t, size_t row, size_t column_, size_t rows, size_t n,
                         const double *numbers) {
     column where = {row * t->row_stride + column_ * t->column_stride, t->column_stride};
@@ -141,10 +141,10 @@ static size_t rows_together(const target *t, size_t row, size_t most) {
 /* Columns [first, first + n) of some rows of a piece, which go where they lie behind one another. */
 static void put_block(const target *t, const fl_piece *piece, size_t r, size_t rows, size_t first,
                       size_t n) {
-    double numbers[MOST_ROWS * BLOCK];
+    double numbers[MOST_ROWS * AT_ONCE];
     for (size_t i = 0; i < rows; ++i) {
         const int64_t begin = (int64_t)piece->first + (int64_t)(r + i) * piece->row_stride;
-        double *row = numbers + i * BLOCK;
+        double *row = numbers + i * AT_ONCE;
         if (!piece->order.at) {
             fl_read_numbers(t->to, piece->tensor, begin + (int64_t)first * piece->column_stride,
                             piece->column_stride, n, row);
@@ -169,9 +169,9 @@ static void put_matrix(const target *t, ptrdiff_t number) {
             if (row < t->first_row || row >= end) continue;
             rows = piece->rows - r < end - row ? piece->rows - r : end - row;
             rows = rows_together(t, row - t->first_row, rows);
-            for (size_t c = 0; c < piece->columns; c += BLOCK)
+            for (size_t c = 0; c < piece->columns; c += AT_ONCE)
                 put_block(t, piece, r, rows, c,
-                          piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+                          piece->columns - c < AT_ONCE ? piece->columns - c : AT_ONCE);
         }
     }
 }
@@ -214,13 +214,13 @@ const void *fl_pack_plain(fl_packer *to, ptrdiff_t number) {
 
 const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
                           size_t gate, size_t gates) {
-    double numbers[BLOCK];
+    double numbers[AT_ONCE];
     void *made = fl_take_reals(to, vectors_of(at), at->lanes, 1);
     if (!made || vector < 0) return made;
     const fl_vector *from = to->program->vector + vector;
     const size_t count = gates * at->units;
-    for (size_t i = 0; i < count; i += BLOCK) {
-        const size_t n = count - i < BLOCK ? count - i : BLOCK;
+    for (size_t i = 0; i < count; i += AT_ONCE) {
+        const size_t n = count - i < AT_ONCE ? count - i : AT_ONCE;
         fl_read_numbers(to, from->tensor, (int64_t)(from->first + first + i), 1, n, numbers);
         for (size_t k = 0; k < n; ++k)
             fl_put(to, made, column_of(at, gate * at->units + i + k, 1).first, numbers[k]);
@@ -254,9 +254,9 @@ static void read_row(const fl_packer *from, ptrdiff_t number, size_t row, double
     for (size_t p = 0; p < matrix->pieces; ++p) {
         const fl_piece *piece = from->program->piece + matrix->first_piece + p;
         if (row < piece->row || row >= piece->row + piece->rows) continue;
-        for (size_t c = 0; c < piece->columns; c += BLOCK)
+        for (size_t c = 0; c < piece->columns; c += AT_ONCE)
             put_block(&t, piece, row - piece->row, 1, c,
-                      piece->columns - c < BLOCK ? piece->columns - c : BLOCK);
+                      piece->columns - c < AT_ONCE ? piece->columns - c : AT_ONCE);
     }
 }
 

@@ -107,7 +107,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
                             fl_packer *to, note message) {
     memset(to, 0, sizeof *to);
     if (message.text && message.bytes) message.text[0] = 0;
-    if (!program || !config || config->struct_size < sizeof *config)
+    if (!program || !config || config->struct_size != sizeof *config)
         return refuse(message, FL_BAD_ARGUMENT, "no program, or a config of another size");
     if (config->type != FL_FLOAT32 && config->type != FL_FLOAT64)
         return refuse(message, FL_BAD_ARGUMENT, "type %d; expected FL_FLOAT32 or FL_FLOAT64",
@@ -117,7 +117,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
     to->kernel = fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
     if (to->kernel) return FL_OK;
     return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
-                  config->isa, config->type == FL_FLOAT32 ? 4 : 8);
+                  config->isa ? config->isa : "at all", config->type == FL_FLOAT32 ? 4 : 8);
 }
 
 static size_t count_bytes(fl_packer *to) {
@@ -132,9 +132,10 @@ fl_error fl_model_size(const fl_program *program, const fl_model_config *config,
                        char *message, size_t message_bytes) {
     fl_packer to;
     const note text = {message, message_bytes};
+    if (!bytes) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the size");
+    *bytes = 0;
     const fl_error error = read_config(program, config, &to, text);
     if (error) return error;
-    if (!bytes) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the size");
     *bytes = count_bytes(&to);
     if (*bytes != SIZE_MAX) return FL_OK;
     *bytes = 0;
@@ -171,15 +172,15 @@ fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
                        size_t message_bytes) {
     fl_packer to;
     const note text = {message, message_bytes};
+    if (!made) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
+    *made = NULL;
     fl_error error = read_config(program, config, &to, text);
     if (!error && !tensors && !tensor_count && program->tensors) {
         tensors = program->tensors;
         tensor_count = program->tensor_count;
     }
-    if (!error && !made) error = refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
     if (!error) error = check_tensors(program, config, tensors, tensor_count, text);
     if (error) return error;
-    *made = NULL;
     const size_t bytes = count_bytes(&to);
     if (bytes == SIZE_MAX)
         return refuse(text, FL_TOO_LARGE, "the packed model is larger than can be addressed");
@@ -196,6 +197,6 @@ fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
     return *made ? FL_OK : refuse(text, FL_TOO_LARGE, "the rows of a chunk are too many to count");
 }
 
-const char *fl_model_isa(const fl_model *model) { return model->kernel->name; }
+const char *fl_model_isa(const fl_model *model) { return model ? model->kernel->name : NULL; }
 
-const fl_program *fl_model_program(const fl_model *model) { return &model->program; }
+const fl_program *fl_model_program(const fl_model *model) { return model ? &model->program : NULL; }

@@ -459,6 +459,7 @@ fl_error fl_program_init(const void *program, size_t bytes, void *memory, size_t
 }
 
 size_t fl_count(const fl_program *program, fl_count_of what) {
+    if (!program) return 0;
     switch (what) {
     case FL_COUNT_INPUTS: return program->input_count;
     case FL_COUNT_OUTPUTS: return program->output_count;
@@ -480,9 +481,11 @@ static fl_row_shape shape_of(const fl_program *program, const size_t *values, si
 }
 
 fl_row_shape fl_input_shape(const fl_program *program, size_t number) {
-    return shape_of(program, program->inputs, program->input_count, number);
+    const fl_row_shape none = {0, 0, 0};
+    return program ? shape_of(program, program->inputs, program->input_count, number) : none;
 }
 
 fl_row_shape fl_output_shape(const fl_program *program, size_t number) {
-    return shape_of(program, program->outputs, program->output_count, number);
+    const fl_row_shape none = {0, 0, 0};
+    return program ? shape_of(program, program->outputs, program->output_count, number) : none;
 }

@@ -4,7 +4,7 @@
 #include "model.h"
 
 size_t fl_state_size(const fl_model *model) {
-    return model->program.state_size * model->kernel->real_size;
+    return model ? model->program.state_size * model->kernel->real_size : 0;
 }
 
 static double get(const fl_model *model, const void *state, size_t at) {
@@ -19,7 +19,7 @@ static void set(const fl_model *model, void *state, size_t at, double number) {
 
 fl_part_shape fl_state_part(const fl_program *program, size_t number) {
     fl_part_shape made = {0, 0, 0};
-    if (number >= program->part_count) return made;
+    if (!program || number >= program->part_count) return made;
     const fl_part *part = program->part + number;
     made.is_count = part->part == FL_PART_count;
     made.rows = made.is_count ? 1 : part->rows;

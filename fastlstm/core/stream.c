@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "arena.h"
+#include "call.h"
 #include "checksum.h"
-#include "model.h"
 
 struct fl_stream {
     const fl_stream *self;  /* where it lies: a copy elsewhere, or other bytes, are no stream */
@@ -28,7 +28,8 @@ struct fl_stream {
 static fl_error lay_out_stream(const fl_model *model, const fl_stream_config *config, void *memory,
                                fl_stream **made, size_t *bytes) {
     fl_arena arena = {memory, SIZE_MAX - 1, 0};
-    if (!model || !config || config->struct_size < sizeof *config || !config->T || !config->B)
+    if (!model || !config || config->struct_size != sizeof *config || !config->T ||
+        !config->B || !fl_have_threads(config->threads))
         return FL_BAD_ARGUMENT;
     const fl_program *program = &model->program;
     const size_t B = config->B, T = config->T, state = fl_state_size(model);
@@ -73,10 +74,26 @@ fl_error fl_stream_size(const fl_model *model, const fl_stream_config *config, s
     return lay_out_stream(model, config, NULL, NULL, bytes);
 }
 
+static int is_held(const fl_program *program, size_t value) {
+    return program->value[value].line < 0;
+}
+
 static int has_held(const fl_program *program) {
     for (size_t i = 0; i < program->input_count; ++i)
-        if (program->value[program->inputs[i]].line < 0) return 1;
+        if (is_held(program, program->inputs[i])) return 1;
     return 0;
+}
+
+/* Whether a line has one row for each step: that of the steps, and what is folded of such a one. */
+static int has_row_each_step(const fl_model *model, ptrdiff_t line, int whole) {
+    const fl_program *program = &model->program;
+    for (size_t i = program->operation_count; i-- > 0 && line > 0;) {
+        const fl_kind kind = program->operations[i].kind;
+        if (model->courses[i].to != line) continue;
+        if (whole || (kind != FL_FOLD && kind != FL_ATTENTION)) return 0;
+        line = model->courses[i].from;
+    }
+    return line == 0;
 }
 
 fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, void *memory,
@@ -93,9 +110,9 @@ fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, v
     if (error) return error;
     const fl_program *program = &model->program;
     s->self = s;
-    s->steps = program->input_count == 1 && program->output_count == 1 &&
-               program->value[program->inputs[0]].line == 0 &&
-               program->value[program->outputs[0]].line == 0 && !program->looks_ahead;
+    s->steps = program->input_count == 1 && program->output_count == 1 && !program->looks_ahead &&
+               !is_held(program, program->inputs[0]) &&
+               has_row_each_step(model, program->value[program->outputs[0]].line, config->whole);
     if (s->steps) {
         s->x.b = (ptrdiff_t)program->value[program->inputs[0]].count;
         s->y.b = (ptrdiff_t)program->value[program->outputs[0]].count;
@@ -112,8 +129,35 @@ static int is_stream(const fl_stream *s) {
     return s && !((uintptr_t)s % FL_ALIGNMENT) && s->self == s;
 }
 
+/* Whether all tokens of T rows of an input are tokens; what is not there, a call refuses. */
+static int are_tokens(const fl_stream *s, const fl_rows *rows, const fl_value *value, size_t T) {
+    const int64_t *data = rows->data;
+    if (!data || (uintptr_t)data % sizeof *data) return 1;
+    for (size_t b = 0; b < s->B; ++b) {
+        for (size_t t = 0; t < T; ++t) {
+            const int64_t *row = data + (ptrdiff_t)t * rows->t + (ptrdiff_t)b * rows->b;
+            for (size_t i = 0; i < value->count; ++i)
+                if ((uint64_t)row[i] >= value->tokens) return 0;
+        }
+    }
+    return 1;
+}
+
+/* Whether all tokens of T steps of `inputs` are, or of the held ones. */
+static int have_tokens(const fl_stream *s, const fl_rows *inputs, size_t T, int held) {
+    const fl_program *program = &s->model->program;
+    for (size_t i = 0; i < program->input_count; ++i) {
+        const fl_value *value = program->value + program->inputs[i];
+        if (value->tokens && is_held(program, program->inputs[i]) == held &&
+            !are_tokens(s, inputs + i, value, held ? 1 : T))
+            return 0;
+    }
+    return 1;
+}
+
 fl_error fl_stream_reset(fl_stream *s, const fl_rows *inputs) {
     if (!is_stream(s) || (!inputs && has_held(&s->model->program))) return FL_BAD_ARGUMENT;
+    if (inputs && !have_tokens(s, inputs, 1, 1)) return FL_BAD_ARGUMENT;
     s->call.T = s->call.turn = 0;
     s->call.rows = NULL;
     s->call.inputs = inputs ? inputs : s->inputs;
@@ -126,6 +170,7 @@ fl_error fl_step(fl_stream *s, const void *x, void *y) {
     if (!is_stream(s) || !s->steps) return FL_BAD_ARGUMENT;
     s->x.data = (void *)(uintptr_t)x; /* only read */
     s->y.data = y;
+    if (!have_tokens(s, &s->x, 1, 0)) return FL_BAD_ARGUMENT;
     s->call.inputs = &s->x;
     s->call.outputs = &s->y;
     s->call.T = 1;
@@ -141,21 +186,28 @@ static fl_rows rows_from(const fl_rows *rows, size_t first, size_t item) {
 }
 
 /* The inputs from step `first` on, and the outputs behind the rows that they have been given: all
- * batch rows as many, as they begin together and have all steps. */
+ * batch rows as many, as they begin together and have all steps. A held output has one row, which
+ * each piece gives again. */
 static void point_at(fl_stream *s, const fl_rows *inputs, size_t first, const fl_rows *outputs) {
     const fl_program *program = &s->model->program;
     const size_t real_size = s->model->kernel->real_size;
     for (size_t i = 0; i < program->input_count && inputs; ++i) {
         const fl_value *value = program->value + program->inputs[i];
-        if (value->line < 0) continue;
+        if (is_held(program, program->inputs[i])) continue;
         s->inputs[i] = rows_from(inputs + i, first, value->tokens ? sizeof(int64_t) : real_size);
     }
-    for (size_t o = 0; o < program->output_count && outputs; ++o)
-        s->outputs[o] = rows_from(outputs + o, s->given[o], real_size);
+    for (size_t o = 0; o < program->output_count && outputs; ++o) {
+        const size_t given = is_held(program, program->outputs[o]) ? 0 : s->given[o];
+        s->outputs[o] = rows_from(outputs + o, given, real_size);
+    }
 }
 
 static void count_piece(fl_stream *s) {
-    for (size_t o = 0; o < s->model->program.output_count; ++o) s->given[o] += s->rows[o * s->B];
+    const fl_program *program = &s->model->program;
+    for (size_t o = 0; o < program->output_count; ++o) {
+        const size_t before = is_held(program, program->outputs[o]) ? 0 : s->given[o];
+        s->given[o] = before + s->rows[o * s->B];
+    }
 }
 
 /* Begin a call of pieces, none of which has more than s->T steps. */
@@ -178,9 +230,11 @@ fl_error fl_stream_run(fl_stream *s, size_t T, const fl_rows *inputs, const fl_r
     fl_error error = begin_pieces(s);
     if (error) return error;
     const fl_program *program = &s->model->program;
+    const int writes = T || program->looks_ahead; /* its end is part of the call */
     if (program->looks_ahead && T > s->T) return FL_TOO_LARGE;
-    if (T && ((program->input_count && !inputs) || (program->output_count && !outputs)))
+    if ((T && program->input_count && !inputs) || (writes && program->output_count && !outputs))
         return FL_BAD_ARGUMENT;
+    if (T && !have_tokens(s, inputs, T, 0)) return FL_BAD_ARGUMENT;
     size_t first = 0;
     do {
         s->call.T = T - first < s->T ? T - first : s->T;

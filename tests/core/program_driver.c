@@ -4,8 +4,11 @@
  *   program_driver kernels               print what can run here: a name and the bytes of a real
  *   program_driver vocabulary            print what a program can say
  *   program_driver run REQUEST ANSWER
+ *   program_driver streams REQUEST ANSWER    stream_driver.c
+ *   program_driver arguments PLAIN HELD      refusal_driver.c
+ *   program_driver changes FILE              refusal_driver.c
  *
- * Both files are 64-bit words of this machine's byte order; bytes are filled up to whole words.
+ * Requests and answers are 64-bit words of this machine's byte order; bytes are filled up to whole words.
  * Everything that a model is given is as large as it must be and no larger, so that a sanitizer
  * sees what goes beyond it.
  */
@@ -17,6 +20,7 @@
 
 #include "host.h"
 #include "driver_words.h"
+#include "drivers.h"
 
 /* ---- One case ---- */
 
@@ -408,18 +412,6 @@ static void run_case(reader from, FILE *to) {
 
 /* ---- All of them ---- */
 
-static char *read_file(const char *path, size_t *bytes) {
-    FILE *file = fopen(path, "rb");
-    if (!file || fseek(file, 0, SEEK_END)) give_up("the request cannot be read");
-    const long size = ftell(file);
-    char *all = take((size_t)size);
-    rewind(file);
-    if (fread(all, 1, (size_t)size, file) != (size_t)size) give_up("the request cannot be read");
-    fclose(file);
-    *bytes = (size_t)size;
-    return all;
-}
-
 static int run_file(const char *request, const char *answer) {
     size_t bytes;
     char *all = read_file(request, &bytes);
@@ -456,6 +448,9 @@ int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "kernels")) return print_kernels();
     if (argc == 2 && !strcmp(argv[1], "vocabulary")) return print_vocabulary();
     if (argc == 4 && !strcmp(argv[1], "run")) return run_file(argv[2], argv[3]);
-    give_up("kernels, vocabulary, or run REQUEST ANSWER");
+    if (argc == 4 && !strcmp(argv[1], "streams")) return run_streams(argv[2], argv[3]);
+    if (argc == 4 && !strcmp(argv[1], "arguments")) return refuse_arguments(argv[2], argv[3]);
+    if (argc == 3 && !strcmp(argv[1], "changes")) return refuse_changes(argv[2]);
+    give_up("these words are unknown");
     return 2;
 }

@@ -18,6 +18,7 @@ from typing import Any
 import c_builds
 import numpy as np
 import numpy.typing as npt
+from driver_words import Words, bytes_of, filled, word
 
 __all__ = ["BUILDS", "ERRORS", "Answer", "Case", "Driver", "Given", "driver_of"]
 
@@ -41,7 +42,7 @@ if platform.machine() != "aarch64":
     )
 SOURCES = [
     *sorted(c_builds.CORE.glob("*.c")),
-    Path(__file__).with_name("program_driver.c"),
+    *(Path(__file__).with_name(f"{name}_driver.c") for name in ("program", "stream", "refusal")),
     Path(__file__).with_name("absent_kernels.c"),
 ]
 # Every place that may stop is tried, every call is shared by threads, for which it waits.
@@ -111,7 +112,7 @@ class Case:
     threads: int = 1
     most: int = 2**28
     _calls: list[list[bytes]] = field(default_factory=list)
-    _readers: list[Callable[[_Words], Any]] = field(default_factory=list)
+    _readers: list[Callable[[Words], Any]] = field(default_factory=list)
 
     def begin(self, held: Sequence[Array] = ()) -> None:
         """Put the states where a sequence starts. held: (B, count) of each held input."""
@@ -136,30 +137,30 @@ class Case:
 
     def parts(self) -> None:
         """Every part of the states: (B, rows, count), or of a count (B,)."""
-        self._add([_word(_KINDS.index("parts"))], self._read_parts)
+        self._add([word(_KINDS.index("parts"))], self._read_parts)
 
     def set_part(self, number: int, numbers: Array) -> None:
         """Write a part of the states, as :meth:`parts` gives it."""
         is_count = numbers.dtype == np.int64
         rows = numbers if is_count else numbers.astype(self.dtype)
         head = struct.pack("<qqq", _KINDS.index("set_part"), number, rows[0].nbytes)
-        self._add([head, *map(_bytes, rows)], lambda words: ERRORS[words.word()])
+        self._add([head, *map(bytes_of, rows)], lambda words: ERRORS[words.word()])
 
     def state(self) -> None:
         """All numbers of the states, (B, state_size)."""
-        self._add([_word(_KINDS.index("state"))], self._read_state)
+        self._add([word(_KINDS.index("state"))], self._read_state)
 
     def set_state(self, state: Array) -> None:
         """Put them back."""
-        rows = map(_bytes, state.astype(self.dtype))
-        self._add([_word(_KINDS.index("set_state")), *rows], lambda words: None)
+        rows = map(bytes_of, state.astype(self.dtype))
+        self._add([word(_KINDS.index("set_state")), *rows], lambda words: None)
 
     def try_all(self, T: int, seed: int = 0) -> None:
         """T steps, and the end, of whatever the program has, also from states that no call left."""
         head = struct.pack("<qqq", _KINDS.index("try"), T, seed)
         self._add([head], lambda words: ERRORS[words.word()])
 
-    def _add(self, request: list[bytes], answer: Callable[[_Words], Any]) -> None:
+    def _add(self, request: list[bytes], answer: Callable[[Words], Any]) -> None:
         self._calls.append(request)
         self._readers.append(answer)
 
@@ -173,18 +174,18 @@ class Case:
         batch_first: bool = False,
         stop_at: int = 0,
         *,
-        answer: Callable[[_Words], Any],
+        answer: Callable[[Words], Any],
     ) -> None:
         head = [_KINDS.index(kind), T, whole, batch_first, stop_at, lengths is not None]
-        request = [struct.pack(f"<{len(head)}q", *map(int, head)), *map(_word, lengths or ())]
+        request = [struct.pack(f"<{len(head)}q", *map(int, head)), *map(word, lengths or ())]
         for x in inputs:
             x = x if x.dtype == np.int64 else x.astype(self.dtype)
             if batch_first and kind == "run":
                 x = np.moveaxis(x, 0, 1)
-            request += [_word(x.nbytes), _bytes(x)]
+            request += [word(x.nbytes), bytes_of(x)]
         self._add(request, answer)
 
-    def _given(self, words: _Words) -> Given:
+    def _given(self, words: Words) -> Given:
         error, steps_done = ERRORS[words.word()], words.word()
         rows = [
             [words.rows(words.word(), count, self.dtype) for _ in range(self.batch)]
@@ -192,7 +193,7 @@ class Case:
         ]
         return Given(error, steps_done, rows)
 
-    def _read_parts(self, words: _Words) -> list[Array]:
+    def _read_parts(self, words: Words) -> list[Array]:
         parts = []
         for _ in range(words.parts):
             is_count, rows, count = words.word(), words.word(), words.word()
@@ -205,23 +206,23 @@ class Case:
             parts.append(np.stack(of_each))
         return parts
 
-    def _read_state(self, words: _Words) -> Array:
+    def _read_state(self, words: Words) -> Array:
         return np.stack([words.array((words.state_size,), self.dtype) for _ in range(self.batch)])
 
     def to_bytes(self) -> bytes:
         """What the driver reads."""
         isa = self.isa.encode()
-        parts = [_word(len(self.program)), _filled(self.program)]
-        parts += [_word(np.dtype(self.dtype) == np.float64), _word(len(isa)), _filled(isa)]
-        parts += [_word(self.most), _word(len(self.tensors))]
+        parts = [word(len(self.program)), filled(self.program)]
+        parts += [word(np.dtype(self.dtype) == np.float64), word(len(isa)), filled(isa)]
+        parts += [word(self.most), word(len(self.tensors))]
         for tensor in self.tensors:
-            parts += [_word(tensor.dtype == np.float64), _word(tensor.size), _bytes(tensor)]
-        parts += [_word(self.batch), _word(self.threads), _word(len(self._calls))]
+            parts += [word(tensor.dtype == np.float64), word(tensor.size), bytes_of(tensor)]
+        parts += [word(self.batch), word(self.threads), word(len(self._calls))]
         for request in self._calls:
             parts += request
         return b"".join(parts)
 
-    def read(self, words: _Words, parts: int) -> Answer:
+    def read(self, words: Words, parts: int) -> Answer:
         """What the driver answered."""
         error, message = ERRORS[words.word()], words.text()
         words.parts = parts
@@ -240,7 +241,7 @@ class Driver:
     def kernels(self) -> list[tuple[str, Any]]:
         """What can run here: the name of each, and its dtype."""
         if not self._kernels:
-            lines = self._call("kernels").splitlines()
+            lines = self.call("kernels").splitlines()
             self._kernels = [
                 (name, np.float32 if size == "4" else np.float64)
                 for name, size in (line.split() for line in lines)
@@ -249,23 +250,27 @@ class Driver:
 
     def vocabulary(self) -> str:
         """All that a program can say."""
-        return self._call("vocabulary")
+        return self.call("vocabulary")
 
     def run(self, cases: Sequence[Case], parts: int = 0) -> list[Answer]:
         """Run cases, each of whose programs has so many parts of its state."""
-        asked = [case.to_bytes() for case in cases]
-        request, answer = self._folder / "request", self._folder / "answer"
-        sized = [piece for one in asked for piece in (_word(len(one)), one)]
-        request.write_bytes(b"".join([_word(len(asked)), *sized]))
-        self._call("run", str(request), str(answer))
-        words = _Words(answer.read_bytes())
+        words = self.ask("run", [case.to_bytes() for case in cases])
         answers = [case.read(words, parts) for case in cases]
         words.end()
         return answers
 
-    def _call(self, *arguments: str) -> str:
+    def ask(self, what: str, cases: Sequence[bytes]) -> Words:
+        """What the driver answers to cases of a kind, one after another."""
+        request, answer = self._folder / "request", self._folder / "answer"
+        sized = [piece for one in cases for piece in (word(len(one)), one)]
+        request.write_bytes(b"".join([word(len(cases)), *sized]))
+        self.call(what, str(request), str(answer))
+        return Words(answer.read_bytes())
+
+    def call(self, *arguments: str) -> str:
+        """What the driver prints."""
         made = c_builds.call([*self._command, *arguments])
-        assert made.returncode == 0, made.stderr[-4000:]
+        assert made.returncode == 0, (made.stderr + made.stdout)[-4000:]
         return made.stdout
 
 
@@ -281,46 +286,3 @@ _FOLDER = tempfile.TemporaryDirectory()  # of this process, until it ends
 def driver_of(build: str) -> Driver:
     """The driver of one of BUILDS, compiled when it is first asked for; skips what has none."""
     return Driver(_programs().command(build), Path(_FOLDER.name))
-
-
-class _Words:
-    """The words of an answer, one after another."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-        self.parts = self.state_size = 0
-
-    def _next(self, size: int) -> bytes:
-        first, self._at = self._at, self._at + -(-size // 8) * 8
-        assert self._at <= len(self._data), "the answer ends too early"
-        return self._data[first : first + size]
-
-    def word(self) -> int:
-        return int(struct.unpack("<q", self._next(8))[0])
-
-    def text(self) -> str:
-        return self._next(self.word()).decode()
-
-    def array(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.frombuffer(self._next(size), dtype).reshape(shape)
-
-    def rows(self, rows: int, count: int, dtype: Any) -> Array:
-        if not rows:
-            return np.zeros((0, count), dtype)
-        return np.stack([self.array((count,), dtype) for _ in range(rows)])
-
-    def end(self) -> None:
-        assert self._at == len(self._data), "the answer has words left over"
-
-
-def _word(number: int) -> bytes:
-    return struct.pack("<q", number)
-
-
-def _filled(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 8)
-
-
-def _bytes(array: Array) -> bytes:
-    return _filled(np.ascontiguousarray(array).tobytes())
