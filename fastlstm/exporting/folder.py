@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
@@ -81,10 +82,14 @@ def _text(name: str) -> str:
 
 
 def _license() -> str:
-    found = [file for file in metadata.files("fastlstm") or () if file.name == "LICENSE"]
-    if found:
-        return found[0].read_text()
-    return (Path(__file__).parents[2] / "LICENSE").read_text("utf-8")  # of a source tree
+    try:
+        files = metadata.files("fastlstm") or ()
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        files = ()
+    for file in files:
+        if file.name == "LICENSE":
+            return file.read_text("utf-8")
+    return (Path(__file__).parents[2] / "LICENSE").read_text("utf-8")
 
 
 def _header(size: int, apart: bool) -> str:
@@ -115,10 +120,10 @@ def _readme(model: Model, size: int, apart: bool) -> str:
     for given in graph.inputs:
         kind = f"int64 tokens below {given.tokens}" if given.tokens else "float32"
         when = "once, before the first step" if given.held else "each step"
-        rows.append(f"| input `{given.name}` | {_shape(given.shape)} | {kind} | {when} |")
+        rows.append(f"| input {_code(given.name)} | {_shape(given.shape)} | {kind} | {when} |")
     for name, value in graph.outputs.items():
         row = facts.rows[value]
-        rows.append(f"| output `{name}` | {_shape(row.shape)} | float32 | {_rate(row)} |")
+        rows.append(f"| output {_code(name)} | {_shape(row.shape)} | float32 | {_rate(row)} |")
     return (
         _text("README.md")
         .replace("@rows@", "\n".join(rows))
@@ -126,6 +131,13 @@ def _readme(model: Model, size: int, apart: bool) -> str:
         .replace("@size@", f"{size:,}")
         .replace("@run@", f"./run {_APART}" if apart else "./run")
     )
+
+
+def _code(name: str) -> str:
+    """A name as code in a table of Markdown: between more backticks than it has in a row."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", name)), default=0))
+    room = " " if name[0] in "` " or name[-1] in "` " else ""
+    return fence + room + name.replace("|", "\\|") + room + fence
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,9 @@
  * -DFL_ONLY_KERNEL and -DFL_ISA_AVX512, -DFL_ISA_AVX2, -DFL_ISA_SCALAR and -DFL_ISA_SCALAR64, or
  * -DFL_ISA_NEON in the place of the first two.
  */
+#if defined(__GNUC__) /* each of these builds uses only some of the functions */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #if !defined(FL_KERNELS_APART) && !defined(FL_ONLY_KERNEL)
 #define FL_ALONE
 #if !defined(FL_ISA_AVX512) && !defined(FL_ISA_AVX2) && !defined(FL_ISA_NEON) && \

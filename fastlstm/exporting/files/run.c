@@ -60,7 +60,8 @@ static int make_room(values *of, size_t i, size_t rows) {
     return 1;
 }
 
-/* Read a row of each input that is held, or of each that is not: 1, 0 at the end, -1 within one. */
+/* Read a row of each input that is held, or of each that is not: 1, 0 at the end or where there is
+ * no such input, -1 within one. */
 static int read_row(const values *x, const fl_program *program, int held) {
     int begun = 0;
     for (size_t i = 0; i < x->count; ++i) {
@@ -90,7 +91,7 @@ static int run(const fl_model *model) {
     fl_stream_config config = {.struct_size = sizeof config, .B = 1};
     fl_stream *stream;
     values x, y;
-    int got = 1;
+    int got = 1, holds = 0;
     if (fl_count(program, FL_COUNT_AHEAD))
         return fail("the model", "it looks ahead: it takes whole sequences, and cannot be streamed");
     config.T = fl_count(program, FL_COUNT_INPUTS) == 1 ? BLOCK : 1;
@@ -101,7 +102,9 @@ static int run(const fl_model *model) {
     for (size_t i = 0; made && i < x.count; ++i) made = make_room(&x, i, config.T);
     size_t *rows = calloc(made ? y.count + 1 : 1, sizeof *rows);
     if (!made || !rows) return fail("the rows", fl_error_text(FL_NO_MEMORY));
-    if (read_row(&x, program, 1) < 0) return fail("standard input", "it ends within a held row");
+    for (size_t i = 0; i < x.count; ++i) holds |= fl_input_shape(program, i).held;
+    if (holds && read_row(&x, program, 1) <= 0)
+        return fail("standard input", "it ends before or within the rows of held inputs");
     error = fl_stream_reset(stream, x.rows);
     while (!error && got > 0) {
         if (config.T > 1) {
