@@ -3,8 +3,8 @@
 Exports the model, builds ``realtime.c`` with it, and prints: the allocations, locks and system
 calls of so many steps by ``fl_step`` and as many by ``fl_stream_run``; how long blocks of 64 steps
 take (the median, the 99.9th percentile, the longest) for inputs of noise, silence, denormals, NaN
-and infinity; and, where valgrind is there, the instructions of steps of each of these. The model has
-one input and one output, with a row for each step.
+and infinity; and, where valgrind is there, the instructions of steps of each of these. The model
+has one input and one output, with a row for each step.
 """
 
 from __future__ import annotations

@@ -150,5 +150,11 @@ def _rate(row: spec.Row) -> str:
     if row.timing is None:
         return "at the end of a whole sequence"
     rows, steps = row.timing.rate
-    text = "a row for each step" if rows == steps else f"{rows} rows for {steps} steps"
-    return f"{text}, {row.timing.delay} steps late" if row.timing.delay else text
+    text = "a row for each step"
+    if rows != steps:
+        text = f"{_counted(rows, 'row')} for {_counted(steps, 'step')}"
+    return f"{text}, {_counted(row.timing.delay, 'step')} late" if row.timing.delay else text
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -17,7 +17,7 @@ from models import recurrent
 import fastlstm
 from fastlstm import Model
 
-__all__ = ["MAKE", "build", "engine", "small_model"]
+__all__ = ["BUILT", "MAKE", "build", "engine", "small_model"]
 
 # -O1: the kernels compile in a fifth of the time, and to the same bits.
 FLAGS = "-O1 -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Werror"

@@ -219,7 +219,7 @@ def test_the_readme_tells_of_rows(tmp_path: Path, rng: np.random.Generator) -> N
         "| input ``` `` ``` | 3 | float32 | once, before the first step |",
         "| input `` `ids` `` | 1 | int64 tokens below 7 | each step |",
         "| output `é\\` | 6 | float32 | a row for each step |",
-        "| output `%s` | 2 | float32 | 1 rows for 2 steps |",
+        "| output `%s` | 2 | float32 | 1 row for 2 steps, 1 step late |",
         "| output `   ` | 3 | float32 | a row for each step |",
     ]
 
