@@ -6,8 +6,8 @@
 int run_streams(const char *request, const char *answer);
 
 /* Arguments and files that must be refused (refusal_driver.c): 0, or a line for each that was not.
- * The models of the files have one input and one output, and held inputs; message bytes. */
-int refuse_arguments(const char *plain, const char *held);
+ * The models of the files have a row for each step, held inputs, rows that depend on later ones. */
+int refuse_arguments(const char *plain, const char *held, const char *ahead);
 int refuse_changes(const char *file);
 
 #endif

@@ -4,9 +4,9 @@
  *   program_driver kernels               print what can run here: a name and the bytes of a real
  *   program_driver vocabulary            print what a program can say
  *   program_driver run REQUEST ANSWER
- *   program_driver streams REQUEST ANSWER    stream_driver.c
- *   program_driver arguments PLAIN HELD      refusal_driver.c
- *   program_driver changes FILE              refusal_driver.c
+ *   program_driver streams REQUEST ANSWER            stream_driver.c
+ *   program_driver arguments PLAIN HELD AHEAD
+ *   program_driver changes FILE                      both refusal_driver.c
  *
  * Requests and answers are 64-bit words of this machine's byte order; bytes are filled up to whole words.
  * Everything that a model is given is as large as it must be and no larger, so that a sanitizer
@@ -449,7 +449,8 @@ int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "vocabulary")) return print_vocabulary();
     if (argc == 4 && !strcmp(argv[1], "run")) return run_file(argv[2], argv[3]);
     if (argc == 4 && !strcmp(argv[1], "streams")) return run_streams(argv[2], argv[3]);
-    if (argc == 4 && !strcmp(argv[1], "arguments")) return refuse_arguments(argv[2], argv[3]);
+    if (argc == 5 && !strcmp(argv[1], "arguments"))
+        return refuse_arguments(argv[2], argv[3], argv[4]);
     if (argc == 3 && !strcmp(argv[1], "changes")) return refuse_changes(argv[2]);
     give_up("these words are unknown");
     return 2;

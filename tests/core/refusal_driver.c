@@ -300,6 +300,21 @@ static void refuse_before_reset(const subject *s) {
     free(state);
 }
 
+/* What looks ahead gives rows without steps, too, and not to where a call before had its outputs. */
+static void refuse_without_outputs(const subject *s) {
+    float x[4 * 64] = {0}, y[4 * 64];
+    fl_rows in = {x, 64, 0}, out = {y, 64, 0};
+    size_t rows = 0;
+    EXPECT(fl_count(s->program, FL_COUNT_AHEAD) == 1);
+    EXPECT(!fl_stream_run(s->stream, 3, &in, &out, &rows) && rows == 3);
+    memset(y, 0xa5, sizeof y);
+    EXPECT(fl_stream_run(s->stream, 0, NULL, NULL, NULL) == FL_BAD_ARGUMENT);
+    EXPECT(fl_stream_run(s->stream, 5, &in, &out, &rows) == FL_TOO_LARGE);
+    EXPECT(fl_step(s->stream, x, y) == FL_BAD_ARGUMENT);
+    EXPECT(is_canary(y, sizeof y));
+    EXPECT(!fl_stream_run(s->stream, 0, NULL, &out, &rows) && rows == 0);
+}
+
 /* ---- What is asked of NULL ---- */
 
 static void ask_nothing(void) {
@@ -321,7 +336,7 @@ static void ask_nothing(void) {
     fl_stream_free(NULL);
 }
 
-int refuse_arguments(const char *plain, const char *held) {
+int refuse_arguments(const char *plain, const char *held, const char *ahead) {
     subject s = make(plain);
     refuse_files(&s);
     refuse_models(&s);
@@ -330,6 +345,9 @@ int refuse_arguments(const char *plain, const char *held) {
     unmake(&s);
     s = make(held);
     refuse_before_reset(&s);
+    unmake(&s);
+    s = make(ahead);
+    refuse_without_outputs(&s);
     unmake(&s);
     ask_nothing();
     return failures != 0;

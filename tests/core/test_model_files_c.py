@@ -45,6 +45,11 @@ def held_file(rng: np.random.Generator) -> bytes:
     return file_of(spec.Graph(inputs, nodes, {"y": "rnn"}), rng)
 
 
+def ahead_file(rng: np.random.Generator) -> bytes:
+    nodes = (spec.Node(spec.LSTM("rnn", 2, 3, bidirectional=True), ("x",)),)
+    return file_of(spec.Graph((spec.Input("x", (2,)),), nodes, {"y": "rnn"}), rng)
+
+
 def tokens_file(rng: np.random.Generator) -> bytes:
     inputs = (spec.Input("ids", (), tokens=5), spec.Input("speaker", (), tokens=3, held=True))
     nodes = (
@@ -96,10 +101,11 @@ def refused(driver: Driver, file: bytes) -> tuple[str, str]:
 
 @pytest.mark.parametrize("build", ["plain", "address"])
 def test_arguments_that_are_wrong(build: str, tmp_path: Path, rng: np.random.Generator) -> None:
-    plain, held = tmp_path / "plain.flm", tmp_path / "held.flm"
-    plain.write_bytes(small_file(rng))
-    held.write_bytes(held_file(rng))
-    driver_of(build).call("arguments", str(plain), str(held))
+    paths = []
+    for number, data in enumerate((small_file(rng), held_file(rng), ahead_file(rng))):
+        paths.append(tmp_path / f"{number}.flm")
+        paths[-1].write_bytes(data)
+    driver_of(build).call("arguments", *map(str, paths))
 
 
 @pytest.mark.parametrize("build", ["plain", "address"])
