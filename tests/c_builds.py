@@ -21,28 +21,63 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "fastlstm" / "core"
 DRIVERS = ROOT / "tests" / "core"
 
+KERNELS = ("avx512", "avx2", "neon", "simd128", "fused", "scalar", "scalar64")
+OF_THREADS = ("team",)
+
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
-FLAGS = ["-std=c11", "-pthread", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]
+FLAGS = ["-std=c11", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]
 
 # A trial needs a thread to tell whether a sanitizer works.
 TRIAL = """
+#if !defined(WITHOUT_THREADS)
 #include <pthread.h>
 static void *nothing(void *given) { return given; }
 int main(void) {
     pthread_t thread;
     return pthread_create(&thread, 0, nothing, 0) || pthread_join(thread, 0);
 }
+#else
+#include <math.h>
+int main(int argc, char **argv) { return sin(argc) > 1 || !argv; }
+#endif
 """
 
 
 @dataclass(frozen=True)
 class Build:
-    """A compiler, its flags, commands one of which can run the program, kernels it is without."""
+    """A compiler, its flags, and commands one of which can run the program.
+
+    Parameters
+    ----------
+    compiler : str
+    flags : tuple of str
+    runners : tuple of tuple of str
+    threads : bool
+        Whether there are any; else the team is no part of it.
+    kernels : tuple of str
+        Those that there are, best first, as far as the sources are the core's; (): all of them.
+    """
 
     compiler: str
     flags: tuple[str, ...]
     runners: tuple[tuple[str, ...], ...] = ((),)
-    without: tuple[str, ...] = ()
+    threads: bool = True
+    kernels: tuple[str, ...] = ()
+
+    def all_flags(self) -> tuple[str, ...]:
+        """What every file is compiled with, and the program linked."""
+        kernels = "".join(f"&fl_{name}," for name in self.kernels)
+        return (
+            *(("-pthread",) if self.threads else ("-DWITHOUT_THREADS",)),
+            *((f"-DFL_KERNELS={kernels}",) if kernels else ()),
+            *self.flags,
+        )
+
+    def has(self, source: Path) -> bool:
+        """Whether a source is part of it."""
+        if source.stem in KERNELS and self.kernels:
+            return source.stem in self.kernels
+        return self.threads or source.stem not in OF_THREADS
 
 
 OPTIMIZED = Build("cc", ("-O3",))
@@ -54,6 +89,22 @@ ADDRESS_FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # told not to. -Wno-tsan: it knows no fences, but here they order only what is atomic.
 THREADS = Build("cc", ("-O1", "-g", "-fsanitize=thread", "-Wno-tsan"), ((), ("setarch", "-R")))
 AARCH64 = Build("aarch64-linux-gnu-gcc", ("-O3", "-static"), (("qemu-aarch64",),))
+ARM = Build("arm-linux-gnueabihf-gcc", ("-O3", "-static", "-mfpu=vfpv4"), (("qemu-arm",),))
+# What runs on the processor of this machine, whose system may have no libraries of 32 bits.
+I686_LIBRARIES = "/usr/i686-linux-gnu/lib"
+I686 = Build(
+    "i686-linux-gnu-gcc",
+    (
+        *("-O3", "-msse2", "-mfpmath=sse", "-Wno-psabi"),
+        f"-Wl,--dynamic-linker={I686_LIBRARIES}/ld-linux.so.2,-rpath,{I686_LIBRARIES}",
+    ),
+)
+WASM = Build(
+    "clang",
+    ("-O3", "--target=wasm32-wasi", "-msimd128"),
+    (("node", "--no-warnings", str(ROOT / "tests" / "wasi.mjs")),),
+    threads=False,
+)
 
 
 def call(command: Sequence[object], timeout: float = 1200) -> subprocess.CompletedProcess[str]:
@@ -111,21 +162,19 @@ class Programs:
         if isinstance(runner, str):
             return f"{build.compiler} {' '.join(build.flags)} does not work here: {runner}"
 
-        absent = [f"-DABSENT_{name.upper()}" for name in build.without]
-        sources = [source for source in self._sources if source.stem not in build.without]
-
         def compile_one(source: Path) -> Path:
             to = folder / f"{source.stem}.o"
-            flags = (*FLAGS, *self._defines, *absent, *build.flags)
+            flags = (*FLAGS, *self._defines, *build.all_flags())
             made = call([build.compiler, *flags, "-c", source, "-o", to])
             assert made.returncode == 0, made.stderr
             assert not made.stderr
             return to
 
+        sources = [source for source in self._sources if build.has(source)]
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, sources))
         program = folder / "program"
-        linked = call([build.compiler, "-pthread", *build.flags, *objects, "-lm", "-o", program])
+        linked = call([build.compiler, *build.all_flags(), *objects, "-lm", "-o", program])
         assert linked.returncode == 0, linked.stderr
         return [*runner, str(program)]
 
@@ -134,7 +183,7 @@ def _runner(build: Build, folder: Path) -> tuple[str, ...] | str:
     """What programs of this build must be run by, or why they cannot be built or run."""
     source, program = folder / "trial.c", folder / "trial"
     source.write_text(TRIAL, encoding="utf-8")
-    tried = call([build.compiler, "-pthread", *build.flags, source, "-o", program])
+    tried = call([build.compiler, *build.all_flags(), source, "-lm", "-o", program])
     why = tried.stderr[-200:]
     for runner in build.runners if tried.returncode == 0 else ():
         if runner and not shutil.which(runner[0]):

@@ -6,6 +6,7 @@ near the kernels come, is in the table that ``tools/fit_activations.py`` measure
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import platform
@@ -16,7 +17,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_builds import AARCH64, ADDRESS_FLAGS, CLANG, DRIVERS, OPTIMIZED, ROOT, Build, Programs
+from c_builds import (
+    AARCH64,
+    ADDRESS_FLAGS,
+    ARM,
+    CLANG,
+    DRIVERS,
+    OPTIMIZED,
+    ROOT,
+    WASM,
+    Build,
+    Programs,
+)
 
 from fastlstm import _engine
 
@@ -35,20 +47,28 @@ TOOL = load_tool()
 FUNCTIONS = TOOL.FUNCTIONS
 HERE = {name for name, _ in _engine.kernels(4)}
 NEON = OPTIMIZED if platform.machine() == "aarch64" else AARCH64
+COMPILERS = {"neon": NEON, "simd128": WASM}
 
 
 def with_flags(like: Build, *flags: str) -> Build:
-    return Build(like.compiler, (*like.flags, *flags), like.runners)
+    return dataclasses.replace(like, flags=(*like.flags, *flags))
 
 
 BUILDS = {
-    **{isa: with_flags(NEON if isa == "neon" else OPTIMIZED, *f) for isa, f in TOOL.FLAGS.items()},
-    **{f"{isa} by clang": with_flags(CLANG, *f) for isa, f in TOOL.FLAGS.items() if isa != "neon"},
+    **{isa: with_flags(COMPILERS.get(isa, OPTIMIZED), *f) for isa, f in TOOL.FLAGS.items()},
+    **{
+        f"{isa} by clang": with_flags(CLANG, *f)
+        for isa, f in TOOL.FLAGS.items()
+        if isa not in COMPILERS
+    },
+    "fused on 32-bit Arm": with_flags(ARM, "-DFL_FUSED"),
     # The conversion of a number that an integer cannot hold is no part of the other two.
     "scalar with sanitizers": Build(
         "cc", ("-O1", *ADDRESS_FLAGS, "-fsanitize=float-cast-overflow")
     ),
 }
+# WebAssembly has no mode that makes zeros of them.
+KEEP_DENORMALS = ("simd128",)
 DOUBLE = with_flags(OPTIMIZED, "-DFL_SCALAR64")
 
 # Where functions have cases and constants change sides, beside the ends of float32.
@@ -60,6 +80,10 @@ EDGES = [
     *(0.7853981, 0.7853982, 1.5707963, 1.5707964, 3.1415927, 102943.7, 131071.99, 131072.0),
     *(131072.02, 16367173.0 * 2**72, 1.2e8, 2.0, 3.0, 8388607.5, 8388608.0, 16777216.0),
 ]
+
+
+def is_denormal(x: np.ndarray) -> Any:
+    return (x != 0) & (np.abs(x) < np.finfo(x.dtype).tiny)
 
 
 @functools.cache
@@ -83,8 +107,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[st
 
     def of(name: str) -> list[str]:
         isa = name.partition(" ")[0]
-        if isa in ("avx512", "avx2") and isa not in HERE:
-            pytest.skip(f"this processor has no {isa}")
+        fused = name == isa == "fused" and platform.machine() == "x86_64"
+        needed = "avx2" if fused else isa
+        if needed in ("avx512", "avx2") and needed not in HERE:
+            pytest.skip(f"this processor has no {needed}")
         return programs.command(name)
 
     return of
@@ -96,6 +122,8 @@ def test_every_float_kernel_is_as_near_as_was_measured(
     build: str, function: str, command: Callable[[str], list[str]]
 ) -> None:
     x, worst = sample(np.float32), TOOL.Worst()
+    if build in KEEP_DENORMALS:
+        x = x[~is_denormal(x)]
     y = TOOL.run(command(build), function, x)
     with np.errstate(all="ignore"):
         worst.see(FUNCTIONS[function], x, y)
@@ -120,7 +148,7 @@ def test_no_float_is_further_off(
 ENDS = [np.float32(end) for end in (-88.72284, -88.37626, -87.33654, 88.37626, 88.02969, 13.28)]
 
 
-@pytest.mark.parametrize("other", ["avx512", "neon"])
+@pytest.mark.parametrize("other", ["avx512", "neon", "fused", "fused on 32-bit Arm"])
 @pytest.mark.parametrize("function", [*FUNCTIONS, "relu"])
 def test_every_instruction_set_gives_the_same_bits(
     function: str, other: str, command: Callable[[str], list[str]]
@@ -266,16 +294,20 @@ def test_functions_of_two_numbers_have_the_limits_of_numpy(
 ) -> None:
     dtype = np.float64 if build == "double" else np.float32
     x, alpha = (np.ravel(a).astype(dtype) for a in np.meshgrid(NUMBERS, NUMBERS))
-    y = of_two(command(build), function, x, alpha)
+    y, swapped = (
+        of_two(command(build), name, *arguments)
+        for name, arguments in ((function, (x, alpha)), (f"{function}_of", (alpha, x)))
+    )
+    np.testing.assert_array_equal(swapped, y)
     with np.errstate(all="ignore"):
         expected = OF_TWO[function](x.astype(np.float64), alpha.astype(np.float64)).astype(dtype)
-    expected[np.abs(expected) < np.finfo(dtype).tiny] *= 0
+    expected[is_denormal(expected)] *= 0
+    if build in KEEP_DENORMALS:
+        y = np.where(is_denormal(y), np.copysign(0, y), y)
     np.testing.assert_allclose(y, expected, 4 * np.finfo(dtype).eps)
     if function == "power":
         known = ~np.isnan(expected)
         np.testing.assert_array_equal(np.signbit(y[known]), np.signbit(expected[known]))
-    swapped = of_two(command(build), f"{function}_of", alpha, x)
-    np.testing.assert_array_equal(swapped, y)
 
 
 @pytest.mark.parametrize("build", ["double", *BUILDS])
@@ -287,7 +319,7 @@ def test_where_takes_the_third_number_only_where_the_first_is_zero(
     np.testing.assert_array_equal(y, np.where(x != 0, 2, 3))
 
 
-@pytest.mark.parametrize("other", ["avx512", "neon"])
+@pytest.mark.parametrize("other", ["avx512", "neon", "fused", "fused on 32-bit Arm"])
 @pytest.mark.parametrize("function", OF_TWO)
 def test_every_instruction_set_gives_the_same_bits_of_two_numbers(
     function: str, other: str, command: Callable[[str], list[str]]

@@ -231,7 +231,7 @@ INCLUDES = {
     "scratch.h": {"stddef.h", "stdint.h", "lines.h", "model.h"},
     "vec.h": {
         *("float.h", "math.h", "stddef.h", "stdint.h", "string.h"),
-        *("immintrin.h", "arm_neon.h"),
+        *("immintrin.h", "arm_neon.h", "wasm_simd128.h"),
     },
     "kernel.h": {
         *("call.h", "scratch.h", "vec.h", "ranks.h", "view.h", "functions.h", "panels.h"),
@@ -265,12 +265,15 @@ INCLUDES = {
     "host.c": {*MEMORY, "stdio.h", "stdlib.h", "malloc.h", "host.h"},
     "fastlstm_api.h": {"Python.h", "../core/fastlstm.h", "../core/host.h"},
 }
-PER_INSTRUCTION_SET = {"scalar.c", "scalar64.c", "avx2.c", "avx512.c", "neon.c"}
+PER_INSTRUCTION_SET = {
+    *("scalar.c", "scalar64.c", "fused.c", "avx2.c", "avx512.c", "neon.c", "simd128.c"),
+}
 
 INTRINSIC = re.compile(
     r"\b(_mm\d*_\w+|__m(?:64|128|256|512)\w*|__mmask\d+"  # x86
     r"|v[a-z0-9]+q_(?:lane_|n_)?[fsu](?:8|16|32|64)|float(?:32|64)x\d\w*|u?int\d+x\d+_t"  # NEON
-    r"|__builtin_(?:ia32|neon|aarch64)_\w+)\b"
+    r"|wasm_\w+|v128_t"  # WebAssembly
+    r"|__builtin_(?:ia32|neon|aarch64|wasm)_\w+)\b"
 )
 
 
@@ -303,7 +306,8 @@ class TestC:
 
 def test_intrinsics_would_be_seen():
     for text in ("_mm512_loadu_ps(p)", "__m256 a;", "vld1q_f32(p)", "float32x4_t a;", "__mmask16",
-                 "vfmaq_f32(a, b, c)", "vst1q_f32", "__builtin_ia32_pause()"):  # fmt: skip
+                 "vfmaq_f32(a, b, c)", "vst1q_f32", "__builtin_ia32_pause()", "wasm_f32x4_add(a, b)",
+                 "v128_t a;"):  # fmt: skip
         assert INTRINSIC.search(text), text
     for text in ("v_load(p)", "v_fma(a, b, c)", "vec a;", "value_f32", "fl_plan"):
         assert not INTRINSIC.search(text), text

@@ -54,9 +54,14 @@ FLAGS = {
     "avx512": ("-DFL_AVX512", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mfma"),
     "avx2": ("-DFL_AVX2", "-mavx2", "-mfma"),
     "neon": ("-DFL_NEON",),
+    "fused": ("-DFL_FUSED", *(("-mfma",) if platform.machine() == "x86_64" else ())),
+    "simd128": ("-DFL_SIMD128",),
     "scalar": (),
 }
-ISAS = {"x86_64": ("avx512", "avx2", "scalar"), "aarch64": ("neon", "scalar")}
+ISAS = {
+    "x86_64": ("avx512", "avx2", "fused", "scalar"),
+    "aarch64": ("neon", "fused", "scalar"),
+}
 
 LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
 PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")

@@ -34,20 +34,25 @@ uint32_t fl_cpu_features(void) { return FL_CPU_NEON; } /* part of the base archi
 uint32_t fl_cpu_features(void) { return 0; }
 #endif
 
-extern const fl_kernel fl_avx512, fl_avx2, fl_neon, fl_scalar, fl_scalar64;
+extern const fl_kernel fl_avx512, fl_avx2, fl_neon, fl_simd128, fl_fused, fl_scalar, fl_scalar64;
 
-/* A build for one processor alone has the one kernel that was chosen for it. */
-const fl_kernel *const fl_kernels[] = {
-#if defined(FL_ONE_KERNEL)
-    &FL_ONE_KERNEL, NULL};
-#else
+/* A build that wants fewer, as one for one processor does, says which, best first, each with a comma
+ * behind it: -DFL_KERNELS='&fl_fused,'. */
+#if !defined(FL_KERNELS)
 #if defined(__x86_64__)
-    &fl_avx512, &fl_avx2,
+#define FL_KERNELS &fl_avx512, &fl_avx2, &fl_scalar, &fl_scalar64,
 #elif defined(__aarch64__)
-    &fl_neon,
+#define FL_KERNELS &fl_neon, &fl_scalar, &fl_scalar64,
+#elif defined(__wasm_simd128__)
+#define FL_KERNELS &fl_simd128, &fl_scalar, &fl_scalar64,
+#elif defined(__ARM_FEATURE_FMA)
+#define FL_KERNELS &fl_fused, &fl_scalar64,
+#else
+#define FL_KERNELS &fl_scalar, &fl_scalar64,
 #endif
-    &fl_scalar, &fl_scalar64, NULL};
 #endif
+
+const fl_kernel *const fl_kernels[] = {FL_KERNELS NULL};
 
 static int can_run(const fl_kernel *kernel, size_t real_size) {
     return kernel->real_size == real_size && !(kernel->needs & ~fl_cpu_features());

@@ -2,17 +2,31 @@
  * kernel.h.
  *
  * tools/fit_activations.py derives the constants and measures the errors, in ulp: exp 1.04, log
- * 0.86, sin and cos 1.6, power 1.14. Limits, the signs of zeros and NaN are NumPy's. Kernels of one
- * lane have all of these from the C library, in double.
+ * 0.86, sin and cos 1.6, power 1.14. Limits, the signs of zeros and NaN are NumPy's. Kernels without
+ * a fused multiply-add have all of these from the C library, in double, lane by lane.
  */
 
-#if defined(FL_SCALAR) || defined(FL_SCALAR64)
+#if defined(FL_SCALAR) || defined(FL_SCALAR64) || defined(FL_SIMD128)
 
-INLINE vec v_log(vec x) { return (real)log((double)x); }
-INLINE vec v_sin(vec x) { return (real)sin((double)x); }
-INLINE vec v_cos(vec x) { return (real)cos((double)x); }
-INLINE vec v_power(vec x, vec y) { return (real)pow((double)x, (double)y); }
-INLINE vec v_exp_of_any(vec x) { return (real)exp((double)x); }
+INLINE vec v_power(vec x, vec y) {
+    real of[L], exponent[L];
+    v_store(of, x);
+    v_store(exponent, y);
+    for (int l = 0; l < L; ++l) of[l] = (real)pow((double)of[l], (double)exponent[l]);
+    return v_load(of);
+}
+#define LANE_BY_LANE(name, function)                                        \
+    INLINE vec name(vec x) {                                                \
+        real of[L];                                                         \
+        v_store(of, x);                                                     \
+        for (int l = 0; l < L; ++l) of[l] = (real)function((double)of[l]);  \
+        return v_load(of);                                                  \
+    }
+LANE_BY_LANE(v_log, log)
+LANE_BY_LANE(v_sin, sin)
+LANE_BY_LANE(v_cos, cos)
+LANE_BY_LANE(v_exp_of_any, exp)
+#undef LANE_BY_LANE
 
 #else
 

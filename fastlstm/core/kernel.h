@@ -1,7 +1,8 @@
 /* kernel.h - all that runs a program, for one instruction set.
  *
  * An instruction set's file defines, and then includes this file:
- *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SCALAR | FL_SCALAR64   which operations vec.h gives
+ *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SIMD128 | FL_FUSED | FL_SCALAR | FL_SCALAR64
+ *                which operations vec.h gives
  *   FL_KERNEL    the fl_kernel object to define
  *   FL_NAME      its name, a string
  *   FL_NEEDS     the FL_CPU_ bits it needs

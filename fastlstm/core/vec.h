@@ -1,7 +1,7 @@
 /* vec.h - the vector operations of one instruction set, and the functions of layers made from them.
  *
- * The file that includes this one has defined exactly one of FL_SCALAR, FL_SCALAR64, FL_AVX2,
- * FL_AVX512, FL_NEON. It gets `real`, `vec`, L (lanes) and the v_ operations below; it is the only
+ * The file that includes this one has defined exactly one of FL_SCALAR, FL_SCALAR64, FL_FUSED,
+ * FL_SIMD128, FL_AVX2, FL_AVX512, FL_NEON. It gets `real`, `vec`, L (lanes) and the v_ operations below; it is the only
  * file that names an intrinsic. In v_min and v_max the second operand wins if either is NaN, so a
  * NaN passed second propagates. v_if_at_most(x, y, a, b) is a where x <= y, else b, so also where x
  * or y is NaN. v_product_error(a, b, v_mul(a, b)) is what rounding took from the product, exactly.
@@ -10,12 +10,14 @@
  * v_scale(a, n) is a times 2^n for integral n in [-127, 128], where 2^-127 counts as 0 and 2^128 as
  * infinity. v_split(a, &n) is a / 2^n, in [sqrt(1/2), sqrt(2)), of a normal a > 0; of others it is
  * any number, and so is n. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway, and so do v_min
- * and v_max but for those of NEON.
+ * and v_max but for those of NEON and of FL_FUSED.
  *
- * Every operation of AVX2, AVX-512 and NEON rounds once and to nearest, so that the same operations
- * give the same bits on each; a NaN may have another sign or payload. NEON also flushes to zero
- * what would only be rounded up to the smallest normal number (Arm ARM, FPCR.FZ; tininess is
- * detected before rounding). The one lane of FL_SCALAR has no fused multiply-add.
+ * Every operation of AVX2, AVX-512, NEON and FL_FUSED, the one lane of a machine whose multiply-add
+ * is fused, rounds once and to nearest, so that the same operations give the same bits on each; a
+ * NaN may have another sign or payload. Arm also flushes to zero what would only be rounded up to
+ * the smallest normal number (Arm ARM, FPCR.FZ; tininess is detected before rounding). FL_SCALAR
+ * and the four lanes of FL_SIMD128, which is WebAssembly's, have no fused multiply-add, so that
+ * their v_fma rounds twice; WebAssembly knows no other way with denormals than to compute them.
  */
 #include <float.h>
 #include <math.h>
@@ -23,8 +25,15 @@
 #include <stdint.h>
 #include <string.h>
 
+#if FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2
+#error "floats are computed in more bits than they have; compile with -msse2 -mfpmath=sse"
+#endif
+
 #define INLINE static inline __attribute__((always_inline, unused))
 
+#if defined(FL_SIMD128)
+#include <wasm_simd128.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 INLINE float v_total_of_4(__m128 a) {
@@ -50,6 +59,17 @@ INLINE uint64_t v_flush_denormals(void) {
     return before;
 }
 INLINE void v_restore(uint64_t before) { __asm__ volatile("msr fpcr, %0" ::"r"(before)); }
+#elif defined(__arm__) && defined(__ARM_FP)
+/* FPSCR bit 24, FZ: Armv7-M ARM A2.5.3. */
+INLINE uint32_t v_flush_denormals(void) {
+    uint32_t before;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(before));
+    if (!(before & (1u << 24))) __asm__ volatile("vmsr fpscr, %0" ::"r"(before | (1u << 24)));
+    return before;
+}
+INLINE void v_restore(uint32_t before) {
+    if (!(before & (1u << 24))) __asm__ volatile("vmsr fpscr, %0" ::"r"(before));
+}
 #else
 INLINE unsigned v_flush_denormals(void) { return 0; }
 INLINE void v_restore(unsigned before) { (void)before; }
@@ -225,7 +245,63 @@ INLINE int v_all_finite(vec a) {
 /* A compiler would leave out a product with a one that it knows. */
 INLINE vec v_flush(vec a) { return vmulq_f32(a, v_keep(vdupq_n_f32(1.0f))); }
 
-#elif defined(FL_SCALAR) || defined(FL_SCALAR64)
+#elif defined(FL_SIMD128)
+
+enum { L = 4 };
+typedef float real;
+typedef v128_t vec;
+INLINE vec v_load(const real *p) { return wasm_v128_load(p); }
+INLINE void v_store(real *p, vec a) { wasm_v128_store(p, a); }
+INLINE vec v_load_n(const real *p, size_t n) {
+    real full[4] = {0, 0, 0, 0};
+    memcpy(full, p, n * sizeof(real));
+    return wasm_v128_load(full);
+}
+INLINE void v_store_n(real *p, vec a, size_t n) {
+    real full[4];
+    wasm_v128_store(full, a);
+    memcpy(p, full, n * sizeof(real));
+}
+INLINE vec v_set1(real x) { return wasm_f32x4_splat(x); }
+INLINE vec v_keep(vec a) { return a; }
+INLINE vec v_add(vec a, vec b) { return wasm_f32x4_add(a, b); }
+INLINE vec v_sub(vec a, vec b) { return wasm_f32x4_sub(a, b); }
+INLINE vec v_mul(vec a, vec b) { return wasm_f32x4_mul(a, b); }
+INLINE vec v_div(vec a, vec b) { return wasm_f32x4_div(a, b); }
+INLINE vec v_fma(vec a, vec b, vec c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
+/* pmin(b, a) is a < b ? a : b. */
+INLINE vec v_min(vec a, vec b) { return wasm_f32x4_pmin(b, a); }
+INLINE vec v_max(vec a, vec b) { return wasm_f32x4_pmax(b, a); }
+INLINE vec v_abs(vec a) { return wasm_f32x4_abs(a); }
+INLINE vec v_sign_of(vec magnitude, vec sign) {
+    return wasm_v128_bitselect(sign, magnitude, wasm_i32x4_splat(INT32_MIN));
+}
+INLINE vec v_sqrt(vec a) { return wasm_f32x4_sqrt(a); }
+INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) {
+    return wasm_v128_bitselect(a, b, wasm_f32x4_le(x, y));
+}
+INLINE vec v_round(vec a) { return wasm_f32x4_nearest(a); }
+INLINE vec v_floor(vec a) { return wasm_f32x4_floor(a); }
+INLINE vec v_scale(vec a, vec n) {
+    vec e = wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n), wasm_i32x4_splat(127));
+    return wasm_f32x4_mul(a, wasm_i32x4_shl(e, 23));
+}
+INLINE real v_total(vec a) {
+    a = wasm_f32x4_add(a, wasm_i32x4_shuffle(a, a, 2, 3, 2, 3));
+    return wasm_f32x4_extract_lane(a, 0) + wasm_f32x4_extract_lane(a, 1);
+}
+INLINE int v_all_finite(vec a) {
+    return wasm_i32x4_all_true(wasm_f32x4_le(v_abs(a), v_set1(FLT_MAX)));
+}
+INLINE vec v_product_error(vec a, vec b, vec product) {
+    real of[L], a_of[L], b_of[L];
+    v_store(of, product), v_store(a_of, a), v_store(b_of, b);
+    for (int l = 0; l < L; ++l) of[l] = (real)((double)a_of[l] * (double)b_of[l] - (double)of[l]);
+    return v_load(of);
+}
+INLINE vec v_flush(vec a) { return a; }
+
+#elif defined(FL_SCALAR) || defined(FL_SCALAR64) || defined(FL_FUSED)
 
 enum { L = 1 };
 #if defined(FL_SCALAR64)
@@ -246,13 +322,34 @@ INLINE vec v_add(vec a, vec b) { return a + b; }
 INLINE vec v_sub(vec a, vec b) { return a - b; }
 INLINE vec v_mul(vec a, vec b) { return a * b; }
 INLINE vec v_div(vec a, vec b) { return a / b; }
-INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 INLINE vec v_min(vec a, vec b) { return a < b ? a : b; }
 INLINE vec v_max(vec a, vec b) { return a > b ? a : b; }
 INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) { return x <= y ? a : b; }
-INLINE vec v_flush(vec a) { return a; }
 INLINE real v_total(vec a) { return a; }
 INLINE int v_all_finite(vec a) { return isfinite(a); }
+
+#if defined(FL_FUSED)
+INLINE vec v_fma(vec a, vec b, vec c) { return __builtin_fmaf(a, b, c); }
+INLINE vec v_product_error(vec a, vec b, vec product) { return __builtin_fmaf(a, b, -product); }
+/* A compiler would leave out a product with a one that it knows. */
+INLINE vec v_flush(vec a) {
+    vec one = 1.0f;
+    __asm__("" : "+r"(one));
+    return a * one;
+}
+INLINE vec v_split(vec a, vec *n) {
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    const int32_t e = (int32_t)(bits - V_ROOT_HALF) >> 23;
+    bits -= (uint32_t)e << 23;
+    memcpy(&a, &bits, sizeof a);
+    *n = (vec)e;
+    return a;
+}
+#else
+INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
+INLINE vec v_flush(vec a) { return a; }
+#endif
 
 #if defined(FL_SCALAR64)
 INLINE vec v_abs(vec a) { return fabs(a); }
@@ -263,22 +360,31 @@ INLINE vec v_floor(vec a) { return floor(a); }
 INLINE vec v_abs(vec a) { return fabsf(a); }
 INLINE vec v_sign_of(vec magnitude, vec sign) { return copysignf(magnitude, sign); }
 INLINE vec v_sqrt(vec a) { return sqrtf(a); }
-INLINE vec v_floor(vec a) { return floorf(a); }
-INLINE vec v_product_error(vec a, vec b, vec product) {
-    return (real)((double)a * (double)b - (double)product);
+/* Every float from 2^23 on is an integer; NaN stays. */
+INLINE vec v_floor(vec a) {
+    const int is_small = fabsf(a) < 0x1p23f;
+    const vec whole = (vec)(int32_t)(is_small ? a : 0);
+    return is_small ? copysignf(whole - (vec)(whole > a), a) : a;
 }
-/* Adding and taking away 1.5 * 2^23 leaves the nearest integer, for |a| < 2^22. */
+/* Adding and taking away 1.5 * 2^23 leaves the nearest integer, for |a| < 2^22; before it is taken
+ * away, the last bits are that integer. */
 INLINE vec v_round(vec a) {
     vec shifted = a + 12582912.0f;
     return shifted - 12582912.0f;
 }
 INLINE vec v_scale(vec a, vec n) {
-    /* Converting NaN or a huge number to an integer is undefined; a NaN takes the first branch. */
-    int32_t e = !(n >= -127.0f && n <= 128.0f) ? 0 : (int32_t)n + 127;
-    uint32_t bits = (uint32_t)e << 23;
+    uint32_t bits;
+    n += 12582912.0f;
+    memcpy(&bits, &n, sizeof bits);
+    bits = (bits + 127) << 23;
     memcpy(&n, &bits, sizeof n);
     return a * n;
 }
+#if defined(FL_SCALAR)
+INLINE vec v_product_error(vec a, vec b, vec product) {
+    return (real)((double)a * (double)b - (double)product);
+}
+#endif
 #endif
 #else
 #error "define the instruction set before including vec.h"

@@ -81,7 +81,7 @@ def core_source() -> str:
         (resources.files(__name__.rpartition(".")[0]) / "files" / "choice.h").read_text("utf-8"),
         "#if defined(FL_ALONE)\n",
         *(
-            f"#if defined({_flag(n)})\n#define FL_ONE_KERNEL fl_{_stem(n)}\n#endif\n"
+            f"#if defined({_flag(n)})\n#define FL_KERNELS &fl_{_stem(n)},\n#endif\n"
             for n in kernels
         ),
         f'#endif\n\n#include "{_PUBLIC}"\n\n',

@@ -9,6 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(_WIN32)
+#include <malloc.h>
+#define free _aligned_free /* of what take() made, and nothing else is freed */
+#endif
+
 typedef struct {
     const char *at, *end;
 } reader;
@@ -49,7 +54,12 @@ static inline void write_word(FILE *to, int64_t word) { write_bytes(to, &word, s
 /* Memory of exactly this many bytes, aligned, with nothing in it that a test could rely on. */
 static inline void *take(size_t bytes) {
     void *made = NULL;
-    if (posix_memalign(&made, 64, bytes ? bytes : 1)) give_up("no memory");
+#if defined(_WIN32)
+    made = _aligned_malloc(bytes ? bytes : 1, 64);
+#else
+    if (posix_memalign(&made, 64, bytes ? bytes : 1)) made = NULL;
+#endif
+    if (!made) give_up("no memory");
     memset(made, 0xa5, bytes);
     return made;
 }

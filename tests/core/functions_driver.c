@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if !defined(FL_AVX512) && !defined(FL_AVX2) && !defined(FL_NEON) && !defined(FL_SCALAR64)
+#if !defined(FL_AVX512) && !defined(FL_AVX2) && !defined(FL_NEON) && !defined(FL_SIMD128) && \
+    !defined(FL_FUSED) && !defined(FL_SCALAR64)
 #define FL_SCALAR
 #endif
 #include "program.h"

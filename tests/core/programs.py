@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import platform
@@ -24,26 +25,31 @@ __all__ = ["BUILDS", "ERRORS", "Answer", "Case", "Driver", "Given", "driver_of"]
 
 Array = npt.NDArray[Any]
 
+def _with(build: c_builds.Build, kernel: str) -> c_builds.Build:
+    """A build that compiles in less time."""
+    return dataclasses.replace(build, flags=("-O1", *build.flags[1:]), kernels=(kernel,))
+
+
 # Built once for all tests, for what is computed rather than how fast: in seconds, where -O3 takes
 # minutes. What takes longest to compile is left out where another build has it.
+NATIVE = "neon" if platform.machine() == "aarch64" else "avx2"
 BUILDS = {
     "plain": c_builds.Build("cc", ("-O1",)),
-    "clang": c_builds.Build("clang", ("-O1",), without=("avx512", "scalar", "scalar64")),
-    "address": c_builds.Build(
-        "cc", ("-O1", *c_builds.ADDRESS_FLAGS), without=("avx512", "scalar64")
+    "clang": c_builds.Build("clang", ("-O1",), kernels=(NATIVE,)),
+    "address": c_builds.Build("cc", ("-O1", *c_builds.ADDRESS_FLAGS), kernels=(NATIVE, "scalar")),
+    "address in 32 bits": c_builds.Build(
+        c_builds.I686.compiler,
+        ("-O1", *c_builds.ADDRESS_FLAGS, *c_builds.I686.flags[1:]),
+        kernels=("scalar",),
     ),
+    "wasm": _with(c_builds.WASM, "simd128"),
+    "arm": _with(c_builds.ARM, "fused"),
 }
 if platform.machine() != "aarch64":
-    BUILDS["neon"] = c_builds.Build(
-        "aarch64-linux-gnu-gcc",
-        ("-O1", "-static"),
-        (("qemu-aarch64",),),
-        without=("scalar", "scalar64"),
-    )
+    BUILDS["neon"] = _with(c_builds.AARCH64, "neon")
 SOURCES = [
     *sorted(c_builds.CORE.glob("*.c")),
     *(Path(__file__).with_name(f"{name}_driver.c") for name in ("program", "stream", "refusal")),
-    Path(__file__).with_name("absent_kernels.c"),
 ]
 # Every place that may stop is tried, every call is shared by threads, for which it waits.
 EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")

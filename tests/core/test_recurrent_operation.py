@@ -16,7 +16,7 @@ from recurrences import Recurrence
 
 from fastlstm import spec
 
-VECTORS = ("avx512", "avx2", "neon")
+SAME_BITS = ("avx512", "avx2", "neon", "fused")
 CELLS = {"lstm": spec.LSTM, "gru": spec.GRU, "rnn": spec.RNN}
 
 # Sizes of input and state: one number, below, at and above the lanes of every kernel and the blocks
@@ -218,7 +218,7 @@ class TestEach:
                 for b, row in enumerate(own):
                     np.testing.assert_array_equal(row, rows[first + b])
                     np.testing.assert_array_equal(own_state[b], state[first + b])
-            if kernel[0] in VECTORS:
+            if kernel[0] in SAME_BITS:
                 bits.append(rows)
         for rows in bits[1:]:
             np.testing.assert_array_equal(rows, bits[0])
@@ -261,7 +261,7 @@ def test_nothing_is_read_or_written_elsewhere(rng):
 def test_neon_gives_the_same_bits(rng):
     """As a kernel for vectors that this processor has, of some of every form."""
     driver, emulated = driver_of("plain"), driver_of("neon")
-    here = next((kernel for kernel in driver.kernels() if kernel[0] in VECTORS), None)
+    here = next((kernel for kernel in driver.kernels() if kernel[0] in SAME_BITS), None)
     if here is None:
         pytest.skip("this processor has no kernel for vectors")
     for name in list(RECURRENCES)[::4]:
@@ -288,7 +288,7 @@ def test_long_sums(driver, rng, name):
         close(np.stack(rows, axis=1), y, kernel[1], more=4)
         for (own,), _ in made:
             np.testing.assert_array_equal(own, rows[0])
-        if kernel[0] in VECTORS:
+        if kernel[0] in SAME_BITS:
             bits.append(rows)
     for rows in bits[1:]:
         np.testing.assert_array_equal(rows, bits[0])

@@ -1,7 +1,7 @@
 /* Which instruction set this is compiled for.
  *
  * Alone, the file is the whole engine for the instruction set that the compiler's flags say is there
- * (-march=native, -mavx2 -mfma, ...): FL_ISA_<NAME> chooses another.
+ * (-march=native, -mavx2 -mfma, -msimd128, -mcpu=cortex-m7, ...): FL_ISA_<NAME> chooses another.
  *
  * For many processors it is compiled several times: once with -DFL_KERNELS_APART, which has
  * everything else and asks the processor which kernel to take, and once for each of them with
@@ -14,13 +14,18 @@
 #if !defined(FL_KERNELS_APART) && !defined(FL_ONLY_KERNEL)
 #define FL_ALONE
 #if !defined(FL_ISA_AVX512) && !defined(FL_ISA_AVX2) && !defined(FL_ISA_NEON) && \
-    !defined(FL_ISA_SCALAR) && !defined(FL_ISA_SCALAR64)
+    !defined(FL_ISA_SIMD128) && !defined(FL_ISA_FUSED) && !defined(FL_ISA_SCALAR) && \
+    !defined(FL_ISA_SCALAR64)
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FL_ISA_AVX512
 #elif defined(__AVX2__) && defined(__FMA__)
 #define FL_ISA_AVX2
 #elif defined(__aarch64__)
 #define FL_ISA_NEON
+#elif defined(__wasm_simd128__)
+#define FL_ISA_SIMD128
+#elif defined(__ARM_FEATURE_FMA)
+#define FL_ISA_FUSED
 #else
 #define FL_ISA_SCALAR
 #endif
