@@ -10,6 +10,10 @@
 #include "arena.h"
 #include "model.h"
 
+/* What every size of a program is below: a few of them add up to no more than a ptrdiff_t, and rows
+ * of so many doubles have no more bytes than a size_t, which may have 32 bits. */
+static const int64_t FL_SIZE_END = (int64_t)1 << (sizeof(size_t) > 4 ? 31 : 26);
+
 /* Steps of checking, and multiply-adds that the tables of tokens take as they are packed: about a
  * second, and a minute. */
 static const uint64_t FL_MOST_CHECKING = (uint64_t)1 << 28, FL_MOST_PACKING = (uint64_t)1 << 37;

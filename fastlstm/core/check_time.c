@@ -82,8 +82,9 @@ static int check_window(fl_checker *check, const fl_window *w) {
         return fl_refuse(check, "a window of %zu rows, stride %zu, dilation %zu", w->size,
                          w->stride, w->dilation);
     const uint64_t reach = fl_times(w->dilation, w->size - 1);
-    if (reach > INT32_MAX || reach + w->ahead > INT32_MAX)
-        return fl_refuse(check, "a window that keeps more than 2^31 - 1 rows");
+    const uint64_t most = (uint64_t)FL_SIZE_END - 1;
+    if (reach > most || reach + w->ahead > most)
+        return fl_refuse(check, "a window that keeps more than %llu rows", (unsigned long long)most);
     const uint64_t kept = reach + w->ahead;
     const int keeps = w->stride == 1 && w->before == (ptrdiff_t)kept && !w->behind;
     if (!keeps && w->rows < 0) return fl_refuse(check, "rows, which it depends on, is missing");

@@ -53,11 +53,9 @@ static int read_below(reader *r, const char *field, int64_t least, int64_t end, 
                      field, (long long)*to, (long long)least, (long long)end - 1);
 }
 
-static const int64_t SIZE_END = (int64_t)1 << 31;
-
 static int read_size(reader *r, const char *field, size_t *to) {
     int64_t word;
-    if (!read_below(r, field, 0, SIZE_END, &word)) return 0;
+    if (!read_below(r, field, 0, FL_SIZE_END, &word)) return 0;
     *to = (size_t)word;
     return 1;
 }
@@ -70,7 +68,7 @@ static int read_signed(reader *r, const char *field, int64_t least, size_t end, 
 }
 
 static int read_integer(reader *r, const char *field, ptrdiff_t *to) {
-    return read_signed(r, field, -SIZE_END, (size_t)SIZE_END, to);
+    return read_signed(r, field, -FL_SIZE_END, (size_t)FL_SIZE_END, to);
 }
 
 static int read_value(reader *r, const char *field, size_t *to) {

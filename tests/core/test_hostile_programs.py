@@ -19,9 +19,9 @@ GRAPHS = 60
 ODD = [-1, 0, 1, 2, 3, 4, 7, 8, 63, 64, 2**16, 2**24, 2**31 - 1, 2**31, 2**32, 2**62, -(2**63)]
 
 
-@pytest.fixture(scope="module")
-def driver() -> Driver:
-    return driver_of("address")
+@pytest.fixture(scope="module", params=["address", "address in 32 bits"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return driver_of(request.param)
 
 
 @functools.cache
