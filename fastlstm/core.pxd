@@ -1,5 +1,5 @@
 # What the engine's own Cython needs of the core beside the public functions of __init__.pxd: parts
-# of core/model.h and team.h, where every field has its meaning.
+# of core/model.h and system.h, where every field has its meaning.
 
 from libc.stdint cimport uint64_t
 
@@ -12,6 +12,6 @@ cdef extern from "core/model.h":
     const fl_kernel *fl_find(const char *name, size_t real_size)
 
 
-cdef extern from "core/team.h":
+cdef extern from "core/system.h":
     int fl_watch_forks()
     uint64_t fl_generation() nogil

@@ -22,14 +22,13 @@ CORE = ROOT / "fastlstm" / "core"
 DRIVERS = ROOT / "tests" / "core"
 
 KERNELS = ("avx512", "avx2", "neon", "simd128", "fused", "scalar", "scalar64")
-OF_THREADS = ("team",)
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
 FLAGS = ["-std=c11", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]
 
 # A trial needs a thread to tell whether a sanitizer works.
 TRIAL = """
-#if !defined(WITHOUT_THREADS)
+#if !defined(NO_THREADS)
 #include <pthread.h>
 static void *nothing(void *given) { return given; }
 int main(void) {
@@ -53,7 +52,7 @@ class Build:
     flags : tuple of str
     runners : tuple of tuple of str
     threads : bool
-        Whether there are any; else the team is no part of it.
+        Whether there are any.
     kernels : tuple of str
         Those that there are, best first, as far as the sources are the core's; (): all of them.
     """
@@ -68,16 +67,14 @@ class Build:
         """What every file is compiled with, and the program linked."""
         kernels = "".join(f"&fl_{name}," for name in self.kernels)
         return (
-            *(("-pthread",) if self.threads else ("-DWITHOUT_THREADS",)),
+            *(("-pthread",) if self.threads else ("-DNO_THREADS",)),
             *((f"-DFL_KERNELS={kernels}",) if kernels else ()),
             *self.flags,
         )
 
     def has(self, source: Path) -> bool:
         """Whether a source is part of it."""
-        if source.stem in KERNELS and self.kernels:
-            return source.stem in self.kernels
-        return self.threads or source.stem not in OF_THREADS
+        return source.stem not in KERNELS or not self.kernels or source.stem in self.kernels
 
 
 OPTIMIZED = Build("cc", ("-O3",))

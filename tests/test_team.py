@@ -1,7 +1,7 @@
 """The worker team as plain C: jobs, barriers, sleep, competing callers, forks, signals, lifetimes.
 
-``tests/core/team_driver.c`` is compiled with ``core/team.c`` alone, by each compiler there is
-and with the sanitizers, and every check of its table is run by itself. A lost wake-up shows as a
+``tests/core/team_driver.c`` is compiled with ``core/team.c`` and ``core/system.c`` alone, by each
+compiler there is and with the sanitizers, and every check of its table is run by itself. A lost wake-up shows as a
 check that does not end. What a build needs and this machine lacks is skipped and named.
 """
 
@@ -46,7 +46,7 @@ CHECKS_OF["address"] = [check for check in CHECKS if check not in OF_THE_SYSTEM]
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    sources = [CORE / "team.c", DRIVERS / "team_driver.c"]
+    sources = [CORE / "team.c", CORE / "system.c", DRIVERS / "team_driver.c"]
     return Programs(BUILDS, sources, tmp_path_factory.mktemp("team"))
 
 

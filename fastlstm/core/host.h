@@ -33,9 +33,6 @@ void fl_unload(fl_loaded *loaded);
 fl_error fl_stream_new(const fl_model *model, const fl_stream_config *config, fl_stream **made);
 void fl_stream_free(fl_stream *stream);
 
-/* A team as a call or a stream takes it. */
-fl_threads fl_team_threads(fl_team *team, size_t size);
-
 #ifdef __cplusplus
 }
 #endif

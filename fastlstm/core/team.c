@@ -9,24 +9,19 @@
  * publishes writes the count and then reads `awaits`. Between the two stands a full fence on either
  * side, so that one of them sees what the other wrote.
  */
-#define _GNU_SOURCE /* pthread_setname_np */
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
+#include <string.h>
 
+#include "system.h"
 #include "team.h"
 
+#if defined(FL_HAS_THREADS)
+
 enum {
-    LINE = 128,            /* two cache lines, which some processors fetch together */
-    POLLS = 64,            /* between two looks at the clock */
-    STACK = 1024 * 1024    /* bytes, of a worker; unoptimized, a kernel takes half of it */
+    LINE = 128,  /* two cache lines, which some processors fetch together */
+    POLLS = 64   /* between two looks at the clock */
 };
 
 /* Who has spun for YIELD_NS may be keeping the core from the rank it waits for, so it offers the
@@ -53,12 +48,11 @@ typedef struct {
     void *job;
     size_t ranks;
     uint64_t base;                 /* `arrived` of every rank as the run begins */
-    uint64_t rounding;             /* rounding_mode() of rank 0 */
+    uint64_t rounding;             /* fl_rounding() of rank 0 */
 
-    alignas(LINE) pthread_mutex_t mutex;
-    pthread_cond_t cond;
-    int woken;                     /* under `mutex`: sleep no longer, reached or not */
-    pthread_t thread;
+    alignas(LINE) fl_gate gate;
+    int woken;                     /* under `gate`: sleep no longer, reached or not */
+    fl_thread thread;
     fl_team *team;
 } fl_rank;
 
@@ -70,85 +64,17 @@ struct fl_team {
     enum { IDLE, STARTED, FAILED } threads;
     uint64_t asked_ns;             /* when the last call came that found a worker asleep */
     size_t size;
-#if defined(__linux__)
-    pthread_t caller;              /* whose processors were looked up last, */
+    uintptr_t caller;              /* whose processors were looked up last, */
     unsigned calls;                /* and the calls since then */
-    pthread_mutex_t moving;        /* held while a rank is moved, or `allowed` written */
-    cpu_set_t allowed;             /* the caller's processors; may be empty */
+    fl_gate moving;                /* held while a rank is moved, or `allowed` written */
+    fl_processors allowed;         /* the caller's processors; may be none */
     int processors, most;          /* how many those are, and the most that they ever were */
-#endif
     fl_rank rank[];                /* (size,) */
 };
 
-/* How many fork() lie between this process and the one that loaded this file. */
-static count generation;
-static pthread_once_t watching = PTHREAD_ONCE_INIT;
-static int watched; /* whether forks are counted */
-
-static void count_fork(void) { atomic_fetch_add(&generation, 1); }
-
-static void watch_forks(void) { watched = !pthread_atfork(NULL, NULL, count_fork); }
-
-int fl_watch_forks(void) {
-    pthread_once(&watching, watch_forks);
-    return !watched;
-}
-
-uint64_t fl_generation(void) { return atomic_load_explicit(&generation, memory_order_relaxed); }
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __asm__ volatile("pause");
-#elif defined(__aarch64__)
-    __asm__ volatile("isb"); /* there `yield` does not wait at all */
-#endif
-}
-
-/* How this thread rounds: the bits of a control register. MXCSR bits 13 and 14: Intel SDM volume 1,
- * 10.2.3; FPCR bits 22 and 23: Arm ARM C5.2.8. */
-#if defined(__x86_64__)
-static const uint64_t ROUNDING = 3u << 13;
-static uint64_t control(void) {
-    uint32_t mode;
-    __asm__ volatile("stmxcsr %0" : "=m"(mode));
-    return mode;
-}
-static void set_control(uint64_t given) {
-    const uint32_t mode = (uint32_t)given;
-    __asm__ volatile("ldmxcsr %0" ::"m"(mode));
-}
-#elif defined(__aarch64__)
-static const uint64_t ROUNDING = 3u << 22;
-static uint64_t control(void) {
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    return mode;
-}
-static void set_control(uint64_t mode) { __asm__ volatile("msr fpcr, %0" ::"r"(mode)); }
-#else
-static const uint64_t ROUNDING = 0;
-static uint64_t control(void) { return 0; }
-static void set_control(uint64_t mode) { (void)mode; }
-#endif
-
-static uint64_t rounding_mode(void) { return control() & ROUNDING; }
-
-/* Written only when it changes: that takes longer than reading it. */
-static void round_as(uint64_t rounding) {
-    const uint64_t mode = control();
-    if ((mode & ROUNDING) != rounding) set_control((mode & ~ROUNDING) | rounding);
-}
-
-#if defined(__linux__)
 /* Where the rank runs. Written only when it changes: others read the line. */
 static int note_cpu(fl_rank *me) {
-    const int cpu = sched_getcpu();
+    const int cpu = fl_this_processor();
     if (atomic_load_explicit(&me->cpu, memory_order_relaxed) != cpu)
         atomic_store_explicit(&me->cpu, cpu, memory_order_relaxed);
     return cpu;
@@ -156,7 +82,7 @@ static int note_cpu(fl_rank *me) {
 
 static int shares_cpu(fl_rank *me) {
     const int cpu = note_cpu(me);
-    for (fl_rank *lower = me->team->rank; lower < me; ++lower)
+    for (fl_rank *lower = me->team->rank; lower < me && cpu >= 0; ++lower)
         if (atomic_load_explicit(&lower->cpu, memory_order_relaxed) == cpu) return 1;
     return 0;
 }
@@ -166,39 +92,36 @@ static int shares_cpu(fl_rank *me) {
 static void step_aside(fl_rank *me) {
     fl_team *const team = me->team;
     if (!shares_cpu(me)) return;
-    pthread_mutex_lock(&team->moving);
-    cpu_set_t others = team->allowed;
-    for (fl_rank *lower = team->rank; lower < me; ++lower) {
-        const int taken = atomic_load_explicit(&lower->cpu, memory_order_relaxed);
-        if (taken >= 0 && taken < CPU_SETSIZE) CPU_CLR((size_t)taken, &others);
-    }
-    if (CPU_COUNT(&others)) (void)sched_setaffinity(0, sizeof others, &others);
-    pthread_mutex_unlock(&team->moving);
+    fl_gate_lock(&team->moving);
+    fl_processors others = team->allowed;
+    for (fl_rank *lower = team->rank; lower < me; ++lower)
+        fl_processors_drop(&others, atomic_load_explicit(&lower->cpu, memory_order_relaxed));
+    if (fl_processors_count(&others)) fl_processors_keep_to(&others, NULL);
+    fl_gate_unlock(&team->moving);
     note_cpu(me);
 }
 
 /* Have all ranks [1, size) run where this thread may. Returns when none runs elsewhere. */
 static void follow_caller(fl_team *team) {
-    cpu_set_t now;
-    team->caller = pthread_self();
+    fl_processors now;
+    team->caller = fl_this_thread();
     team->calls = 0;
-    if (sched_getaffinity(0, sizeof now, &now)) CPU_ZERO(&now);
-    if (CPU_EQUAL(&now, &team->allowed)) return;
-    pthread_mutex_lock(&team->moving);
+    fl_processors_allowed(&now);
+    if (!memcmp(&now, &team->allowed, sizeof now)) return;
+    fl_gate_lock(&team->moving);
     team->allowed = now;
-    for (size_t r = 1; r < team->size && team->threads == STARTED && CPU_COUNT(&now); ++r)
-        (void)pthread_setaffinity_np(team->rank[r].thread, sizeof now, &now);
-    pthread_mutex_unlock(&team->moving);
-    team->processors = CPU_COUNT(&now);
+    for (size_t r = 1; r < team->size && team->threads == STARTED && fl_processors_count(&now); ++r)
+        fl_processors_keep_to(&now, &team->rank[r].thread);
+    fl_gate_unlock(&team->moving);
+    team->processors = fl_processors_count(&now);
     if (team->processors > team->most) team->most = team->processors;
 }
 
 /* The same where its processors may be others than they were. */
 static void follow_if_due(fl_team *team, int is_due) {
     const int cpu = note_cpu(team->rank);
-    is_due |= ++team->calls >= FL_TEAM_SHORT_CALLS || !pthread_equal(team->caller, pthread_self());
-    is_due |= team->processors && cpu >= 0 && cpu < CPU_SETSIZE &&
-              !CPU_ISSET((size_t)cpu, &team->allowed);
+    is_due |= ++team->calls >= FL_TEAM_SHORT_CALLS || team->caller != fl_this_thread();
+    is_due |= team->processors && cpu >= 0 && !fl_processors_have(&team->allowed, cpu);
     if (is_due) follow_caller(team);
 }
 
@@ -206,25 +129,18 @@ static void follow_if_due(fl_team *team, int is_due) {
 static int is_confined(const fl_team *team, size_t ranks) {
     return team->processors < team->most && (size_t)team->processors < ranks;
 }
-#else
-static void note_cpu(fl_rank *me) { (void)me; }
-static void step_aside(fl_rank *me) { (void)me; }
-static void follow_caller(fl_team *team) { (void)team; }
-static void follow_if_due(fl_team *team, int is_due) { (void)team, (void)is_due; }
-static int is_confined(const fl_team *team, size_t ranks) { return (void)team, (void)ranks, 0; }
-#endif
 
 static int sleeps(const fl_rank *rank) {
     return atomic_load_explicit(&rank->awaits, memory_order_relaxed) != NULL;
 }
 
 static void wake(fl_rank *rank) {
-    pthread_mutex_lock(&rank->mutex);
+    fl_gate_lock(&rank->gate);
     if (sleeps(rank) && !rank->woken) {
         rank->woken = 1;
-        pthread_cond_signal(&rank->cond);
+        fl_gate_signal(&rank->gate);
     }
-    pthread_mutex_unlock(&rank->mutex);
+    fl_gate_unlock(&rank->gate);
 }
 
 static void wake_if_awaits(fl_rank *rank, count_ptr at) {
@@ -242,13 +158,13 @@ static void publish(count *at, uint64_t value) {
 }
 
 static void sleep_until(fl_rank *me, count_ptr at, uint64_t value) {
-    pthread_mutex_lock(&me->mutex);
+    fl_gate_lock(&me->gate);
     atomic_store_explicit(&me->awaits, at, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
-    while (!me->woken && !reached(at, value)) pthread_cond_wait(&me->cond, &me->mutex);
+    while (!me->woken && !reached(at, value)) fl_gate_wait(&me->gate);
     me->woken = 0;
     atomic_store_explicit(&me->awaits, NULL, memory_order_relaxed);
-    pthread_mutex_unlock(&me->mutex);
+    fl_gate_unlock(&me->gate);
 }
 
 /* One who is woken before the count is reached spins for another FL_TEAM_SPIN_US. */
@@ -257,9 +173,9 @@ static void wait_until(fl_rank *me, count_ptr at, uint64_t value) {
         uint64_t end = 0, yield = 0;
         for (unsigned poll = 1;; ++poll) {
             if (reached(at, value)) return;
-            relax();
+            fl_relax();
             if (poll % POLLS) continue;
-            const uint64_t now = now_ns();
+            const uint64_t now = fl_now_ns();
             if (!end) {
                 end = now + SPIN_NS;
                 yield = now + YIELD_NS;
@@ -267,7 +183,7 @@ static void wait_until(fl_rank *me, count_ptr at, uint64_t value) {
             if (now >= end) break;
             if (now >= yield) {
                 step_aside(me);
-                sched_yield();
+                fl_yield();
                 yield = now + YIELD_NS;
             }
         }
@@ -285,17 +201,17 @@ static void begin_at(fl_rank *me, uint64_t base) {
     if (arrivals(me) != base) atomic_store_explicit(&me->arrived, base, memory_order_relaxed);
 }
 
-static void *worker(void *given) {
+static void work_for_ever(void *given) {
     fl_rank *me = given;
     fl_rank *const all = me->team->rank;
     atomic_store_explicit(&me->awaits, NULL, memory_order_relaxed); /* it has started */
     step_aside(me);
     for (uint64_t call = 1;; ++call) {
         wait_until(me, &me->called, call);
-        if (!me->work) return NULL;
+        if (!me->work) return;
         begin_at(me, me->base);
         note_cpu(me);
-        round_as(me->rounding);
+        fl_round_as(me->rounding);
         me->work(me->job, (size_t)(me - all), me->ranks);
         publish(&me->ended, call);
         wake_if_awaits(all, &me->ended);
@@ -322,7 +238,7 @@ void fl_team_leave(fl_team *team, size_t rank) {
 /* Give ranks [1, ranks) a job. The workers' lines are written one after the other, then waited for
  * at once: one fence serves them all. */
 static void call(fl_team *team, size_t ranks, fl_work work, void *job, uint64_t base) {
-    const uint64_t rounding = rounding_mode();
+    const uint64_t rounding = fl_rounding();
     for (size_t r = 1; r < ranks; ++r) {
         fl_rank *to = team->rank + r;
         const uint64_t calls = atomic_load_explicit(&to->called, memory_order_relaxed);
@@ -365,18 +281,15 @@ static void begin(fl_team *team, uint64_t in) {
         atomic_store(&rank->called, 0);
         atomic_store(&rank->cpu, -1);
         atomic_store(&rank->awaits, r ? &rank->called : NULL); /* asleep until it has started */
-        pthread_mutex_init(&rank->mutex, NULL);
-        pthread_cond_init(&rank->cond, NULL);
+        fl_gate_init(&rank->gate);
         rank->woken = 0;
         rank->team = team;
     }
-#if defined(__linux__)
-    pthread_mutex_init(&team->moving, NULL);
-    CPU_ZERO(&team->allowed);
-    team->caller = pthread_self();
+    fl_gate_init(&team->moving);
+    memset(&team->allowed, 0, sizeof team->allowed);
+    team->caller = fl_this_thread();
     team->processors = team->most = 0;
     team->calls = FL_TEAM_SHORT_CALLS;
-#endif
     team->threads = IDLE;
     team->asked_ns = 0;
     team->generation = in;
@@ -385,53 +298,19 @@ static void begin(fl_team *team, uint64_t in) {
 /* Stop ranks [1, ranks), all of them waiting for a job. */
 static void stop(fl_team *team, size_t ranks) {
     call(team, ranks, NULL, NULL, 0);
-    for (size_t r = 1; r < ranks; ++r) pthread_join(team->rank[r].thread, NULL);
+    for (size_t r = 1; r < ranks; ++r) fl_thread_join(&team->rank[r].thread);
 }
 
-static size_t stack_size(void) {
-    const long least = sysconf(_SC_THREAD_STACK_MIN);
-    return least > STACK ? (size_t)least : STACK;
-}
-
-/* Start threads [1, size); the number of ranks there then are. */
-static size_t start_all(fl_team *team) {
-    pthread_attr_t attr;
-    size_t r = 1;
-    int error = 0;
-    if (pthread_attr_init(&attr)) return 1;
-    (void)pthread_attr_setstacksize(&attr, stack_size());
-    while (r < team->size && !error) {
-        fl_rank *rank = team->rank + r;
-        error = pthread_create(&rank->thread, &attr, worker, rank);
-        /* The stack also holds the thread-local variables of every library in the process. */
-        if (error == EINVAL) error = pthread_create(&rank->thread, NULL, worker, rank);
-        if (error) break;
-#if defined(__linux__)
-        (void)pthread_setname_np(rank->thread, "fastlstm");
-#endif
-        ++r;
-    }
-    pthread_attr_destroy(&attr);
-    return r;
-}
-
-/* Failing is remembered: the next call should not try it all again. */
+/* Start threads [1, size). Failing is remembered: the next call should not try it all again. */
 static void start(fl_team *team) {
-    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
-    sigset_t blocked, before;
-    size_t started;
+    size_t r = 1;
     team->threads = FAILED;
-    if (!watched) return;
+    if (fl_watch_forks()) return;
     follow_caller(team);
-    sigfillset(&blocked);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) sigdelset(&blocked, faults[i]);
-    if (pthread_sigmask(SIG_SETMASK, &blocked, &before)) return;
-    started = start_all(team);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started == team->size)
-        team->threads = STARTED;
-    else
-        stop(team, started);
+    while (r < team->size && !fl_thread_start(&team->rank[r].thread, work_for_ever, team->rank + r))
+        ++r;
+    if (r == team->size) team->threads = STARTED;
+    else stop(team, r);
 }
 
 /* Whether the team, taken, may run with so many ranks now; if not, whether to have it ready soon
@@ -448,7 +327,7 @@ static int ready(fl_team *team, size_t ranks, int is_long) {
     note_cpu(team->rank);
     if (!is_long) {
         const uint64_t before = team->asked_ns;
-        team->asked_ns = now_ns();
+        team->asked_ns = fl_now_ns();
         if (team->asked_ns - before >= SPIN_NS) return 0;
     }
     if (team->threads == IDLE)
@@ -457,7 +336,7 @@ static int ready(fl_team *team, size_t ranks, int is_long) {
         for (size_t r = 1; r < ranks; ++r)
             if (sleeps(team->rank + r)) wake(team->rank + r);
     /* One that was put behind this thread gets to leave for another processor. */
-    if (!is_long) sched_yield();
+    if (!is_long) fl_yield();
     return is_long && team->threads == STARTED;
 }
 
@@ -479,7 +358,7 @@ size_t fl_team_take(fl_team *team, size_t wanted, int is_long) {
 fl_team *fl_team_new(size_t size) {
     fl_team *team;
     if (size < 2 || size > (SIZE_MAX - sizeof *team) / sizeof *team->rank) return NULL;
-    team = aligned_alloc(LINE, sizeof *team + size * sizeof *team->rank);
+    team = fl_memory_take(sizeof *team + size * sizeof *team->rank);
     if (!team) return NULL;
     (void)fl_watch_forks();
     team->size = size;
@@ -492,13 +371,31 @@ void fl_team_free(fl_team *team) {
     if (!team) return;
     if (team->generation == fl_generation()) {
         if (team->threads == STARTED) stop(team, team->size);
-        for (size_t r = 0; r < team->size; ++r) {
-            pthread_mutex_destroy(&team->rank[r].mutex);
-            pthread_cond_destroy(&team->rank[r].cond);
-        }
-#if defined(__linux__)
-        pthread_mutex_destroy(&team->moving);
-#endif
+        for (size_t r = 0; r < team->size; ++r) fl_gate_end(&team->rank[r].gate);
+        fl_gate_end(&team->moving);
     }
-    free(team);
+    fl_memory_free(team);
 }
+
+/* ---- As calls take it ---- */
+
+static size_t take_team(void *team, size_t wanted, int is_long) {
+    return fl_team_take(team, wanted, is_long);
+}
+
+static void run_team(void *team, size_t ranks, void (*work)(void *, size_t, size_t), void *job) {
+    fl_team_run(team, ranks, work, job);
+}
+
+static void meet_team(void *team, size_t rank, size_t ranks) { fl_team_barrier(team, rank, ranks); }
+
+static void leave_team(void *team, size_t rank) { fl_team_leave(team, rank); }
+
+fl_threads fl_team_threads(fl_team *team, size_t size) {
+    const fl_threads made = {team, take_team, run_team, meet_team, leave_team, size};
+    return made;
+}
+
+#else
+typedef int fl_no_team; /* ISO C forbids an empty translation unit */
+#endif

@@ -6,12 +6,15 @@
  * every other in a barrier: right for the cores that share a cache, not for a hundred of them.
  *
  * Any thread may call fl_team_take at any time; one that finds the team taken works alone.
+ *
+ * There are teams where system.h has threads; elsewhere nothing here is defined.
  */
 #ifndef FL_TEAM_H
 #define FL_TEAM_H
 
 #include <stddef.h>
-#include <stdint.h>
+
+#include "fastlstm.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -69,11 +72,8 @@ void fl_team_barrier(fl_team *team, size_t rank, size_t ranks);
  * rank 0 must, sooner or later. */
 void fl_team_leave(fl_team *team, size_t rank);
 
-/* How many fork() lie between this process and the one that first called fl_watch_forks. */
-uint64_t fl_generation(void);
-
-/* Count forks from now on; not 0 if that cannot be. */
-int fl_watch_forks(void);
+/* A team as a call or a stream takes it. */
+fl_threads fl_team_threads(fl_team *team, size_t size);
 
 #ifdef __cplusplus
 }

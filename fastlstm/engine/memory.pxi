@@ -9,7 +9,7 @@ from posix.mman cimport (
 
 cdef extern from *:
     """
-    #include "core/team.h"
+    #include "core/system.h"
 
     /* The flag is 0, or tells which process entered: 1 + its generation. Atomic, because a
        free-threaded interpreter has no GIL to make a test-and-set one step. */

@@ -13,7 +13,7 @@ _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _GUARD = re.compile(r"^#ifndef (FL_\w+_H)\n#define \1\n(.*)^#endif\n", re.MULTILINE | re.DOTALL)
 
 # What has an operating system: files, malloc, threads. Each stays in a file of its own.
-_HOST = ("host.c", "team.c")
+_HOST = ("host.c", "system.c", "team.c")
 _PUBLIC = "fastlstm.h"
 _PUBLIC_HOST = "host.h"
 

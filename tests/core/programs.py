@@ -25,6 +25,7 @@ __all__ = ["BUILDS", "ERRORS", "Answer", "Case", "Driver", "Given", "driver_of"]
 
 Array = npt.NDArray[Any]
 
+
 def _with(build: c_builds.Build, kernel: str) -> c_builds.Build:
     """A build that compiles in less time."""
     return dataclasses.replace(build, flags=("-O1", *build.flags[1:]), kernels=(kernel,))
