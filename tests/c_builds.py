@@ -99,7 +99,7 @@ I686 = Build(
 WASM = Build(
     "clang",
     ("-O3", "--target=wasm32-wasi", "-msimd128"),
-    (("node", "--no-warnings", str(ROOT / "tests" / "wasi.mjs")),),
+    (("node", "--no-warnings", str(ROOT / "tools" / "wasi.mjs")),),
     threads=False,
 )
 
