@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -96,6 +97,7 @@ I686 = Build(
         f"-Wl,--dynamic-linker={I686_LIBRARIES}/ld-linux.so.2,-rpath,{I686_LIBRARIES}",
     ),
 )
+WINDOWS = Build("x86_64-w64-mingw32-gcc", ("-O3", "-static"), (("wine",),))
 WASM = Build(
     "clang",
     ("-O3", "--target=wasm32-wasi", "-msimd128"),
@@ -107,7 +109,15 @@ WASM = Build(
 def call(command: Sequence[object], timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it prints."""
     words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+    quiet = os.environ | {"WINEDEBUG": "-all"}  # of what wine itself would like to have
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=timeout, check=False, env=quiet
+    )
+
+
+def _named(program: Path) -> Path:
+    """What a linker made of the name that it was given."""
+    return program if program.exists() else program.with_suffix(".exe")
 
 
 class Programs:
@@ -173,7 +183,7 @@ class Programs:
         program = folder / "program"
         linked = call([build.compiler, *build.all_flags(), *objects, "-lm", "-o", program])
         assert linked.returncode == 0, linked.stderr
-        return [*runner, str(program)]
+        return [*runner, str(_named(program))]
 
 
 def _runner(build: Build, folder: Path) -> tuple[str, ...] | str:
@@ -186,7 +196,7 @@ def _runner(build: Build, folder: Path) -> tuple[str, ...] | str:
         if runner and not shutil.which(runner[0]):
             why = f"{runner[0]} is not installed"
             continue
-        tried = call([*runner, program])
+        tried = call([*runner, _named(program)])
         if tried.returncode == 0:
             return runner
         why = tried.stderr[-200:]

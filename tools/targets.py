@@ -181,16 +181,15 @@ class Export:
         return f"{ROWS} rows, {error:.1e} beside float64, bits {whose}"
 
     def build(self, target: Target, folder: Path) -> None:
-        """Make the program `run`, or of a board the library."""
+        """Make the program `run`, or of a board its objects."""
         shutil.copytree(self.folder / "exported", folder)
-        wanted = ("libfastlstm.a", "model.o") if target.board else ("run",)
+        kernels = [f"kernel_{name}.o" for name in target.kernels.split()]
+        wanted = ("model.o", "fastlstm.o", *kernels) if target.board else ("run",)
         settings = {
             "CC": " ".join(target.compiler),
             "CFLAGS": f"{self.optimization} {target.flags}",
             "KERNELS": target.kernels,
         }
-        if target.board:
-            settings["AR"] = "arm-none-eabi-ar"
         call(("make", "-s", *(f"{k}={v}" for k, v in settings.items()), *wanted), folder)
 
     def run(self, target: Target) -> str:
@@ -216,7 +215,8 @@ class Export:
         (folder / "input.h").write_text(text, encoding="utf-8")
         board = HERE / "cortex_m"
         flags = (self.optimization, *target.flags.split(), "-std=c11", "-Wall", "-Wextra", "-I.")
-        made = (board / "steps.c", "model.o", "libfastlstm.a", "-lm", "-o", "steps.elf")
+        objects = sorted(path.name for path in folder.glob("*.o"))
+        made = (board / "steps.c", *objects, "-lm", "-o", "steps.elf")
         link = (
             "-nostartfiles",
             "--specs=nano.specs",

@@ -46,6 +46,8 @@ BUILDS = {
     "wasm": _with(c_builds.WASM, "simd128"),
     "arm": _with(c_builds.ARM, "fused"),
 }
+if platform.machine() == "x86_64":  # wine runs what the processor does
+    BUILDS["windows"] = _with(c_builds.WINDOWS, "avx2")
 if platform.machine() != "aarch64":
     BUILDS["neon"] = _with(c_builds.AARCH64, "neon")
 SOURCES = [

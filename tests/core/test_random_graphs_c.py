@@ -159,10 +159,11 @@ def known(one: Sequence, calls: list[Any]) -> Rows:
 BITS: dict[int, Rows] = {}
 
 
-def test_every_way_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("build", ["plain", "windows"])
+def test_every_way_gives_the_same_bits(build: str) -> None:
     """Step by step, in pieces on threads, and from a saved state: what one call of a stream gives,
     which is what the reference's stream gives."""
-    driver = driver_of("plain")
+    driver = driver_of(build)
     sequences = [one for one in map(sequence, SEEDS) if one.streams]
     assert len(sequences) > len(SEEDS) / 2
     for kernel in driver.kernels():
