@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -494,6 +495,13 @@ def test_setup_has_no_instruction_set_flags():
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert not re.search(r"-m(arch|tune|avx|fma|cpu)|ffast-math|/arch", text)
     assert "-ffp-contract=off" in text  # or results would depend on which loop computed them
+
+
+def test_setup_refuses_windows(monkeypatch):
+    """With what works there, before anything is compiled."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match=r"no Python package for Windows.*WSL.*mingw-w64"):
+        runpy.run_path(str(ROOT / "setup.py"))
 
 
 # README
