@@ -44,7 +44,9 @@ typedef struct {
 
 /* Say what is wrong, with the operation's number before it. Always gives 0. */
 int fl_refuse(fl_checker *check, const char *format, ...)
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)
+    __attribute__((format(gnu_printf, 2, 3))) /* C's formats, not those of Windows */
+#elif defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
