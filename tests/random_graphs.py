@@ -194,7 +194,8 @@ class _Growth:
         kind = self.pick([*self.kinds, *often])
         self.some(
             [
-                (0.72, self.kinds[kind]),
+                (0.67, self.kinds[kind]),
+                (0.05, self.heads),
                 (0.10, self.branches),
                 (0.07, self.close_loop),
                 (0.09, self.again),
@@ -666,8 +667,8 @@ class _Growth:
         layer = spec.GroupNorm(self.name("norm"), groups, C, self.eps(), self.chance(0.7))
         return self.add(layer, value)
 
-    def batch_norm(self) -> Value:
-        value = self.tame(self.with_axes())
+    def batch_norm(self, value: Value | None = None) -> Value:
+        value = self.tame(self.with_axes(value))
         axis, affine = self.pick([0, -1]), self.chance(0.7)
         C = value.shape[axis]
         return self.add(spec.BatchNorm(self.name("norm"), C, self.eps(), affine, axis=axis), value)
@@ -1008,6 +1009,23 @@ class _Growth:
         if self.chance(0.1):
             arms = [self.fold(arm, cumulative=False) for arm in arms]
         return self.join(arms)
+
+    def heads(self) -> Value:
+        """Several matrices of one row, what may follow each of them, and where they meet."""
+        value = self.tame(self.moving(24))
+        value = value if value.shape else self.fit(value, (1,))
+        made, out = [], self.size(8)
+        for _ in range(self.some([(3, 2), (1, 3)])):
+            head = self.linear(value, out if self.chance(0.6) else 0)
+            if self.chance(0.2):
+                head = self.batch_norm(head)
+            if self.chance(0.4):
+                function = self.pick(["sigmoid", "tanh", "relu"])
+                head = self.add(spec.Activation(self.name(function), function), head)
+            made.append(head)
+        if self.chance(0.3):
+            made[0] = self.add(spec.Softmax(self.name("softmax")), made[0])
+        return self.join(made)
 
     def unequal_folds(self) -> Value:
         """Folds of values with unlike numbers of rows, and where they meet, at the end only."""

@@ -93,6 +93,24 @@ static int check_matrix(fl_checker *check, size_t number) {
     return 1;
 }
 
+static int check_stretch(fl_checker *check, size_t number) {
+    const fl_program *program = check->program;
+    const fl_value *value = program->value + number;
+    if (value->number >= program->value_count)
+        return fl_refuse(check, "value %zu is a stretch of value %zu, of %zu", number,
+                         value->number, program->value_count);
+    const fl_value *of = program->value + value->number;
+    if (of->place == FL_PLACE_stretch || of->tokens || of->line != value->line)
+        return fl_refuse(check, "value %zu is a stretch of value %zu, which is %s", number,
+                         value->number,
+                         of->tokens                ? "tokens"
+                         : of->line != value->line ? "on another line"
+                                                   : "one itself");
+    return (value->first <= of->count && value->count <= of->count - value->first) ||
+           fl_refuse(check, "value %zu is %zu numbers from %zu on, of %zu", number, value->count,
+                     value->first, of->count);
+}
+
 static int check_value(fl_checker *check, size_t number) {
     const fl_program *program = check->program;
     const fl_value *value = program->value + number;
@@ -103,6 +121,9 @@ static int check_value(fl_checker *check, size_t number) {
                          program->lines);
     if (value->tokens && value->place != FL_PLACE_input)
         return fl_refuse(check, "value %zu has tokens and is no input", number);
+    if (value->first && value->place != FL_PLACE_stretch)
+        return fl_refuse(check, "value %zu begins at number %zu and is no stretch", number,
+                         value->first);
     switch (value->place) {
     case FL_PLACE_input:
         if (value->number < program->input_count && program->inputs[value->number] == number &&
@@ -123,6 +144,7 @@ static int check_value(fl_checker *check, size_t number) {
     case FL_PLACE_state:
         if (!is_held) return fl_refuse(check, "value %zu lies in the state, on a line", number);
         return fl_check_claim(check, "a held value", (ptrdiff_t)value->number, value->count, 1);
+    case FL_PLACE_stretch: return check_stretch(check, number);
     default:
         if (is_held && value->number < program->vector_count &&
             program->vector[value->number].count == value->count)
@@ -192,6 +214,7 @@ int fl_check_read(fl_checker *check, const char *field, size_t number, ptrdiff_t
     if (value->line >= 0 && value->line != line)
         return fl_refuse(check, "%s is value %zu of line %td; expected line %td", field, number,
                          value->line, line);
+    if (value->place == FL_PLACE_stretch) return fl_check_read(check, field, value->number, line);
     if (value->place == FL_PLACE_vector) return 1;
     if (value->place == FL_PLACE_input) {
         if (value->line >= 0 || begins(check)) return 1;
@@ -243,8 +266,9 @@ int fl_check_write(fl_checker *check, size_t number, uint64_t count) {
     if (value->count != count)
         return fl_refuse(check, "y has %zu numbers; expected %llu", value->count,
                          (unsigned long long)count);
-    if (value->place == FL_PLACE_input || value->place == FL_PLACE_vector)
-        return fl_refuse(check, "y is value %zu, an input or a constant", number);
+    if (value->place == FL_PLACE_input || value->place == FL_PLACE_vector ||
+        value->place == FL_PLACE_stretch)
+        return fl_refuse(check, "y is value %zu, an input, a constant or a stretch", number);
     if ((value->line < 0) != begins(check))
         return fl_refuse(check, "y is value %zu, of line %td, and the operation is %sheld", number,
                          value->line, begins(check) ? "" : "not ");

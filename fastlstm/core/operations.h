@@ -39,8 +39,9 @@
 #define FL_CELL_NORMS(E) E(none) E(product) E(gate) /* spec.LSTM's layer_norm */
 
 /* Where the rows of a value are. `number` is: of an input, of an output, of a buffer, the element of
- * the state at which the row of a held value lies, or the number of a vector. */
-#define FL_PLACES(E) E(input) E(output) E(buffer) E(state) E(vector)
+ * the state at which the row of a held value lies, or the number of a vector; or that of a value, of
+ * whose rows it is a stretch. */
+#define FL_PLACES(E) E(input) E(output) E(buffer) E(state) E(vector) E(stretch)
 
 /* What a part of the state is to those who read and write it by name: rows of numbers as they are; a
  * ring of rows, read oldest first, of which the oldest is number `position`, itself an element of the
@@ -76,9 +77,11 @@
     F(integer, tensor) F(size, first) F(integer, row_stride) F(integer, column_stride)             \
     F(list, order)
 
-/* line is -1 for held values and constants. tokens: integers below it, of an input; else 0. */
+/* line is -1 for held values and constants. tokens: integers below it, of an input; else 0. first: of
+ * a stretch the number of its value's row that it begins with; else 0. No operation writes a stretch,
+ * whose value is none itself, is on the same line and no tokens. */
 #define FL_VALUE_FIELDS(F)                                                                         \
-    F(size, count) F(integer, line) F(place, place) F(size, number) F(size, tokens)
+    F(size, count) F(integer, line) F(place, place) F(size, number) F(size, tokens) F(size, first)
 
 /* `rows` rows of `count` numbers; order, if it is not -1, is (count,): the number of a row as it
  * lies in the state that stands at each place of the row as it is read and written by name. */

@@ -15,7 +15,7 @@
 #include "check.h"
 #include "checksum.h"
 
-enum { VERSION = 1, HEAD_WORDS = 9 };
+enum { VERSION = 2, HEAD_WORDS = 9 };
 
 static const uint64_t MOST_WORDS = (uint64_t)1 << 28;
 

@@ -30,6 +30,8 @@ INLINE size_t token_at(const view *a, size_t t, size_t b, size_t i, size_t n) {
 static void find_view(const run *in, size_t value, view *made) {
     const fl_running *call = in->call;
     const fl_value *v = call->model->program.value + value;
+    const size_t first = v->first;
+    if (v->place == FL_PLACE_stretch) v = call->model->program.value + v->number;
     const size_t n = v->number, B = call->B;
     const int held = v->line < 0;
     made->base = NULL;
@@ -45,7 +47,7 @@ static void find_view(const run *in, size_t value, view *made) {
         const ptrdiff_t from =
             (ptrdiff_t)in->first * made->t + (ptrdiff_t)call->first_row * made->b;
         made->base = v->tokens ? (real *)(void *)((int64_t *)rows->data + from)
-                              : (real *)rows->data + from;
+                              : (real *)rows->data + from + first;
         break;
     }
     case FL_PLACE_output: {
@@ -55,21 +57,22 @@ static void find_view(const run *in, size_t value, view *made) {
         made->b = rows->b;
         made->later = held ? NULL : given->of;
         made->base = (real *)rows->data + (ptrdiff_t)call->first_row * made->b +
-                    (given->of ? 0 : (ptrdiff_t)given->rows * made->t);
+                    (given->of ? 0 : (ptrdiff_t)given->rows * made->t) + first;
         break;
     }
     case FL_PLACE_buffer: {
         const fl_room *room = call->model->rooms + n;
-        made->base = (real *)call->scratch + B * (call->cut->chunk * room->each + room->more);
+        made->base =
+            (real *)call->scratch + B * (call->cut->chunk * room->each + room->more) + first;
         made->t = held ? 0 : (ptrdiff_t)(B * v->count);
         made->b = (ptrdiff_t)v->count;
         break;
     }
     case FL_PLACE_state:
         made->states = call->states;
-        made->offset = n;
+        made->offset = n + first;
         break;
-    default: made->base = (real *)(uintptr_t)call->model->vectors[n];
+    default: made->base = (real *)(uintptr_t)call->model->vectors[n] + first;
     }
 }
 

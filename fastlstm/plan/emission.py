@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastlstm.plan import operations as op
+from fastlstm.plan.parallel import join_products
 from fastlstm.plan.planner import Planner
 from fastlstm.plan.program import Program
-from fastlstm.plan.view import Block, Matrix, Numbers, Step, Stored, View
+from fastlstm.plan.view import ROWS, Block, Matrix, Numbers, Step, Stored, View, fields_of, rows_of
 
 __all__ = ["emitted"]
 
@@ -23,49 +24,41 @@ def emitted(planner: Planner) -> Program:
     """The program of a plan whose nodes are all lowered."""
     _place_outputs(planner)
     _drop_unread(planner)
+    join_products(planner)
     for steps in (planner.begin, planner.steps):
         for step in steps:
             step.body = [inner for inner in step.body if inner.operation is not None]
         steps[:] = [step for step in steps if step.operation is not None]
     _place_held(planner)
     emission = _Emission(planner)
-    emission.program.buffers = _place_in_buffers([*planner.begin, *planner.steps])
+    outputs = [stored.root for stored in planner.outputs]
+    emission.program.buffers = _place_in_buffers([*planner.begin, *planner.steps], outputs)
     return emission.all()
 
 
-_VALUES = ("value", "some_value")
 _ON_ROWS = (
     *(op.Move, op.Map, op.Product, op.Taps, op.MatMul, op.Reduce, op.Softmax, op.Norm),
     *(op.Lookup, op.OneHot),
 )
-_NUMBERED = (*_VALUES, "vector", "matrix", "list")
-
-
-def _fields(operation: Any) -> Iterator[tuple[str, str, Any]]:
-    """(type, name, value) of each field."""
-    return zip(op.field_types(type(operation)), operation._fields, operation, strict=True)
-
-
-def _values(operation: Any) -> Iterator[Stored]:
-    """All rows that an operation reads or writes."""
-    for kind, name, value in _fields(operation):
-        if kind in _VALUES and isinstance(value, Stored):
-            yield value
-        elif name in ("reads", "ys"):
-            yield from value
+_NUMBERED = (*ROWS, "vector", "matrix", "list")
 
 
 def _replaced(operation: Any, others: dict[Stored, Stored]) -> Any:
-    """The operation with other rows in the place of some."""
+    """The operation with other rows in the place of some, and of their stretches."""
     fields = [
-        others.get(value, value)
-        if kind in _VALUES and isinstance(value, Stored)
-        else [others.get(stored, stored) for stored in value]
+        _other(value, others)
+        if kind in ROWS and isinstance(value, Stored)
+        else [_other(stored, others) for stored in value]
         if name in ("reads", "ys")
         else value
-        for kind, name, value in _fields(operation)
+        for kind, name, value in fields_of(operation)
     ]
     return type(operation)(*fields)
+
+
+def _other(stored: Stored, others: dict[Stored, Stored]) -> Stored:
+    other = others.get(stored.root)
+    return other.stretch(stored.begin, stored.count) if other else stored
 
 
 def _flat(steps: Sequence[Step]) -> Iterator[Step]:
@@ -81,7 +74,7 @@ def _place_outputs(planner: Planner) -> None:
     What is no stored row as it is, is moved; tokens become numbers by that.
     """
     for number, name in enumerate(planner.graph.outputs.values()):
-        view = planner.views[name]
+        view = planner.views[name].cut
         stored = view.sources[0]
         if not view.in_order or stored.tokens:
             stored = planner.move(view)
@@ -92,41 +85,47 @@ def _place_outputs(planner: Planner) -> None:
 
 def _drop_unread(planner: Planner) -> None:
     """Have nothing made that nobody reads: what moves a row may leave out some parts of it."""
-    read = set(planner.outputs)
+    read = {stored.root for stored in planner.outputs}
     for steps in (planner.steps, planner.begin):
         for step in reversed([*_flat(steps)]):
             if type(step.operation) in _ON_ROWS and step.operation.y not in read:
                 step.operation = None
             elif step.operation is not None:
                 made = getattr(step.operation, "y", None)
-                read.update(stored for stored in _values(step.operation) if stored is not made)
+                read.update(s.root for s in rows_of(step.operation) if s is not made)
 
 
 def _place_held(planner: Planner) -> None:
     """Have in the state what is held and read later, also of inputs."""
-    later = [stored for step in _flat(planner.steps) for stored in _values(step.operation)]
+    later = [stored.root for step in _flat(planner.steps) for stored in rows_of(step.operation)]
     copies: dict[Stored, Stored] = {}
-    for stored in (*later, *planner.outputs):
+    for stored in (*later, *(stored.root for stored in planner.outputs)):
         if stored.line < 0 and stored.place == "input" and stored not in copies:
             copies[stored] = planner.move(View.of(stored, (stored.count,)))
     for step in _flat(planner.steps):
         step.operation = _replaced(step.operation, copies)
-    planner.outputs = [copies.get(stored, stored) for stored in planner.outputs]
-    names = {stored: name for name, view in planner.views.items() for stored in view.sources}
+    planner.outputs = [_other(stored, copies) for stored in planner.outputs]
+    named = reversed(planner.views.items())
+    names = {stored.root: name for name, view in named for stored in view.sources}
     names |= {copy: names[stored] for stored, copy in copies.items()}
-    for stored in (*later, *planner.outputs, *copies.values()):
+    outputs = [stored.root for stored in planner.outputs]
+    for stored in (*later, *outputs, *copies.values()):
         if stored.line < 0 and stored.place == "buffer":
             name = f"{names.get(stored, 'value')}.held"
             stored.place, stored.number = "state", planner.row_beside(name, stored.count)
 
 
-def _place_in_buffers(steps: Sequence[Step]) -> int:
-    """Give each row that is in a buffer one while it is needed; how many buffers there are."""
+def _place_in_buffers(steps: Sequence[Step], outputs: Sequence[Stored]) -> int:
+    """Give each row that is in a buffer one while it is needed; how many buffers there are.
+
+    Rows of outputs that lie in one are copied from there when all has run.
+    """
     rows = [
-        dict.fromkeys(s for inner in _flat([step]) for s in _values(inner.operation))
+        dict.fromkeys(s.root for inner in _flat([step]) for s in rows_of(inner.operation))
         for step in steps
     ]
     last = {stored: at for at, here in enumerate(rows) for stored in here}
+    last |= dict.fromkeys(outputs, len(rows))
     sizes: list[int] = []  # of each buffer, the most numbers of a row in it
     free: set[int] = set()
     placed: set[Stored] = set()
@@ -179,7 +178,7 @@ class _Emission:
 
     def operation(self, operation: Any) -> Any:
         fields = []
-        for kind, name, value in _fields(operation):
+        for kind, name, value in fields_of(operation):
             if kind in _NUMBERED and (value is None or value is op.NONE):
                 fields.append(op.NONE)
             elif kind in ("value", "some_value"):
@@ -206,7 +205,13 @@ class _Emission:
         return self.program.list_of(np.asarray(numbers, np.int64))
 
     def value(self, stored: Stored) -> int:
-        if stored not in self._values:
+        if stored not in self._values and stored.of is not None:
+            root, count = stored.root, stored.count
+            number = self.value(root)
+            if count < root.count:
+                number = self.program.stretch(number, stored.begin, count)
+            self._values[stored] = number
+        elif stored not in self._values:
             number = self.vector(stored.numbers) if stored.numbers else stored.number
             self._values[stored] = self.program.value(
                 stored.count, stored.line, stored.place, number, stored.tokens

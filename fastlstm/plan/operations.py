@@ -40,7 +40,7 @@ ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "norm": ("layer", "rms"),
     "cell": ("lstm", "gru", "rnn"),
     "cell_norm": ("none", "product", "gate"),
-    "place": ("input", "output", "buffer", "state", "vector"),
+    "place": ("input", "output", "buffer", "state", "vector", "stretch"),
     "part": ("plain", "ring", "count"),
 }
 
@@ -100,6 +100,7 @@ class Value(NamedTuple):
     place: Place
     number: Size
     tokens: Size = 0
+    first: Size = 0
 
 
 class Part(NamedTuple):

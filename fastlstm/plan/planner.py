@@ -334,12 +334,14 @@ class Planner:
 
     def in_order(self, view: View) -> Stored:
         """A stored row that has the numbers of a view in their order."""
-        return view.sources[0] if view.in_order else self.move(view)
+        cut = view.cut
+        return cut.sources[0] if cut.in_order else self.move(view)
 
     def lying(self, view: View) -> tuple[Stored, Places]:
         """A stored row that has all numbers of a view, each once, and where each of them lies."""
-        if view.whole:
-            return view.sources[0], view.places.ravel()
+        cut = view.cut
+        if cut.whole:
+            return cut.sources[0], cut.places.ravel()
         return self.move(view), np.arange(view.places.size)
 
     def filled_with_zeros(self, view: View) -> View:
@@ -367,6 +369,9 @@ class Planner:
             One for each group.
         bias : Numbers (groups * outputs,), optional
         """
+        if len(sources) == 1:
+            read = View(tuple(sources), places).cut
+            sources, places = read.sources, read.places
         positions, groups, columns = places.shape
         outputs = sum(matrix.rows for matrix in matrices)
         made = self.store(positions * outputs, max(source.line for source in sources))

@@ -30,7 +30,7 @@ from fastlstm.spec import Function
 __all__ = ["MAGIC", "VERSION", "Instruction", "Program"]
 
 MAGIC = int.from_bytes(b"fastlstm", "little")
-VERSION = 1
+VERSION = 2
 
 Words = npt.NDArray[np.int64]
 
@@ -149,6 +149,11 @@ class Program:
     def value(self, count: int, line: int, place: str, number: int, tokens: int = 0) -> int:
         """A value of rows of `count` numbers."""
         return self._put(self.values, Value(count, line, place, number, tokens))
+
+    def stretch(self, value: int, first: int, count: int) -> int:
+        """A value that is `count` numbers of the rows of another, from number `first` on."""
+        line = self.values[value].line
+        return self._put(self.values, Value(count, line, "stretch", value, first=first))
 
     def part(self, entry: Part, name: str = "") -> int:
         """A part of the state that is read and written by name."""
@@ -297,9 +302,11 @@ class Program:
 
     def said(self, value: int) -> str:
         """A value in words: its number, where it lies, its numbers and its line."""
-        count, line, place, number, tokens = self.values[value]
+        count, line, place, number, tokens, first = self.values[value]
         kind = f" of {tokens} tokens" if tokens else ""
-        return f"%{value} {place} {number} ({count}){kind}" + (f" line {line}" if line > 0 else "")
+        kind = f" of %{number} from {first}" if place == "stretch" else kind
+        where = place if place == "stretch" else f"{place} {number}"
+        return f"%{value} {where} ({count}){kind}" + (f" line {line}" if line > 0 else "")
 
     def listed(self, operation: Operation) -> str:
         """An operation in a line; fields that say nothing are left out."""

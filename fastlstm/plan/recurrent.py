@@ -191,7 +191,7 @@ class _Stack:
             x = View(
                 (beside, *x.sources), np.where(x.places < 0, FILL, x.places + beside.count), x.fill
             )
-        x = planner.filled_with_zeros(x)
+        x = planner.filled_with_zeros(x).cut
         rows = x.places.reshape(-1, x.shape[-1])
         (source, *others), (count, size) = x.sources, rows.shape
         stride = source.count // count

@@ -63,6 +63,7 @@ def _along(planner: Planner, view: View, axes: Sequence[int]) -> tuple[Stored, l
     outer, n, inner : int
         Numbers of the axes before, of those, and behind.
     """
+    view = view.cut
     order = axes_of(view)
     at = sorted(order.index(axis) for axis in axes) if order is not None else []
     if order is None or at != list(range(at[0], at[0] + len(at))):
@@ -106,7 +107,7 @@ def reduce(planner: Planner, node: spec.Node, views: list[View]) -> View:
 def norm(planner: Planner, node: spec.Node, views: list[View]) -> View:
     """LayerNorm and RMSNorm."""
     layer: Any = node.layer
-    (view,) = views
+    view = views[0].cut
     first = len(view.shape) - len(layer.normalized_shape)
     inside = list(range(first, len(view.shape)))
     order = axes_of(view)

@@ -73,7 +73,7 @@ def convolution(planner: Planner, node: spec.Node, views: list[View]) -> View:
     layer: Any = node.layer
     names = layer.names()
     bias = planner.vector(names["bias"]) if layer.bias else None
-    x = filled(planner, views[0], 0.0)
+    x = filled(planner, views[0], 0.0).cut
     depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
     if (depthwise and not _adjacent(x.places)) or (layer.over_time and not x.whole):
         lying = planner.move(x.at(np.moveaxis(x.places, 0, -1)))
@@ -184,6 +184,7 @@ def counted(planner: Planner, name: str) -> str:
 def spread_rows(planner: Planner, x: View) -> View:
     """Rows x (n, ...) as n rows (...) each."""
     n, *shape = x.shape
+    x = x.cut
     rows = x.places.reshape(n, -1)
     order, step, stored = rows[0], int(rows[1, 0] - rows[0, 0]), x.sources[0]
     adjacent = len(x.sources) == 1 and np.array_equal(rows, order + step * np.arange(n)[:, None])
@@ -242,6 +243,7 @@ def _reduced(planner: Planner, how: str, x: View, axis: int) -> View:
     n = x.shape[axis]
     if n == 1:
         return x.at(np.squeeze(x.places, axis))
+    x = x.cut
     if (order := axes_of(x)) is None:  # it must be moved: the others stay in the order they have
         others = [other for other in range(x.places.ndim) if other != axis]
         step = {a: np.median(np.diff(x.places, axis=a)) if x.shape[a] > 1 else 0 for a in others}

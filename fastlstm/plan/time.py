@@ -102,7 +102,7 @@ def repeat(planner: Planner, node: spec.Node, views: list[View]) -> View:
 
 
 def spread(planner: Planner, node: spec.Node, views: list[View]) -> View:
-    (view,) = views
+    view = views[0].cut
     if view.shape[0] == 1:
         return view.at(view.places[0])
     order = axes_of(view)

@@ -7,7 +7,7 @@ operation that reads a view whether it can read the numbers where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastlstm.plan import operations as op
 from fastlstm.spec import FILL, Index, Shape
 
 __all__ = [
+    "ROWS",
     "Array",
     "Block",
     "Matrix",
@@ -28,11 +29,15 @@ __all__ = [
     "View",
     "axes_of",
     "composed",
+    "fields_of",
     "moved",
+    "rows_of",
 ]
 
 Array = npt.NDArray[Any]
 Places = npt.NDArray[np.int64]
+
+ROWS = ("value", "some_value")  # the types of fields that are a row
 
 
 class Numbers:
@@ -158,6 +163,10 @@ class Stored:
         What makes it.
     section : object
         The list of operations that `maker` stands in.
+    of : Stored or None
+        The row that it is a stretch of, which may be one too.
+    first : int
+        The number of that row which it begins with.
     """
 
     count: int
@@ -168,6 +177,46 @@ class Stored:
     numbers: Numbers | None = None
     maker: Step | None = None
     section: object = None
+    of: Stored | None = None
+    first: int = 0
+    _stretches: dict[tuple[int, int], Stored] = field(default_factory=dict, repr=False)
+
+    def stretch(self, first: int, count: int) -> Stored:
+        """The row of `count` of its numbers, from number `first` on; the same one each time."""
+        if (first, count) == (0, self.count):
+            return self
+        if (first, count) not in self._stretches:
+            made = Stored(count, self.line, "stretch", of=self, first=first)
+            self._stretches[first, count] = made
+        return self._stretches[first, count]
+
+    def become(self, of: Stored, first: int) -> None:
+        """Be a stretch of another row from now on, which has the same numbers."""
+        self.place, self.of, self.first, self.maker = "stretch", of, first, None
+
+    @property
+    def root(self) -> Stored:
+        """The row that is stored: itself, or what it is a stretch of."""
+        return self if self.of is None else self.of.root
+
+    @property
+    def begin(self) -> int:
+        """Which number of the root it begins with."""
+        return self.first if self.of is None else self.of.begin + self.first
+
+
+def fields_of(operation: Any) -> Iterator[tuple[str, str, Any]]:
+    """(type, name, value) of each field of an operation."""
+    return zip(op.field_types(type(operation)), operation._fields, operation, strict=True)
+
+
+def rows_of(operation: Any) -> Iterator[Stored]:
+    """All rows that an operation reads or writes; none where there is no operation any more."""
+    for kind, name, value in fields_of(operation) if operation is not None else ():
+        if kind in ROWS and isinstance(value, Stored):
+            yield value
+        elif name in ("reads", "ys"):
+            yield from value
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +289,18 @@ class View:
     def at(self, places: Places) -> View:
         """Other places among the same sources."""
         return View(self.sources, places, self.fill, self.alone)
+
+    @property
+    def cut(self) -> View:
+        """The view of the stretch from its first number to its last, of what is stored in one row.
+
+        It is itself where it has numbers of several rows, constants, tokens, or none at a place.
+        """
+        (source, *others), first = self.sources, int(self.places.min())
+        if others or first < 0 or source.tokens or source.numbers is not None:
+            return self
+        stretch = source.stretch(first, int(self.places.max()) + 1 - first)
+        return View((stretch,), self.places - first, self.fill, self.alone)
 
 
 def composed(views: Sequence[View], places: Places, fill: float) -> View:

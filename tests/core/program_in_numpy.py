@@ -233,6 +233,8 @@ class Call:
             x = self.of.vector(value.number)[None, None]
         elif value.place == "state":
             x = self.state[None, :, value.number : value.number + value.count]
+        elif value.place == "stretch":
+            return self.get(value.number)[..., value.first : value.first + value.count]
         else:
             x = self._kept[value.place, value.number]
         assert x.shape[-1] == value.count

@@ -32,6 +32,19 @@ def kinds(program: Program) -> list[str]:
     return [type(operation).__name__ for operation in program.operations]
 
 
+def stretch(program: Program, value: int) -> tuple[str, int, int]:
+    """Whose row a value is a stretch of, "x" of the input, from where on, and of how many."""
+    count, _, place, number, _, first = program.values[value]
+    assert place == "stretch"
+    return "x" if number in program.inputs else "a", first, count
+
+
+def kind_of(layer: spec.Layer) -> str:
+    """What a layer is called that is one operation."""
+    recurrent, kept = isinstance(layer, spec.Recurrent), type(layer).__name__
+    return {"LayerNorm": "Norm", "Repeat": "Spread"}.get(kept, "Recurrent" if recurrent else kept)
+
+
 class TestVocabulary:
     def test_is_that_of_the_core(self):
         """Every list of core/operations.h, name by name and in its order."""
@@ -148,6 +161,55 @@ class TestMovement:
             (spec.Index.of("j", np.arange(6).reshape(3, 2).T), "f"),
         )
         assert kinds(program) == ["Map"]
+
+    def test_of_an_output_that_is_a_stretch_of_what_is_made_is_none(self):
+        program = planned(
+            (spec.Linear("a", 6, 4), "x"),
+            (spec.Index.of("i", np.arange(1, 4)), "a"),
+            (spec.Index.of("j", np.arange(3)), "x"),
+            outputs={"y": "i", "z": "j"},
+        )
+        assert kinds(program) == ["Product"]
+        assert [stretch(program, value) for value in program.outputs] == [("a", 1, 3), ("x", 0, 3)]
+
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            spec.GRU("g", 3, 2),
+            spec.LayerNorm("g", (3,)),
+            spec.Softmax("g"),
+            spec.Reduce("g", "max"),
+            spec.Window("g", 3, padding=2),
+            spec.Fold("g", "mean", cumulative=True),
+            spec.Delay("g", (3,)),
+            spec.Repeat("g", 2),
+        ],
+        ids=lambda layer: layer.kind,
+    )
+    def test_of_a_stretch_is_left_to_what_reads_it(self, layer):
+        program = planned((spec.Index.of("i", np.arange(2, 5)), "x"), (layer, "i"))
+        assert kinds(program) == [kind_of(layer)]
+        assert stretch(program, program.operations[0].x) == ("x", 2, 3)
+
+    def test_of_a_stretch_of_several_positions(self):
+        """A flip within the stretch is an order of what is kept, and of the matrix's columns."""
+        program = planned(
+            (spec.Index.of("i", np.arange(4, 0, -1)), "x"),
+            (spec.Delay("d", (4,)), "i"),
+            (spec.Linear("a", 4, 2), "d"),
+        )
+        assert kinds(program) == ["Delay", "Product"]
+        assert stretch(program, program.operations[0].x) == ("x", 1, 4)
+
+    def test_of_a_stretch_of_a_held_input(self):
+        program = planned(
+            (spec.Index.of("i", np.arange(2, 5)), "k"),
+            (spec.Softmax("s"), "i"),
+            (spec.Arithmetic("m", "multiply"), "x", "i"),
+            outputs={"y": "m", "s": "s", "i": "i"},
+            inputs=(spec.Input("x", (3,)), spec.Input("k", (6,), held=True)),
+        )
+        assert kinds(program) == ["Softmax", "Move", "Map"]
 
     def test_two_outputs_of_one_value(self):
         program = planned((spec.Linear("a", 6, 4), "x"), outputs={"y": "a", "z": "a", "x": "x"})
@@ -280,6 +342,95 @@ class TestTime:
         graph = spec.Graph((spec.Input("x", (6,)),), nodes, {"y": "f"})
         program = plan(graph, {})
         assert program.part_names == [*spec.check(graph).state, "f.rest"]
+
+
+class TestParallelProducts:
+    """Several matrices of one row."""
+
+    def test_are_one_product(self):
+        program = planned(
+            (spec.Linear("q", 6, 4), "x"),
+            (spec.Linear("k", 6, 5, bias=False), "x"),
+            (spec.BatchNorm("n", 5), "k"),
+            (spec.Linear("v", 6, 3), "x"),
+            (spec.Softmax("s"), "v"),
+            outputs={"q": "q", "k": "n", "s": "s"},
+        )
+        assert kinds(program) == ["Product", "Softmax"]
+        product = program.operations[0]
+        matrix = program.matrices[program.lists[product.matrices][0]]
+        assert (matrix.rows, matrix.columns, matrix.pieces) == (12, 6, 3)
+        scale, shift = (program.vectors[v] for v in (product.scale, product.shift))
+        numbers = np.array(program.reals)
+        np.testing.assert_array_equal(numbers[scale.first :][:4], 1)
+        np.testing.assert_array_equal(np.signbit(numbers[shift.first :][:4]), True)
+        assert [stretch(program, v)[1:] for v in program.outputs[:2]] == [(0, 4), (4, 5)]
+        assert stretch(program, program.operations[1].x)[1:] == (9, 3)
+
+    def test_of_the_same_function_are_one_product(self):
+        gates = [(spec.Linear(f"w{n}", 6, 4), "x") for n in range(4)]
+        functions = ["sigmoid", "sigmoid", "tanh", "sigmoid"]
+        program = planned(
+            *gates,
+            *((spec.Activation(f"f{n}", f), f"w{n}") for n, f in enumerate(functions)),
+            outputs={f"y{n}": f"f{n}" for n in range(4)},
+        )
+        assert kinds(program) == ["Product", "Product"]
+
+    def test_that_read_other_columns_or_rows_stay_apart(self):
+        for name, places in (("order", np.arange(6)[::-1]), ("part", np.arange(5))):
+            program = planned(
+                (spec.Index.of(name, places), "x"),
+                (spec.Linear("a", 6, 4), "x"),
+                (spec.Linear("b", len(places), 4), name),
+                outputs={"y": "a", "z": "b"},
+            )
+            # An order of columns is one of the matrix's, and joins.
+            assert kinds(program) == ["Product"] * (1 if name == "order" else 2)
+
+    def test_of_loops_and_of_what_is_held_stay_where_they_are(self):
+        program = planned(
+            (spec.Linear("p", 3, 6), "k"),
+            (spec.Linear("r", 3, 6), "k"),
+            (spec.Delay("d", (6,)), "s"),
+            (spec.Linear("a", 6, 6), "d"),
+            (spec.Linear("b", 6, 6), "d"),
+            (spec.Arithmetic("m", "multiply"), "a", "b"),
+            (spec.Arithmetic("n", "multiply"), "p", "r"),
+            (spec.Arithmetic("o", "add"), "m", "n"),
+            (spec.Arithmetic("s", "add"), "o", "x"),
+            inputs=(spec.Input("x", (6,)), spec.Input("k", (3,), held=True)),
+        )
+        assert kinds(program) == [
+            *("Product", "Map"),
+            *("Loop", "Recall", "Product", "Map", "Remember"),
+        ]
+
+    def test_that_are_the_same_are_made_once(self):
+        shared = spec.Linear("b", 6, 4, weights="a")
+        program = planned(
+            (spec.Linear("a", 6, 4), "x"), (shared, "x"), outputs={"y": "a", "z": "b"}
+        )
+        assert kinds(program) == ["Product"]
+        assert program.matrices[0].rows == 4
+        assert program.outputs[0] == program.outputs[1]
+
+    def test_of_one_matrix_and_other_vectors_do_not_have_it_twice(self):
+        """However many there are, it is packed once."""
+        nodes = [(spec.Linear("a", 6, 4, bias=False), "x")]
+        for n in range(5):
+            nodes += [(spec.Linear(f"b{n}", 6, 4, bias=False, weights="a"), "x")]
+            nodes += [(spec.Constant(f"c{n}", (4,)),)]
+            nodes += [(spec.Arithmetic(f"d{n}", "add"), f"b{n}", f"c{n}")]
+        program = planned(*nodes, outputs={"y": "a"} | {f"y{n}": f"d{n}" for n in range(5)})
+        assert kinds(program) == ["Product"] * 6
+        assert len(program.matrices) == 1
+
+    def test_of_more_pieces_than_are_checked_in_no_time(self):
+        nodes = [(spec.Linear(f"a{n}", 6, 1), "x") for n in range(600)]
+        together = (spec.Index.of("i", np.arange(600)), *(f"a{n}" for n in range(600)))
+        program = planned(*nodes, together)
+        assert kinds(program) == ["Product"] * 3 + ["Move"]
 
 
 class TestBuffers:

@@ -295,11 +295,51 @@ class TestRefusals:
             (op.Value(4, -1, "state", 0), "a held value is 4 numbers from 0 on, of a state of 0"),
             (op.Value(0, 0, "buffer", 0), "has no numbers"),
             (op.Value(4, 0, "buffer", 0, 3), "has tokens and is no input"),
+            (op.Value(4, 0, "buffer", 0, 0, 1), "begins at number 1 and is no stretch"),
+            (op.Value(4, 0, "stretch", 9), "is a stretch of value 9, of 3"),
+            (op.Value(4, 0, "stretch", 2), "is a stretch of value 2, which is one itself"),
+            (op.Value(4, -1, "stretch", 0), "is a stretch of value 0, which is on another line"),
+            (op.Value(4, 0, "stretch", 0, 0, 1), "is 4 numbers from 1 on, of 4"),
+            (op.Value(5, 0, "stretch", 0), "is 5 numbers from 0 on, of 4"),
+            (op.Value(1, 0, "stretch", 0, 0, 2**31 - 1), "from 2147483647 on, of 4"),
+            (op.Value(1, 0, "stretch", 0, 3), "has tokens and is no input"),
         ]:
             program = self.one()
             program.values.append(value)
             error, said = self.refuse(driver, program.to_bytes())
             assert (error, message in said) == ("program", True), said
+
+    def test_a_stretch(self, driver: Driver) -> None:
+        """It is read when its value is, and no operation writes it."""
+        for read, written, message in [
+            (1, 3, "what is read is value 2, which is not written yet"),
+            (0, 1, "y is value 1, an input, a constant or a stretch"),
+        ]:
+            program = one_input(4)
+            program.values.append(op.Value(2, 0, "stretch", 2, 0, 1))
+            program.values.append(op.Value(4, 0, "buffer", 0))
+            program.buffers = 1
+            output(program, 2)
+            runs = program.list_of([0, 1, 2])
+            program.add(op.Move(program.list_of([read]), written, runs))
+            error, said = self.refuse(driver, program.to_bytes())
+            assert (error, message in said) == ("program", True), said
+        program = one_input(4, tokens=5)
+        program.values.append(op.Value(2, 0, "stretch", 0, 0, 1))
+        error, said = self.refuse(driver, program.to_bytes())
+        assert (error, "of value 0, which is tokens" in said) == ("program", True), said
+
+    def test_a_stretch_of_a_buffer_that_holds_another_value(self, driver: Driver) -> None:
+        program = one_input(2)
+        copies = [program.value(2, 0, "buffer", 0) for _ in range(2)]
+        reads, runs = program.list_of([0]), program.list_of([0, 1, 2])
+        program.buffers = 1
+        for copy in copies:
+            program.add(op.Move(reads, copy, runs))
+        stretch = program.list_of([program.stretch(copies[0], 1, 1)])
+        program.add(op.Move(stretch, output(program, 1), program.list_of([0, 1, 1])))
+        error, said = self.refuse(driver, program.to_bytes())
+        assert (error, "does not hold any more" in said) == ("program", True), said
 
     def test_a_state_that_two_operations_keep(self, driver: Driver) -> None:
         program = one_input(2)
@@ -369,7 +409,7 @@ class TestRefusals:
             (b"", "a program of 0 bytes"),
             (whole[:-1], "bytes, which is no number of words"),
             (b"x" + whole[1:], "these bytes are not a program"),
-            (whole[:8] + b"\x02" + whole[9:], "a program of version 2; expected 1"),
+            (whole[:8] + b"\x01" + whole[9:], "a program of version 1; expected 2"),
             (whole[:-8], "words, of which"),
             (whole + bytes(8), "words, of which"),
         ]:
