@@ -310,9 +310,10 @@ int fl_check_vector(fl_checker *check, const char *field, ptrdiff_t vector, uint
 }
 
 int fl_check_matrix(fl_checker *check, const char *field, ptrdiff_t number, uint64_t rows,
-                    uint64_t columns) {
+                    uint64_t columns, int use) {
     if (number < 0) return fl_refuse(check, "%s is missing", field);
     const fl_matrix *matrix = check->program->matrix + number;
+    check->uses[number] |= (unsigned char)use;
     if ((!rows || matrix->rows == rows) && (!columns || matrix->columns == columns)) return 1;
     return fl_refuse(check, "%s is (%zu, %zu); expected (%llu, %llu)", field, matrix->rows,
                      matrix->columns, (unsigned long long)rows, (unsigned long long)columns);

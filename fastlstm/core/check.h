@@ -34,6 +34,10 @@ typedef struct {
     size_t columns;        /* of y that recurrences, one behind the other, have written so far */
     uint64_t steps;        /* of checking */
     uint64_t packing;      /* multiply-adds */
+    unsigned char *uses;   /* those of the program, as they are found */
+    size_t *twins;         /* likewise */
+    size_t *slots;         /* (slot_count,) 1 + a recurrence that is the first of its twins, found by */
+    size_t slot_count;     /* hash; 0: none. More than there are operations */
     size_t *written;       /* (values,) 1 + the operation that wrote it last, 0: none did */
     size_t *holder;        /* (buffers,) 1 + the value that is in it, 0: none is */
     size_t *reader;        /* (buffers,) 1 + the operation that read it last */
@@ -87,9 +91,10 @@ int fl_check_list(fl_checker *check, const char *field, const fl_list *list, uin
 int fl_check_vector(fl_checker *check, const char *field, ptrdiff_t vector, uint64_t count,
                     int needed);
 
-/* Whether a matrix has so many rows and columns; either may be told, where it is given as 0. */
+/* Whether a matrix has so many rows and columns; either may be told, where it is given as 0. It is
+ * packed for `use`, FL_USE_ bits, from now on. */
 int fl_check_matrix(fl_checker *check, const char *field, ptrdiff_t matrix, uint64_t rows,
-                    uint64_t columns);
+                    uint64_t columns, int use);
 
 /* a * b, or a number that no size is where that overflows. */
 static inline uint64_t fl_times(uint64_t a, uint64_t b) {

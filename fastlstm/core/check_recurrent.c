@@ -1,6 +1,8 @@
 /* check_recurrent.c - one layer and direction of a recurrence: its shapes, and what each kind of
  * cell has.
  */
+#include <string.h>
+
 #include "check.h"
 
 /* What only some cells have is refused of the others, which would not look at it. */
@@ -36,24 +38,53 @@ static int check_cell(fl_checker *check, const fl_recurrent *r, uint64_t gates) 
     return 1;
 }
 
+/* All that tells how the matrices of a recurrence, but its projection, are packed. */
+enum { PACKING_FIELDS = 10 };
+
+static void read_packing(const fl_program *program, const fl_recurrent *r, uint64_t *fields) {
+    fields[0] = r->cell, fields[1] = (uint64_t)r->coupled, fields[2] = (uint64_t)r->reset_after;
+    fields[3] = r->input_size, fields[4] = r->hidden_size, fields[5] = r->h_size;
+    fields[6] = (uint64_t)r->input, fields[7] = (uint64_t)r->hidden, fields[8] = (uint64_t)r->table;
+    fields[9] = program->value[r->x].tokens != 0;
+}
+
+/* Find the recurrence before this one whose matrices are packed as its own are. */
+static int find_twin(fl_checker *check, const fl_recurrent *r) {
+    const fl_program *program = check->program;
+    const uint64_t basis = 0xcbf29ce484222325u, prime = 0x100000001b3u; /* FNV-1a */
+    uint64_t own[PACKING_FIELDS], other[PACKING_FIELDS], at = basis;
+    read_packing(program, r, own);
+    for (int i = 0; i < PACKING_FIELDS; ++i) at = (at ^ own[i]) * prime;
+    for (at ^= at >> 32;; ++at) {
+        size_t *slot = check->slots + at % check->slot_count;
+        if (!fl_spend(check, 1)) return 0;
+        if (!*slot) *slot = check->operation + 1;
+        read_packing(program, &program->operations[*slot - 1].recurrent, other);
+        if (memcmp(own, other, sizeof own)) continue;
+        check->twins[check->operation] = *slot - 1;
+        return 1;
+    }
+}
+
 static int check_matrices(fl_checker *check, const fl_recurrent *r, uint64_t gates) {
     const uint64_t all = gates * r->hidden_size;
     const fl_value *x = check->program->value + r->x;
-    if (!fl_check_matrix(check, "input", r->input, all, r->input_size) ||
-        !fl_check_matrix(check, "hidden", r->hidden, all, r->h_size))
+    if (!fl_check_matrix(check, "input", r->input, all, r->input_size, 0) ||
+        !fl_check_matrix(check, "hidden", r->hidden, all, r->h_size, 0) || !find_twin(check, r))
         return 0;
     if (r->projection < 0 && r->h_size != r->hidden_size)
         return fl_refuse(check, "h_size is %zu without a projection of %zu", r->h_size,
                          r->hidden_size);
     if (r->projection >= 0 &&
-        !fl_check_matrix(check, "projection", r->projection, r->h_size, r->hidden_size))
+        !fl_check_matrix(check, "projection", r->projection, r->h_size, r->hidden_size,
+                         FL_USE_PANELS))
         return 0;
     if (r->table < 0) return 1;
     if (!x->tokens) return fl_refuse(check, "there is a table, but x is no tokens");
     const fl_matrix *table = check->program->matrix + r->table;
-    if (!fl_check_matrix(check, "table", r->table, 0, r->input_size) ||
-        !fl_spend(check, fl_times(table->rows, table->pieces)))
-        return 0;
+    if (!fl_check_matrix(check, "table", r->table, 0, r->input_size, 0)) return 0;
+    if (check->twins[check->operation] != check->operation) return 1;
+    if (!fl_spend(check, fl_times(table->rows, table->pieces))) return 0;
     const uint64_t work = fl_times(fl_times(table->rows, table->columns), all);
     if (work > FL_MOST_PACKING - check->packing) {
         check->error = FL_TOO_LARGE;

@@ -101,9 +101,9 @@ static int check_product(fl_checker *check, const fl_product *product, ptrdiff_t
     if (!fl_check_list(check, "matrices", matrices, groups, 0, check->program->matrix_count))
         return 0;
     const fl_matrix *first = check->program->matrix + matrices->at[0];
-    for (size_t g = 1; g < groups; ++g)
+    for (size_t g = 0; g < groups; ++g)
         if (!fl_check_matrix(check, "a matrix", (ptrdiff_t)matrices->at[g], first->rows,
-                             first->columns))
+                             first->columns, FL_USE_PANELS))
             return 0;
     if (!check_scale(check, product->bias, product->scale, product->shift,
                      fl_times(groups, first->rows)))
@@ -129,7 +129,7 @@ static int check_product(fl_checker *check, const fl_product *product, ptrdiff_t
 static int check_taps(fl_checker *check, const fl_taps *taps, ptrdiff_t line) {
     size_t total;
     if (!fl_check_reads(check, &taps->reads, line, 0, &total) ||
-        !fl_check_matrix(check, "weight", taps->weight, 0, 0))
+        !fl_check_matrix(check, "weight", taps->weight, 0, 0, FL_USE_ROWS))
         return 0;
     const fl_matrix *weight = check->program->matrix + taps->weight;
     const size_t channels = weight->columns;
@@ -184,7 +184,7 @@ static int check_tokens(fl_checker *check, size_t x, size_t y, const fl_list *pl
 }
 
 static int check_lookup(fl_checker *check, const fl_lookup *lookup, ptrdiff_t line) {
-    if (!fl_check_matrix(check, "table", lookup->table, 0, 0)) return 0;
+    if (!fl_check_matrix(check, "table", lookup->table, 0, 0, FL_USE_ROWS)) return 0;
     return check_tokens(check, lookup->x, lookup->y, &lookup->places, line,
                         check->program->matrix[lookup->table].columns);
 }

@@ -176,14 +176,22 @@ static void put_matrix(const target *t, ptrdiff_t number) {
     }
 }
 
-void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *panels,
-                    ptrdiff_t matrix, size_t first_row, size_t input) {
-    target t = {.to = to, .at = at, .first_row = first_row, .rows = at->gates * at->units};
-    if (!panels->weights) return;
-    t.reals = (void *)(uintptr_t)panels->weights;
-    t.inputs = panels->stride / (at->groups * at->lanes);
-    t.input = input;
-    put_matrix(&t, matrix);
+void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t inputs) {
+    return fl_take_reals(to, vectors_of(at), at->lanes, inputs);
+}
+
+void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t inputs,
+                     ptrdiff_t matrix, size_t first_row, size_t input) {
+    const target t = {.to = to, .reals = weights, .at = at, .inputs = inputs, .input = input,
+                      .first_row = first_row, .rows = at->gates * at->units};
+    if (weights) put_matrix(&t, matrix);
+}
+
+fl_panels fl_panels_of(const fl_layout *at, size_t inputs, const void *weights, const void *bias) {
+    const fl_panels made = {.weights = weights, .bias = bias, .panels = at->panels,
+                            .stride = inputs * at->groups * at->lanes, .groups = at->groups,
+                            .last_groups = at->last_groups};
+    return made;
 }
 
 /* The one piece of a matrix that lies in a tensor row by row; NULL if it does not. */
@@ -196,7 +204,9 @@ static const fl_piece *whole_piece(const fl_packer *to, const fl_matrix *matrix)
     return is_whole ? piece : NULL;
 }
 
-const void *fl_pack_plain(fl_packer *to, ptrdiff_t number) {
+/* A matrix as it is, real (rows, columns): in the model's memory, or where it lies, if it is all one
+ * tensor's that stays. */
+static const void *pack_rows(fl_packer *to, ptrdiff_t number) {
     const fl_matrix *matrix = to->program->matrix + number;
     const fl_piece *whole = to->keeps_tensors ? whole_piece(to, matrix) : NULL;
     if (whole && !to->tensors) return NULL;
@@ -228,17 +238,44 @@ const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, 
     return made;
 }
 
-fl_panels fl_take_panels(fl_packer *to, const fl_layout *at, size_t inputs, ptrdiff_t bias,
-                         size_t bias_first) {
-    fl_panels made;
-    memset(&made, 0, sizeof made);
-    made.panels = at->panels;
-    made.groups = at->groups;
-    made.last_groups = at->last_groups;
-    made.stride = inputs * at->groups * at->lanes;
-    made.weights = fl_take_reals(to, vectors_of(at), at->lanes, inputs);
-    made.bias = fl_pack_gates(to, at, bias, bias_first, 0, at->gates);
-    return made;
+const void *fl_plain_vector(const fl_packer *to, ptrdiff_t vector, size_t first) {
+    if (!to->vectors) return NULL;
+    return vector < 0 ? to->zeros
+                      : (const char *)to->vectors[vector] + first * to->kernel->real_size;
+}
+
+/* ---- What operations share ---- */
+
+static const void *pack_panels(fl_packer *to, ptrdiff_t number) {
+    const fl_matrix *matrix = to->program->matrix + number;
+    const fl_layout at = fl_plain_layout(to, matrix->rows);
+    void *weights = fl_take_weights(to, &at, matrix->columns);
+    fl_fill_weights(to, &at, weights, matrix->columns, number, 0, 0);
+    return weights;
+}
+
+void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows) {
+    const fl_program *program = to->program;
+    size_t most = 0;
+    for (size_t m = 0; m < program->matrix_count; ++m) {
+        const void *as_panels = NULL, *as_rows = NULL;
+        if (program->uses[m] & FL_USE_PANELS) {
+            as_panels = pack_panels(to, (ptrdiff_t)m);
+            most = fl_most(most, program->matrix[m].rows);
+        }
+        if (program->uses[m] & FL_USE_ROWS) as_rows = pack_rows(to, (ptrdiff_t)m);
+        if (panels) panels[m] = as_panels, rows[m] = as_rows;
+        if (to->arena.used == SIZE_MAX) return;
+    }
+    to->zeros = fl_take_reals(to, most + to->kernel->lanes, 1, 1);
+    to->panels = panels;
+    to->rows = rows;
+}
+
+fl_panels fl_shared_panels(const fl_packer *to, ptrdiff_t number, const void *bias) {
+    const fl_matrix *matrix = to->program->matrix + number;
+    const fl_layout at = fl_plain_layout(to, matrix->rows);
+    return fl_panels_of(&at, matrix->columns, to->panels ? to->panels[number] : NULL, bias);
 }
 
 /* ---- Tokens ---- */

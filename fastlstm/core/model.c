@@ -32,14 +32,19 @@ static void pack_norm(const fl_packer *to, const fl_norm *norm, fl_packed_norm *
     made->weight_each = each[0], made->bias_each = each[1];
 }
 
-static void pack_lookup(fl_packer *to, const fl_lookup *lookup, fl_packed_lookup *made) {
-    const void *table = fl_pack_plain(to, lookup->table);
-    made->table = table;
+static void pack_lookup(const fl_packer *to, const fl_lookup *lookup, fl_packed_lookup *made) {
+    made->table = to->rows ? to->rows[lookup->table] : NULL;
     made->tokens = to->program->matrix[lookup->table].rows;
     made->width = to->program->matrix[lookup->table].columns;
 }
 
-static void pack_operation(fl_packer *to, const fl_operation *operation, fl_packed *made) {
+/* Pack operation `at`; packed (operations,), or NULL while sizes are counted. */
+static void pack_operation(fl_packer *to, size_t at, fl_packed *packed) {
+    const fl_operation *operation = to->program->operations + at;
+    const size_t twin = to->program->twins[at];
+    static const fl_packed none;
+    fl_packed counted = none;
+    fl_packed *made = packed ? packed + at : &counted;
     switch (operation->kind) {
     case FL_MOVE: fl_pack_move(to, &operation->move, &made->move); break;
     case FL_MAP: fl_pack_map(to, &operation->map, &made->map); break;
@@ -47,13 +52,18 @@ static void pack_operation(fl_packer *to, const fl_operation *operation, fl_pack
     case FL_TAPS: fl_pack_taps(to, &operation->taps, &made->taps); break;
     case FL_NORM: pack_norm(to, &operation->norm, &made->norm); break;
     case FL_LOOKUP: pack_lookup(to, &operation->lookup, &made->lookup); break;
-    case FL_RECURRENT: fl_pack_cell(to, &operation->recurrent, &made->recurrent); break;
+    case FL_RECURRENT:
+        fl_pack_cell(to, &operation->recurrent,
+                     twin == at ? NULL : &(packed ? packed + twin : &none)->recurrent,
+                     &made->recurrent);
+        break;
     default: break;
     }
 }
 
+/* A vector, with numbers behind it that whole vectors of lanes may be read of. */
 static const void *pack_vector(fl_packer *to, const fl_vector *vector) {
-    void *made = fl_take_reals(to, vector->count, 1, 1);
+    void *made = fl_take_reals(to, vector->count + to->kernel->lanes, 1, 1);
     double number;
     for (size_t i = 0; made && i < vector->count; ++i) {
         fl_read_numbers(to, vector->tensor, (int64_t)(vector->first + i), 1, 1, &number);
@@ -69,6 +79,8 @@ static fl_model *pack(fl_packer *to) {
     fl_model *model = fl_take(&to->arena, 1, sizeof *model);
     fl_packed *packed = fl_take(&to->arena, n, sizeof *packed);
     const void **vectors = fl_take(&to->arena, program->vector_count, sizeof *vectors);
+    const void **panels = fl_take(&to->arena, program->matrix_count, sizeof *panels);
+    const void **rows = fl_take(&to->arena, program->matrix_count, sizeof *rows);
     fl_course *courses = fl_take(&to->arena, n, sizeof *courses);
     fl_bound *bounds = fl_take(&to->arena, program->lines, sizeof *bounds);
     fl_room *rooms = fl_take(&to->arena, program->buffers + 1, sizeof *rooms);
@@ -77,11 +89,9 @@ static fl_model *pack(fl_packer *to) {
         if (rooms) vectors[v] = made;
     }
     to->vectors = vectors;
-    for (size_t i = 0; i < n && to->arena.used != SIZE_MAX; ++i) {
-        fl_packed counted;
-        memset(&counted, 0, sizeof counted);
-        pack_operation(to, program->operations + i, rooms ? packed + i : &counted);
-    }
+    fl_pack_matrices(to, rooms ? panels : NULL, rooms ? rows : NULL);
+    for (size_t i = 0; i < n && to->arena.used != SIZE_MAX; ++i)
+        pack_operation(to, i, rooms ? packed : NULL);
     const size_t bytes = to->arena.used;
     to->scratch = fl_take(&to->arena, to->scratch_count, sizeof *to->scratch);
     if (!rooms || to->arena.used == SIZE_MAX) return NULL;

@@ -14,7 +14,10 @@ typedef struct {
     const fl_kernel *kernel;
     const fl_tensor_data *tensors;  /* (tensors,), or NULL while sizes are counted */
     int keeps_tensors;              /* as of fl_model_config */
-    const void *const *vectors;     /* (vectors,), packed before all else */
+    const void *const *vectors;     /* (vectors,), packed before all else, and then what operations */
+    const void *const *panels;      /* (matrices,) share: the weights of panels, */
+    const void *const *rows;        /* (matrices,) and matrices as they are; NULL while counted */
+    const void *zeros;              /* as many as any product without a bias starts from */
     fl_arena arena;                 /* of the model */
     double *scratch;                /* behind the model, as much as any operation counts in */
     size_t scratch_count;           /* doubles */
@@ -43,23 +46,32 @@ void fl_put(const fl_packer *to, void *reals, size_t at, double number);
 void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
                      size_t n, double *to);
 
-/* Panels of K inputs in this layout, without weights as yet, and with a bias, or zeros for -1. */
-fl_panels fl_take_panels(fl_packer *to, const fl_layout *at, size_t inputs, ptrdiff_t bias,
-                         size_t bias_first);
+/* Weights of panels of so many inputs in this layout, all 0 as yet; NULL while counted. */
+void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t inputs);
 
-/* Put rows [first_row, first_row + gates * units) of a matrix into panels, as inputs from `input`
- * on. */
-void fl_fill_panels(const fl_packer *to, const fl_layout *at, const fl_panels *panels,
-                    ptrdiff_t matrix, size_t first_row, size_t input);
+/* Put rows [first_row, first_row + gates * units) of a matrix into the weights of panels, as inputs
+ * from `input` on. */
+void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t inputs,
+                     ptrdiff_t matrix, size_t first_row, size_t input);
+
+/* Panels of so many inputs in this layout. */
+fl_panels fl_panels_of(const fl_layout *at, size_t inputs, const void *weights, const void *bias);
+
+/* The panels of a matrix in the plain layout, whose weights all who use it share, with a bias. */
+fl_panels fl_shared_panels(const fl_packer *to, ptrdiff_t matrix, const void *bias);
+
+/* Pack what operations share, once the vectors are: panels and rows (matrices,), or NULL while it is
+ * counted. */
+void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows);
+
+/* Outputs of a plain layout lie as they do in a vector: numbers of it from `first` on, which are
+ * read up to a whole vector of lanes; zeros for -1. NULL while counted. */
+const void *fl_plain_vector(const fl_packer *to, ptrdiff_t vector, size_t first);
 
 /* Numbers of a vector from `first` on, in the order of panels, real (P, G, L), from gate `gate` on:
  * as many gates as it has numbers for. -1: zeros. */
 const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
                           size_t gate, size_t gates);
-
-/* A matrix as it is, real (rows, columns): in the model's memory, or where it lies, if it is all one
- * tensor's that stays. */
-const void *fl_pack_plain(fl_packer *to, ptrdiff_t matrix);
 
 /* real (V, P, G, L): the product of each token with `input`; table -1: its column of it. */
 const void *fl_pack_tokens(fl_packer *to, const fl_layout *at, ptrdiff_t input, ptrdiff_t table);
@@ -69,6 +81,8 @@ void fl_pack_move(fl_packer *to, const fl_move *move, fl_packed_move *made);
 void fl_pack_map(fl_packer *to, const fl_map *map, fl_packed_map *made);
 void fl_pack_product(fl_packer *to, const fl_product *product, fl_packed_product *made);
 void fl_pack_taps(fl_packer *to, const fl_taps *taps, fl_packed_taps *made);
-void fl_pack_cell(fl_packer *to, const fl_recurrent *recurrent, fl_cell *made);
+/* twin: the cell for which the matrices of this one are packed already, without numbers while sizes
+ * are counted; or NULL. */
+void fl_pack_cell(fl_packer *to, const fl_recurrent *recurrent, const fl_cell *twin, fl_cell *made);
 
 #endif

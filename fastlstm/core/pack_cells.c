@@ -46,8 +46,16 @@ static void pack_norms(fl_packer *to, const fl_recurrent *r, const fl_layout *at
     }
 }
 
+/* The panels of gates that resets come before, K = H of a part of `hidden`: of z and r, or of n. */
+static fl_panels pack_resets(fl_packer *to, const fl_recurrent *r, const fl_layout *at,
+                             size_t first_row, const void *bias) {
+    void *weights = fl_take_weights(to, at, r->h_size);
+    fl_fill_weights(to, at, weights, r->h_size, r->hidden, first_row, 0);
+    return fl_panels_of(at, r->h_size, weights, bias);
+}
+
 static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *at,
-                         fl_variant *made) {
+                         const fl_cell *twin, fl_variant *made) {
     const size_t H = r->hidden_size;
     const fl_layout units = with_gates(at, 1);
     made->functions[0] = r->function_0;
@@ -60,11 +68,17 @@ static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *
     made->coupled = r->coupled;
     if (r->cell == FL_CELL_gru && !r->reset_after) {
         const fl_layout gates = with_gates(at, 2);
-        made->reset_gates = fl_take_panels(to, &gates, r->h_size, -1, 0);
-        fl_fill_panels(to, &gates, &made->reset_gates, r->hidden, 0, 0);
-        made->reset_candidate = fl_take_panels(to, &units, r->h_size, r->h_bias, 0);
-        fl_fill_panels(to, &units, &made->reset_candidate, r->hidden, 2 * H, 0);
-        made->h_bias = made->reset_gates.bias;
+        made->h_bias = fl_pack_gates(to, &gates, -1, 0, 0, 0);
+        const void *bias = fl_pack_gates(to, &units, r->h_bias, 0, 0, 1);
+        if (!twin) {
+            made->reset_gates = pack_resets(to, r, &gates, 0, made->h_bias);
+            made->reset_candidate = pack_resets(to, r, &units, 2 * H, bias);
+        } else if (twin->variant) {
+            made->reset_gates = twin->variant->reset_gates;
+            made->reset_candidate = twin->variant->reset_candidate;
+            made->reset_gates.bias = made->h_bias;
+            made->reset_candidate.bias = bias;
+        }
         return;
     }
     made->h_bias = fl_pack_gates(to, at, r->h_bias, 0, 2, 1);
@@ -76,7 +90,16 @@ static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *
         fl_pack_gates(to, &units, r->peepholes, r->coupled ? H : 2 * H, 0, 1);
 }
 
-void fl_pack_cell(fl_packer *to, const fl_recurrent *r, fl_cell *made) {
+/* Weights whose rows are those of the input, and then those of h. */
+static const void *pack_weights(fl_packer *to, const fl_recurrent *r, const fl_layout *at, size_t I,
+                                size_t O) {
+    void *weights = fl_take_weights(to, at, I + O);
+    if (I) fl_fill_weights(to, at, weights, I + O, r->input, 0, 0);
+    if (O) fl_fill_weights(to, at, weights, I + O, r->hidden, 0, I);
+    return weights;
+}
+
+void fl_pack_cell(fl_packer *to, const fl_recurrent *r, const fl_cell *twin, fl_cell *made) {
     const size_t gates = r->cell == FL_CELL_rnn                     ? 1
                          : r->cell == FL_CELL_gru || r->coupled ? 3
                                                                 : 4;
@@ -85,30 +108,27 @@ void fl_pack_cell(fl_packer *to, const fl_recurrent *r, fl_cell *made) {
     const int resets_before = r->cell == FL_CELL_gru && !r->reset_after;
     const size_t I = tokens ? 0 : r->input_size, O = resets_before ? 0 : r->h_size;
     fl_variant variant;
-    made->gates = fl_take_panels(to, &at, I + O, r->norm == FL_CELL_NORM_none ? r->bias : -1, 0);
-    if (I) fl_fill_panels(to, &at, &made->gates, r->input, 0, 0);
-    if (O) fl_fill_panels(to, &at, &made->gates, r->hidden, 0, I);
+    const ptrdiff_t bias = r->norm == FL_CELL_NORM_none ? r->bias : -1;
+    const void *weights = twin ? twin->gates.weights : pack_weights(to, r, &at, I, O);
+    made->gates = fl_panels_of(&at, I + O, weights, fl_pack_gates(to, &at, bias, 0, 0, gates));
     made->input_rows = I;
     made->activation = r->function_0;
     if (tokens) {
-        made->table = fl_pack_tokens(to, &at, r->input, r->table);
+        made->table = twin ? twin->table : fl_pack_tokens(to, &at, r->input, r->table);
         made->tokens = r->table < 0 ? r->input_size : to->program->matrix[r->table].rows;
     }
     if (!is_plain(r)) {
         fl_variant *kept = fl_take(&to->arena, 1, sizeof *kept);
         memset(&variant, 0, sizeof variant);
-        pack_variant(to, r, &at, &variant);
+        pack_variant(to, r, &at, twin, &variant);
         if (kept) *kept = variant;
         made->variant = kept;
     } else if (r->cell == FL_CELL_gru) {
         const fl_layout units = with_gates(&at, 1);
         made->bias_n = fl_pack_gates(to, &units, r->h_bias, 0, 0, 1);
     }
-    if (r->projection >= 0) {
-        const fl_layout plain = fl_plain_layout(to, r->h_size);
-        made->projection = fl_take_panels(to, &plain, r->hidden_size, -1, 0);
-        fl_fill_panels(to, &plain, &made->projection, r->projection, 0, 0);
-    }
+    if (r->projection >= 0)
+        made->projection = fl_shared_panels(to, r->projection, fl_plain_vector(to, -1, 0));
     if (to->vectors) {
         made->h_0 = r->h_0 < 0 ? NULL : to->vectors[r->h_0];
         made->c_0 = r->c_0 < 0 ? NULL : to->vectors[r->c_0];

@@ -202,19 +202,16 @@ static void pack_gather(fl_packer *to, const fl_product *product, size_t columns
 void fl_pack_product(fl_packer *to, const fl_product *product, fl_packed_product *made) {
     const size_t groups = product->matrices.count;
     const fl_matrix *matrix = to->program->matrix + product->matrices.at[0];
-    const fl_layout at = fl_plain_layout(to, matrix->rows);
     pack_gather(to, product, matrix->columns, &made->x);
     fl_panels *panels = fl_take(&to->arena, groups, sizeof *panels);
     for (size_t g = 0; g < groups; ++g) {
         const size_t first = g * matrix->rows;
-        fl_panels one = fl_take_panels(to, &at, matrix->columns, product->bias, first);
-        if (product->scale >= 0) {
-            one.scale = fl_pack_gates(to, &at, product->scale, first, 0, 1);
-            one.shift = fl_pack_gates(to, &at, product->shift, first, 0, 1);
-        }
-        fl_fill_panels(to, &at, &one, (ptrdiff_t)product->matrices.at[g], 0, 0);
-        if (panels) panels[g] = one;
-        if (to->arena.used == SIZE_MAX) return;
+        const void *bias = fl_plain_vector(to, product->bias, first);
+        if (!panels) break;
+        panels[g] = fl_shared_panels(to, (ptrdiff_t)product->matrices.at[g], bias);
+        if (product->scale < 0) continue;
+        panels[g].scale = fl_plain_vector(to, product->scale, first);
+        panels[g].shift = fl_plain_vector(to, product->shift, first);
     }
     made->panels = panels;
     made->groups = groups;
@@ -231,7 +228,6 @@ static const void *vector_of(const fl_packer *to, ptrdiff_t vector) {
 void fl_pack_taps(fl_packer *to, const fl_taps *taps, fl_packed_taps *made) {
     const fl_matrix *weight = to->program->matrix + taps->weight;
     starts of;
-    const void *packed = fl_pack_plain(to, taps->weight);
     fl_stretch *x = fl_take(&to->arena, taps->places.count, sizeof *x);
     if (!x) return;
     find_starts(to, &taps->reads, &of);
@@ -239,7 +235,7 @@ void fl_pack_taps(fl_packer *to, const fl_taps *taps, fl_packed_taps *made) {
         stretches found = {.to = x + i};
         add_run(&found, &of, taps->places.at[i], 1, (uint32_t)weight->columns);
     }
-    made->weight = packed;
+    made->weight = to->rows[taps->weight];
     made->bias = vector_of(to, taps->bias);
     made->scale = vector_of(to, taps->scale);
     made->shift = vector_of(to, taps->shift);

@@ -293,6 +293,8 @@ typedef struct {
 #undef T
     size_t *inputs, *outputs;
     fl_operation *operations;
+    unsigned char *uses;
+    size_t *twins;
     fl_checker check;
     size_t bytes;
 } layout;
@@ -311,6 +313,10 @@ static layout lay_out(const counts *n, void *memory) {
     made.inputs = fl_take(&arena, n->inputs, sizeof *made.inputs);
     made.outputs = fl_take(&arena, n->outputs, sizeof *made.outputs);
     made.operations = fl_take(&arena, n->operations, sizeof *made.operations);
+    made.uses = made.check.uses = fl_take(&arena, n->matrix, sizeof *made.uses);
+    made.twins = made.check.twins = fl_take(&arena, n->operations, sizeof *made.twins);
+    made.check.slot_count = 2 * n->operations + 1;
+    made.check.slots = fl_take(&arena, made.check.slot_count, sizeof *made.check.slots);
     made.check.written = fl_take(&arena, n->value, sizeof *made.check.written);
     made.check.holder = fl_take(&arena, n->buffers, sizeof *made.check.holder);
     made.check.reader = fl_take(&arena, n->buffers, sizeof *made.check.reader);
@@ -387,6 +393,7 @@ static int decode(reader *r, const counts *n, layout *to) {
     made->outputs = to->outputs, made->output_count = n->outputs;
     if (!read_count(r, "operations", 2, &again) || again != n->operations) return 0;
     made->operations = to->operations, made->operation_count = n->operations;
+    made->uses = to->uses, made->twins = to->twins;
     for (size_t i = 0; i < n->operations; ++i) {
         r->what = "operation", r->number = i;
         if (!decode_operation(r, to->operations + i)) return 0;

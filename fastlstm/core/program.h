@@ -124,6 +124,9 @@ typedef struct {
     };
 } fl_operation;
 
+/* What a matrix is packed for: products with rows, which read panels; rows of it as they are. */
+enum { FL_USE_PANELS = 1, FL_USE_ROWS = 2 };
+
 /* All pointers are into the memory that it was decoded to. */
 struct fl_program {
     size_t state_size, lines, buffers;
@@ -142,6 +145,9 @@ struct fl_program {
     size_t input_count, output_count;
     const fl_operation *operations;
     size_t operation_count;
+    const unsigned char *uses;       /* (matrices,) FL_USE_ bits: as what operations read it */
+    const size_t *twins;             /* (operations,) of a recurrence the first one whose matrices */
+                                     /* are packed as its own are, which may be itself */
     uint64_t fingerprint;            /* of the program, or of the file that it was opened from; */
     const char *const *names;        /* of that: inputs, then outputs, then parts. Else NULL */
     const fl_tensor_data *tensors;   /* (tensor_count,) likewise */
