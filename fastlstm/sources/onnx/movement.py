@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm.sources.arrays import Value
 from fastlstm.sources.onnx.step import Step, shape_of
-from fastlstm.sources.onnx.tensors import BOOL, DTYPES, FLOATS, MAX_RANK, Array
+from fastlstm.sources.onnx.tensors import BOOL, DTYPES, FLOATS, Array
 
 __all__ = ["MOVEMENTS"]
 
@@ -69,56 +69,6 @@ def _of_kind(at: Step, x: Value | Array, kind: str) -> Any:
         if kind == "int"
         else f"casts {x.kind}s to {kind}s, and these may be tokens; expected an input of floats"
     )
-
-
-def shape(at: Step) -> Array:
-    sizes = shape_of(at.any(0))
-    start, end = at.option("start") or 0, at.option("end")
-    return np.array(sizes[slice(start, MAX_RANK if end is None else end)], np.int64)
-
-
-def size(at: Step) -> Array:
-    return np.array(math.prod(shape_of(at.any(0))), np.int64)
-
-
-def constant(at: Step) -> Array:
-    made = at.option("value")
-    if made is not None:
-        return made  # type: ignore[no-any-return]
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
-        for key in (name, f"{name}s"):
-            if key in at.node.attributes:
-                return np.array(at.option(key), dtype)
-    raise at.refuse("is no array of numbers; expected a tensor")
-
-
-def constant_of_shape(at: Step) -> Array:
-    sizes, value = at.integers(0), at.option("value")
-    fill = np.zeros(1, np.float32) if value is None else value.reshape(-1)
-    if fill.size != 1 or len(sizes) > MAX_RANK:
-        raise at.refuse(f"fills {len(sizes)} axes with {fill.size} numbers; expected one number")
-    if any(n < 0 for n in sizes):
-        raise at.refuse(f"fills the shape {tuple(sizes)}; expected sizes of at least 0")
-    at.room(sizes)
-    return np.full(sizes, fill[0], fill.dtype)
-
-
-def arange(at: Step) -> Array:
-    start, stop, step = (at.constant(index).reshape(-1)[0] for index in range(3))
-    if step == 0:
-        raise at.refuse("counts in steps of 0")
-    count = max(math.ceil((float(stop) - float(start)) / float(step)), 0)
-    at.room([count])
-    return np.asarray(start + step * np.arange(count), at.constant(0).dtype)
-
-
-def eye_like(at: Step) -> Array:
-    code, k = at.option("dtype") or 1, at.option("k") or 0
-    sizes = shape_of(at.any(0))
-    if len(sizes) != 2 or code not in DTYPES:
-        raise at.refuse(f"makes a matrix of an array of shape {sizes}; expected two axes")
-    at.room(sizes)
-    return np.eye(*sizes, k=k, dtype=DTYPES[code])
 
 
 # Axes
@@ -458,105 +408,28 @@ def _resized(at: Step, sizes: Sequence[int]) -> tuple[list[int], bool]:
     return wanted, policy == "stretch" and (near or (how == "asymmetric" and rounding == "floor"))
 
 
-def non_zero(at: Step) -> Array:
-    return np.array(np.nonzero(at.constant(0)), np.int64)
-
-
-# Sequences of arrays
-
-
-def sequence(at: Step) -> list[Any]:
-    return [list(at.all())]
-
-
-def sequence_empty(at: Step) -> list[Any]:
-    at.no_effect("dtype")
-    return [[]]
-
-
-def _sequence(at: Step) -> list[Any]:
-    found = at.inputs[0] if at.inputs else None
-    if not isinstance(found, list):
-        raise at.refuse("has an array for its input number 0; expected a sequence")
-    return found
-
-
-def sequence_insert(at: Step) -> list[Any]:
-    made = list(_sequence(at))
-    made.insert(at.integer(2) if at.has(2) else len(made), at.any(1))
-    return [made]
-
-
-def sequence_at(at: Step) -> Any:
-    return _sequence(at)[at.integer(1)]
-
-
-def sequence_length(at: Step) -> Array:
-    return np.array(len(_sequence(at)), np.int64)
-
-
-def concat_from_sequence(at: Step) -> Any:
-    arrays, axis = _sequence(at), at.option("axis")
-    at.room([sum(math.prod(shape_of(array)) for array in arrays)], *arrays)
-    if at.flag("new_axis"):
-        return at.move(lambda *p: np.stack(p, axis), *arrays)
-    return at.move(lambda *p: np.concatenate(p, axis), *arrays)
-
-
-def split_to_sequence(at: Step) -> list[Any]:
-    x, axis, kept = at.any(0), at.option("axis") or 0, at.option("keepdims")
-    n = shape_of(x)[at.axis(axis, len(shape_of(x)))]
-    if not at.has(1):
-        parts = [1] * n
-    else:
-        given = at.integers(1)
-        one = shape_of(at.any(1)) == ()
-        parts = [min(given[0], n - i) for i in range(0, n, max(given[0], 1))] if one else given
-    if sum(parts) != n:
-        raise at.refuse(f"splits an axis of {n} into {parts[:20]}; expected all of it")
-    cuts = np.cumsum(parts)[:-1]
-    made = at.move(lambda p: np.split(p, cuts, axis), x)
-    if not at.has(1) and not kept:
-        made = [at.move(lambda p: np.squeeze(p, axis), one) for one in made]
-    return [made]
-
-
 MOVEMENTS: Mapping[str, Callable[[Step], Any]] = {
     "Cast": cast,
     "CastLike": cast,
     "Concat": concat,
-    "ConcatFromSequence": concat_from_sequence,
-    "Constant": constant,
-    "ConstantOfShape": constant_of_shape,
     "DepthToSpace": depth_to_space,
     "Dropout": dropout,
     "Expand": expand,
-    "EyeLike": eye_like,
     "Flatten": flatten,
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
     "Identity": identity,
-    "NonZero": non_zero,
     "Pad": pad,
-    "Range": arange,
     "Reshape": reshape,
     "Resize": resize,
     "ReverseSequence": reverse_sequence,
     "Scatter": scatter_elements,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
-    "SequenceAt": sequence_at,
-    "SequenceConstruct": sequence,
-    "SequenceEmpty": sequence_empty,
-    "SequenceInsert": sequence_insert,
-    "SequenceLength": sequence_length,
-    "Shape": shape,
-    "Size": size,
     "Slice": cut,
     "SpaceToDepth": space_to_depth,
     "Split": split,
-    "SplitToSequence": split_to_sequence,
     "Squeeze": squeeze,
     "Tile": tile,
     "Transpose": transpose,

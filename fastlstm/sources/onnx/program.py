@@ -15,15 +15,17 @@ from fastlstm.sources.arrays.follow import Outcome
 from fastlstm.sources.onnx.control import CONTROL
 from fastlstm.sources.onnx.elementwise import ELEMENTWISE
 from fastlstm.sources.onnx.graph import Body, Graph, Node
+from fastlstm.sources.onnx.known import KNOWN
 from fastlstm.sources.onnx.layers import LAYERS
 from fastlstm.sources.onnx.movement import MOVEMENTS
 from fastlstm.sources.onnx.recurrent import GATES, LENGTHS
+from fastlstm.sources.onnx.sequences import SEQUENCES
 from fastlstm.sources.onnx.step import Budget, Known, Lengths, Step, layer_name, refused
 from fastlstm.sources.onnx.tensors import Array
 
 __all__ = ["CARRIES", "Program"]
 
-OPERATORS = {**MOVEMENTS, **ELEMENTWISE, **LAYERS}
+OPERATORS = {**KNOWN, **MOVEMENTS, **SEQUENCES, **ELEMENTWISE, **LAYERS}
 
 # Operators that hand an array on, whole or a part of it.
 CARRIES = {
