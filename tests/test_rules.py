@@ -244,7 +244,7 @@ INCLUDES = {
     "program.c": {*MEMORY, "check.h", "checksum.h"},
     "check.c": {*MESSAGES, "check.h"},
     "check_rows.c": {"check.h"},
-    "check_recurrent.c": {"check.h"},
+    "check_recurrent.c": {*MEMORY, "check.h"},
     "check_time.c": {"check.h"},
     "vocabulary.c": {"check.h"},
     "lines.c": {*MEMORY, "lines.h"},

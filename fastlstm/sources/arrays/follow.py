@@ -21,11 +21,10 @@ import numpy.typing as npt
 from fastlstm import spec
 from fastlstm.errors import ConvertError
 from fastlstm.sources.arrays import Builder
-from fastlstm.sources.arrays import places as at
+from fastlstm.sources.arrays.carried import Starts, followed_back, of_first_turns
 from fastlstm.sources.arrays.cells import recognise
 from fastlstm.sources.arrays.core import ShortError, SizeError, Value
 from fastlstm.sources.arrays.finish import Finished, finish, plain_name
-from fastlstm.sources.arrays.places import FILL
 from fastlstm.sources.arrays.ways import Axes, Parameter, Way, ways
 from fastlstm.sources.conversion import BATCH, TIME, Argument, Call
 
@@ -178,6 +177,7 @@ class _Attempt:
         self.sizes: dict[tuple[str, int], int] = {}  # of axes that are not known
         self.least = 0  # steps that a kernel needs
         self._derived: dict[Any, tuple[Array, Array]] = {}
+        self._starts: Starts = {}  # of states, in the second run of two
 
     def made(self) -> Followed:
         """The graph, which must be the same for other sizes.
@@ -371,8 +371,6 @@ class _Attempt:
         """Of a state."""
         return tuple(rows if n == BATCH else int(n) for n in self._state_axes(name))
 
-    _starts: Mapping[tuple[str, int], Array] = {}
-
     def _states(
         self, builder: Builder, outcome: Outcome, pairs: Mapping[str, str]
     ) -> dict[str, Value]:
@@ -384,7 +382,7 @@ class _Attempt:
                 value = outcome.outputs.get(output)
             if value is None:
                 raise ConvertError(f"{output!r:.200} is no output, and is the next {name!r:.200}")
-            after[name] = self._of_first_turns(builder, builder.places(value))
+            after[name] = of_first_turns(builder, builder.places(value))
             expected = self._shape(name, builder.batch)
             if after[name].shape != expected:
                 if after[name].size != math.prod(expected):
@@ -392,71 +390,10 @@ class _Attempt:
                         f"state {name!r:.200} has shape {expected}, and becomes {after[name].shape}"
                     )
                 after[name] = after[name].reshape(expected)
-        moved = self._resolved(builder, after)
+        axes = {name: self._state_axes(name) for name in after}
+        given = {name: self.parameters[name].start for name in after}
+        moved, self._starts = followed_back(builder, after, axes, given)
         return {name: Value(places) for name, places in moved.items()}
-
-    def _of_first_turns(self, builder: Builder, places: Array) -> Array:
-        """Places of rows of the first turn of a loop, which a second run makes of every step."""
-        places = builder.rolled(places)
-        rows = at.row_of(places)
-        for every, first in builder.loops.first.items():
-            here = rows == builder.rows.number(every)
-            move = builder.rows.number(first) - builder.rows.number(every)
-            places = places + np.where(here, move << at.ROW_SHIFT, 0)
-        return places
-
-    def _resolved(self, builder: Builder, after: Mapping[str, Array]) -> dict[str, Array]:
-        """The rows that states are of, followed back through the steps before."""
-        numbers = {builder.rows.number(f"state {name}"): name for name in after}
-        flat = {}  # (batch or 1, numbers)
-        for name, places in after.items():
-            axes = self._state_axes(name)
-            first = np.moveaxis(places, axes.index(BATCH), 0) if BATCH in axes else places[None]
-            flat[name] = first.reshape(len(first), -1)
-        starts: dict[tuple[str, int], Array] = {}
-        made: dict[str, Array] = {}
-        for name, places in after.items():
-            now = places.copy()
-            ago = np.ones(now.shape, np.int64)
-            for _ in range(sum(f.size for f in flat.values()) + 1):
-                rows = at.row_of(now)
-                of_states = np.isin(rows, [*numbers])
-                if not of_states.any():
-                    break
-                for number, other in numbers.items():
-                    here = rows == number
-                    row = at.batch_of(now[here]) if len(flat[other]) > 1 else 0
-                    now[here] = flat[other][row, at.offset_of(now[here])]
-                    ago[here] += 1
-            else:
-                raise ConvertError(
-                    f"state {name!r:.200} never changes; expected what each step sets"
-                )
-            counts = np.maximum(builder.rows.counts(at.row_of(now)), 1)
-            made[name] = at.shifted(now, ago * counts)
-            start = self.parameters[name].start
-            if start is not None and np.any(start):
-                self._note_starts(builder, starts, made[name], start)
-        self._starts = starts
-        return made
-
-    def _note_starts(
-        self,
-        builder: Builder,
-        starts: dict[tuple[str, int], Array],
-        places: Array,
-        start: Array,
-    ) -> None:
-        for place, value in zip(places.ravel(), np.ravel(start), strict=True):
-            if place == FILL:
-                if value:
-                    raise ConvertError("a state that starts from other than zero becomes zero")
-                continue
-            made = builder.rows.of(int(at.row_of(place)))
-            ago = -int(at.steps_of(place))
-            offset = int(at.offset_of(place))
-            row = starts.setdefault((made.name, ago), np.zeros(made.shape))
-            row.reshape(-1)[offset] = value
 
     def _finished(
         self,
