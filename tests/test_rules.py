@@ -235,9 +235,9 @@ INCLUDES = {
         *("immintrin.h", "arm_neon.h", "wasm_simd128.h"),
     },
     "kernel.h": {
-        *("call.h", "scratch.h", "vec.h", "ranks.h", "view.h", "functions.h", "panels.h"),
-        *("cells.h", "rows.h", "maps.h", "reductions.h", "norms.h", "products.h", "variants.h"),
-        *("recurrent.h", "over_time.h", "folds.h", "run.h"),
+        *("call.h", "scratch.h", "vec.h", "ranks.h", "view.h", "activations.h", "functions.h"),
+        *("panels.h", "cells.h", "rows.h", "maps.h", "reductions.h", "norms.h", "products.h"),
+        *("variants.h", "recurrent.h", "over_time.h", "folds.h", "run.h"),
     },
     "checksum.h": {"stddef.h", "stdint.h"},
     "file.c": {*MEMORY, "check.h", "checksum.h"},

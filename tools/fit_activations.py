@@ -1,4 +1,5 @@
-"""Derive the constants of the functions in core/vec.h and core/functions.h, and measure them.
+"""Derive the constants of the functions in core/activations.h and core/functions.h, and measure
+them.
 
 The kernels compute ``exp(x) = 2^n (1 + p)`` with ``n = round(x / ln 2)``, ``r = x - n ln 2`` and
 ``p = expm1(r) = r + r^2 q(r)``, where q is a polynomial of degree 4; for ``exp(k x)``, with k a
@@ -6,7 +7,8 @@ power of two, they scale the constants printed here by powers of k, which is exa
 one that leaves the least largest relative error of expm1, its coefficients being float32 (a
 weighted Chebyshev approximation by Lawson's iteration: C. L. Lawson, *Contributions to the Theory
 of Linear Least Maximum Approximations*, 1961). ln 2 is cut in two so that n times the first part
-is exact (W. J. Cody and W. Waite, *Software Manual for the Elementary Functions*, 1980).
+is exact (W. J. Cody and W. Waite, *Software Manual for the Elementary Functions*, 1980); where n
+is small one float is near enough.
 
 ``log1p(x) = x + x^2 q(x)``, for x from 0 to 1, has such a polynomial of degree 8. The normal
 distribution is ``Phi(-a) = exp(-a^2 / 2) p(a) / q(a)`` with polynomials of degrees 4 and 5. That
@@ -218,7 +220,7 @@ def print_constants() -> None:
     q, error = fit_expm1()
     high, low = split_ln2()
     print(error_of("expm1", error))
-    print(f"1 / ln 2: {c(1 / LN2)}, -ln 2: {c(-high, -low)}")
+    print(f"1 / ln 2: {c(1 / LN2)}, -ln 2: {c(-high, -low)}, in one part {c(-LN2)}")
     print(f"q, highest power first: {c(*q[::-1])}")
     q, error = fit_log1p()
     print(error_of("log1p", error))
@@ -340,7 +342,7 @@ FUNCTIONS = {
         lambda x, a, b: np.clip(a * x + b, 0, 1), 0.5, (0.2, 0.5), lambda x, y: np.ones_like(y)
     ),
     "clip": Function(np.clip, 0, (-0.7, 1.3)),
-    "scaled_tanh": Function(scaled_tanh, 4.5, (1.7159, 0.6667)),
+    "scaled_tanh": Function(scaled_tanh, 5, (1.7159, 0.6667)),
     "floor": Function(np.floor, 0),
     "sign": Function(lambda x: (x > 0).astype(np.float64) - (x < 0), 0),
     "reciprocal": Function(lambda x: 1 / x, 0.5),

@@ -11,7 +11,7 @@ typedef struct {
     const fl_cell *packed;
 } cell;
 
-/* f * c + i * g and o * tanh(c), each product with one division: see vec.h. */
+/* f * c + i * g and o * tanh(c), each product with one division: see activations.h. */
 INLINE vec lstm_unit(const vec *gate /* i f g o */, vec c, vec *c_new) {
     vec g_divisor, y_divisor;
     vec g = v_tanh_parts(gate[2], &g_divisor);

@@ -1,5 +1,5 @@
-/* functions.h - functions of numbers by name, and those of them that vec.h has not. A part of
- * kernel.h.
+/* functions.h - functions of numbers by name, and those of them that activations.h has not. A part
+ * of kernel.h.
  *
  * tools/fit_activations.py derives the constants and measures the errors, in ulp: exp 1.04, log
  * 0.86, sin and cos 1.6, power 1.14. Limits, the signs of zeros and NaN are NumPy's. Kernels without
@@ -32,15 +32,16 @@ LANE_BY_LANE(v_exp_of_any, exp)
 
 /* a 2^n, for integral n in [-254, 256]: in two steps, neither of which leaves the normal numbers
  * where the result does not. */
-INLINE vec v_scale_far(vec a, vec n) {
-    const vec half = v_round(v_mul(n, v_set1(0.5f)));
-    return v_scale(v_scale(a, half), v_sub(n, half));
+INLINE vec v_scale_far(vec a, vec shifted /* n + V_SHIFT */) {
+    const vec shift = v_set1(V_SHIFT), half = v_fma(v_sub(shifted, shift), v_set1(0.5f), shift);
+    const vec rest = v_sub(shifted, v_sub(half, shift));
+    return v_mul(v_mul(a, v_exponent(half)), v_exponent(rest));
 }
 
 /* From -88 down it is denormal, so zero; from 89 up infinite. */
 INLINE vec v_exp_of_any(vec x) {
-    vec n, h = v_exp_parts(1.0f, -88.0f, 89.0f, x, &n);
-    return v_scale_far(v_add(v_set1(1.0f), h), n);
+    vec n, s = v_exp_rest(1.0f, v_min(v_set1(89.0f), v_max(v_set1(-88.0f), x)), &n);
+    return v_scale_far(v_add(v_set1(1.0f), v_exp_series(1.0f, s)), n);
 }
 
 /* What a logarithm `y` of x becomes at the ends: of 0 it is -infinity, below it NaN. */

@@ -44,6 +44,7 @@ FL_REGION(FL_TARGET)
 #include "ranks.h"
 #include "view.h"
 
+#include "activations.h"
 #include "functions.h"
 #include "panels.h"
 #include "cells.h"

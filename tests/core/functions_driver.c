@@ -19,6 +19,7 @@
 
 #include "vec.h"
 
+#include "activations.h"
 #include "functions.h"
 
 enum { BLOCK = 1 << 17 }; /* a multiple of L */
