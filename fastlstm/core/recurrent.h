@@ -97,23 +97,28 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
     }
 }
 
-/* One step of n rows, this rank's panels of it, whatever the kind of cell. `spare` has room for as
- * many rows; `later` has blocks only for a single row of a plain LSTM or GRU. */
+/* One step of n rows of PyTorch's cells, this rank's panels of it. `later` has blocks only for a
+ * single row of an LSTM or GRU. */
+INLINE void plain_step(cell a, const row *rows, size_t n, share mine, ahead *later) {
+    switch (a.is->cell) {
+    case FL_CELL_lstm: lstm_step(a, rows, n, mine, later); break;
+    case FL_CELL_gru: gru_step(a, rows, n, mine, later); break;
+    default: rnn_step(a, rows, n, mine); break;
+    }
+}
+
+/* The same of any cell. `spare` has room for as many rows. */
 static void step_of_kind(const tracks *a, const row *rows, row *spare, size_t n, share mine,
                          ahead *later) {
-    if (a->of.packed->variant) {
-        const variant_step made = {a->in, a->of, rows, spare, n, *mine.panels,
-                                   a->of.packed->gates.groups, a->tile.width,
-                                   a->shared + a->tile.variant};
-        if (a->of.is->cell == FL_CELL_lstm) lstm_variant(&made);
-        else gru_variant(&made);
+    if (!a->of.packed->variant) {
+        plain_step(a->of, rows, n, mine, later);
         return;
     }
-    switch (a->of.is->cell) {
-    case FL_CELL_lstm: lstm_step(a->of, rows, n, mine, later); break;
-    case FL_CELL_gru: gru_step(a->of, rows, n, mine, later); break;
-    default: rnn_step(a->of, rows, n, mine); break;
-    }
+    const variant_step made = {a->in, a->of, rows, spare, n, *mine.panels,
+                               a->of.packed->gates.groups, a->tile.width,
+                               a->shared + a->tile.variant};
+    if (a->of.is->cell == FL_CELL_lstm) lstm_variant(&made);
+    else gru_variant(&made);
 }
 
 /* The same, where h goes through a projection on its way to y. */
@@ -139,9 +144,10 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
 }
 
 /* The input product of token i of row t of batch row b. */
-INLINE const real *product_of_token(const tracks *a, size_t t, size_t b, size_t i) {
-    const fl_cell *packed = a->of.packed;
-    return (const real *)packed->table + token_at(&a->x, t, b, i, packed->tokens) * a->tile.width;
+INLINE const real *product_of_token(const fl_cell *packed, const view *x, size_t t, size_t b,
+                                    size_t i) {
+    const size_t width = packed->gates.panels * packed->gates.groups * L;
+    return (const real *)packed->table + token_at(x, t, b, i, packed->tokens) * width;
 }
 
 /* The rows of step t, whose tracks move on to it: those of tracks that have it and are not held.
@@ -161,8 +167,8 @@ static size_t gather(const tracks *a, size_t t, const real *gates) {
         row *r = a->rows + n++;
         r->init = gates ? gates + i * a->tile.width : packed->gates.bias;
         r->table = !packed->table ? NULL
-                   : along        ? product_of_token(a, k->t, k->b, k->place + t)
-                                  : product_of_token(a, k->t + t, k->b, k->place);
+                   : along        ? product_of_token(packed, &a->x, k->t, k->b, k->place + t)
+                                  : product_of_token(packed, &a->x, k->t + t, k->b, k->place);
         r->x = gates || packed->table ? NULL : k->x + (ptrdiff_t)t * a->x_step;
         r->h = k->h;
         r->c = k->c;
@@ -342,43 +348,46 @@ static void scan_time(tracks *a, size_t room) {
 }
 
 /* Whether step_time may do what scan_time does: one step, which all have, of PyTorch's cells. */
-static int is_one_step(const run *in, const fl_recurrent *is, const fl_cell *packed) {
-    return in->rows.end - in->rows.first == 1 && !in->on->of && is->mask < 0 && is->c_column < 0 &&
-           !packed->projection.weights;
+INLINE int is_one_step(const run *in, const fl_recurrent *is, const fl_cell *packed) {
+    return in->rows.end - in->rows.first == 1 && !in->on->of && !is->along_positions &&
+           is->mask < 0 && is->c_column < 0 && !packed->projection.weights && !packed->variant;
 }
 
-/* Along time, one step: its rows, without what a track takes on to the next step. */
-static void step_time(const tracks *a, size_t room) {
-    const run *in = a->in;
-    const fl_recurrent *is = a->of.is;
-    const fl_cell *packed = a->of.packed;
-    const fl_panels *matrix = &packed->gates;
-    const size_t B = in->call->B, t = in->rows.first, P = is->positions, h_size = is->h_size;
-    const size_t work = matrix->panels * matrix->stride + ROW_WORK * is->hidden_size;
-    const share mine = {&a->panels, in->back};
-    const int keeps = writes(in);
-    void *const *states = in->call->states;
-    row *rows = a->rows;
-    for (size_t b = 0, p = 0, first_b = 0, first_p = 0; b < B; first_b = b, first_p = p) {
+/* Along time, one step: its rows, without what a track takes on to the next step. No struct is given
+ * or taken as a whole: one that is written in parts and read in one piece must reach the cache in
+ * between, behind all that the step before still has to write. */
+static __attribute__((noinline)) void step_time(const run *in, const fl_recurrent *is,
+                                                size_t room) {
+    const fl_running *call = in->call;
+    const fl_cell *packed = &in->packed->recurrent;
+    const cell of = {is, packed};
+    const size_t B = call->B, t = in->rows.first, P = is->positions;
+    const range panels = panels_of(in, packed->gates.panels);
+    const share mine = {&panels, in->back};
+    row *rows = own_scratch(call);
+    view x, y;
+    find_view(in, is->x, &x);
+    find_view(in, is->y, &y);
+    for (size_t b = 0, p = 0; b < B;) {
         size_t n = 0;
         for (; n < room && b < B; ++n) {
-            real *state = states[b];
+            real *state = call->states[b];
             row *r = rows + n;
-            r->init = matrix->bias;
-            r->table = packed->table ? product_of_token(a, t, b, p) : NULL;
-            r->x = packed->table ? NULL : at(&a->x, t, b) + p * is->input_size;
-            r->h = state + is->h + p * h_size;
+            r->init = packed->gates.bias;
+            r->table = packed->table ? product_of_token(packed, &x, t, b, p) : NULL;
+            r->x = packed->table ? NULL : at(&x, t, b) + p * is->input_size;
+            r->h = state + is->h + p * is->h_size;
             r->c = is->c < 0 ? NULL : state + is->c + p * is->hidden_size;
-            r->y = at(&a->y, t, b) + p * is->width + is->h_column;
+            r->y = at(&y, t, b) + p * is->width + is->h_column;
             if (++p == P) p = 0, ++b;
         }
-        step_of_kind(a, rows, rows + n, n, mine, NULL);
+        plain_step(of, rows, n, mine, NULL);
         meet_panels(in);
-        if (stopped(in->call, n * work)) return;
-        for (size_t i = 0, to = first_b, at_p = first_p; keeps && i < n; ++i) {
-            put_run(rows[i].y, 1, (real *)states[to] + is->h + at_p * h_size, h_size);
-            if (++at_p == P) at_p = 0, ++to;
-        }
+        if (stopped(call, n * (packed->gates.panels * packed->gates.stride +
+                               ROW_WORK * is->hidden_size)))
+            return;
+        for (size_t i = 0; i < n && writes(in); ++i)
+            put_run(rows[i].y, 1, (real *)(uintptr_t)rows[i].h, is->h_size);
     }
 }
 
@@ -400,14 +409,12 @@ static void scan_positions(tracks *a, size_t room) {
     if (a->n) scan(a);
 }
 
-static void run_recurrent(const run *in, const fl_recurrent *is) {
+/* All steps of a chunk, up to `room` tracks at a time. */
+static __attribute__((noinline)) void scan_chunk(const run *in, const fl_recurrent *is,
+                                                 size_t room) {
     const fl_running *call = in->call;
     const fl_cell *packed = &in->packed->recurrent;
     const int along = is->along_positions;
-    const size_t rows = along ? in->mine.end - in->mine.first : call->B;
-    size_t room = is->positions < FL_TILE_ROWS ? rows * is->positions : FL_TILE_ROWS;
-    if (room > FL_TILE_ROWS) room = FL_TILE_ROWS;
-    if (!room) return;
     tracks a;
     a.in = in;
     a.of.is = is;
@@ -419,10 +426,6 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     a.shared = shared_scratch(call);
     a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
     a.panels = panels_of(in, packed->gates.panels);
-    if (!along && is_one_step(in, is, packed)) {
-        step_time(&a, room);
-        return;
-    }
     a.ragged = 0;
     a.n = a.S = 0;
     a.x_step = along ? (ptrdiff_t)is->input_size : a.x.t;
@@ -441,4 +444,13 @@ static void run_recurrent(const run *in, const fl_recurrent *is) {
     } else {
         scan_time(&a, room);
     }
+}
+
+static void run_recurrent(const run *in, const fl_recurrent *is) {
+    const size_t rows = is->along_positions ? in->mine.end - in->mine.first : in->call->B;
+    size_t room = is->positions < FL_TILE_ROWS ? rows * is->positions : FL_TILE_ROWS;
+    if (room > FL_TILE_ROWS) room = FL_TILE_ROWS;
+    if (!room) return;
+    if (is_one_step(in, is, &in->packed->recurrent)) step_time(in, is, room);
+    else scan_chunk(in, is, room);
 }

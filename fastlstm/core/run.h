@@ -22,7 +22,8 @@ static line_rows line_with(const run *in, const size_t *of) {
 }
 
 /* Count the rows that an operation makes on line `to`, before it runs. */
-static void make_rows(run *in, const fl_operation *op, ptrdiff_t from, ptrdiff_t to) {
+static __attribute__((noinline)) void make_rows(run *in, const fl_operation *op, ptrdiff_t from,
+                                                ptrdiff_t to) {
     const fl_running *call = in->call;
     const line_rows x = in->lines[from];
     ptrdiff_t rows_at = -1;
@@ -77,8 +78,23 @@ static division division_of(const run *in, const fl_operation *op, size_t R) {
 
 static void run_loop(run *in, const fl_loop *loop);
 
+/* What of an operation over R rows is this rank's, once the ranks have met where they must; 0:
+ * nothing. */
+static __attribute__((noinline)) int take_share(run *in, const fl_operation *op, size_t R) {
+    const fl_running *call = in->call;
+    const division before = in->by_before;
+    in->by = in->by_before = division_of(in, op, R);
+    if (in->by != BY_RANK_0 || before != BY_RANK_0) meet(call);
+    /* A recurrence ends with a meeting; in a loop its next step reads the state, which is written
+     * behind that. */
+    if (op->kind == FL_RECURRENT && !in->loops) in->by_before = BY_RANK_0;
+    if (in->by == BY_ROWS) in->mine = part_of(R, call);
+    /* These have all ranks meet before the state changes. */
+    return in->by != BY_RANK_0 || !call->rank || op->kind == FL_WINDOW || op->kind == FL_MEET;
+}
+
 /* Run operation `at` of the program over in->rows of its line. */
-static void run_operation(run *in, size_t at) {
+INLINE void run_operation(run *in, size_t at) {
     const fl_running *call = in->call;
     const fl_operation *op = call->model->program.operations + at;
     const size_t R = (in->rows.end - in->rows.first) * call->B;
@@ -87,18 +103,7 @@ static void run_operation(run *in, size_t at) {
     in->mine.first = 0;
     in->mine.end = R;
     in->by = BY_ROWS;
-    if (call->ranks > 1 && op->kind != FL_LOOP) {
-        const division before = in->by_before;
-        in->by = in->by_before = division_of(in, op, R);
-        if (in->by != BY_RANK_0 || before != BY_RANK_0) meet(call);
-        /* A recurrence ends with a meeting; in a loop its next step reads the state, which is written
-         * behind that. */
-        if (op->kind == FL_RECURRENT && !in->loops) in->by_before = BY_RANK_0;
-        if (in->by == BY_ROWS) in->mine = part_of(R, call);
-        /* These have all ranks meet before the state changes. */
-        else if (in->by == BY_RANK_0 && call->rank && op->kind != FL_WINDOW && op->kind != FL_MEET)
-            return;
-    }
+    if (call->ranks > 1 && op->kind != FL_LOOP && !take_share(in, op, R)) return;
     switch (op->kind) {
 #define O(NAME, name) \
     case FL_##NAME: run_##name(in, &op->name); break;
