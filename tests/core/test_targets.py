@@ -44,7 +44,7 @@ def test_the_exported_folder(name: str, exported: Any) -> None:
 def test_numbers_that_differ_are_seen(exported: Any) -> None:
     """Bits of a vector kernel are not those of the scalar one, and an error is over its bound."""
     target = TARGETS.TARGETS["aarch64"]
-    y = exported.bits["scalar"]
+    y = exported.bits["scalar"].ravel()
     assert "beside float64" in exported.check(TARGETS.TARGETS["wasm"], y)
     with pytest.raises(TARGETS.FailedError, match="beside float64"):
         exported.check(target, y + 1e-4)
