@@ -11,19 +11,31 @@ typedef struct {
     const fl_cell *packed;
 } cell;
 
-/* f * c + i * g and o * tanh(c), each product with one division: see activations.h. */
-INLINE vec lstm_unit(const vec *gate /* i f g o */, vec c, vec *c_new) {
-    vec g_divisor, y_divisor;
-    vec g = v_tanh_parts(gate[2], &g_divisor);
+/* A unit is made in two parts, of which the second waits for the functions of the first: of many
+ * rows each part is done for all of them, so that the functions of one row need not wait for those
+ * of another. Each product with a sigmoid or a tanh costs one division: see activations.h.
+ *
+ * LSTM: gate g becomes the new c = f * c + i * g, and gate o the divisor of its sigmoid; then
+ * y = o * tanh(c). */
+INLINE void lstm_begin(vec *gate /* i f g o */, vec c) {
+    vec g_divisor, g = v_tanh_parts(gate[2], &g_divisor);
     g = v_div(g, v_mul(v_sigmoid_divisor(gate[0]), g_divisor));
-    *c_new = v_add(v_div(c, v_sigmoid_divisor(gate[1])), g);
-    vec y = v_tanh_parts(*c_new, &y_divisor);
-    return v_div(y, v_mul(v_sigmoid_divisor(gate[3]), y_divisor));
+    gate[2] = v_add(v_div(c, v_sigmoid_divisor(gate[1])), g);
+    gate[3] = v_sigmoid_divisor(gate[3]);
+}
+INLINE vec lstm_end(const vec *gate) {
+    vec y_divisor, y = v_tanh_parts(gate[2], &y_divisor);
+    return v_div(y, v_mul(gate[3], y_divisor));
 }
 
-INLINE vec gru_unit(const vec *gate /* r z n_x n_h */, vec h) {
-    vec n = v_tanh(v_fma(v_sigmoid(gate[0]), gate[3], gate[2]));
-    return v_fma(v_sigmoid(gate[1]), v_sub(h, n), n);
+/* GRU: gate z becomes its sigmoid and n_x what n is the tanh of; then y = n + z * (h - n). */
+INLINE void gru_begin(vec *gate /* r z n_x n_h */) {
+    gate[2] = v_fma(v_sigmoid(gate[0]), gate[3], gate[2]);
+    gate[1] = v_sigmoid(gate[1]);
+}
+INLINE vec gru_end(const vec *gate, vec h) {
+    vec n = v_tanh(gate[2]);
+    return v_fma(gate[1], v_sub(h, n), n);
 }
 
 INLINE vec clip_to(real bound, vec a) {
@@ -87,72 +99,92 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
     accumulate(1, 1, G, total, w, 0, h, k, K);
 }
 
-/* Of M rows, in panels [p, p + N): what x gives, from what the rows start from, and what h
- * gives, from `h_init` (P, L) in the last gate and 0 in the others; h_init NULL: 0 there too.
- * `side`, if not NULL, is computed on the way (M = N = 1 then). */
-INLINE void sum_both(const int M, const int N, const int G, cell a, size_t p, const row *rows,
-                     const real *h_init, slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
+/* What the sum over h starts from: `h_init` (P, L) in the last gate and 0 in the others; NULL: 0
+ * there too. */
+INLINE void start_h(const int G, vec *total, const real *h_init, size_t p) {
+    clear(1, G, (vec(*)[4])total);
+    if (h_init) total[G - 1] = v_load(h_init + p * L);
+}
+
+/* Of one row, in panels [p, p + N): what x gives, from what the row starts from, and what h gives.
+ * `side`, if not NULL, is computed on the way (N = 1 then). */
+INLINE void sum_both(const int N, const int G, cell a, size_t p, const row *r, const real *h_init,
+                     slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
     const fl_panels *gates = &a.packed->gates;
     const real *w = (const real *)gates->weights + p * gates->stride;
-    const real *x[ROWS], *h[ROWS];
-    for (int m = 0; m < M; ++m) {
-        x[m] = rows[m].x;
-        h[m] = rows[m].h;
-        for (int n = 0; n < N; ++n)
-            start_sums(G, from_x[m * N + n], rows + m, (p + (size_t)n) * (size_t)(G * L));
-    }
-    if (x[0]) accumulate(M, N, G, from_x, w, gates->stride, x, 0, a.packed->input_rows);
+    for (int n = 0; n < N; ++n) start_sums(G, from_x[n], r, (p + (size_t)n) * (size_t)(G * L));
+    if (r->x) accumulate(1, N, G, from_x, w, gates->stride, &r->x, 0, a.packed->input_rows);
     w += a.packed->input_rows * (size_t)(G * L);
-    if (M * N > 1 || side) IN_MEMORY(from_x);
-    clear(M * N, G, from_h);
-    for (int m = 0; m < M && h_init; ++m)
-        for (int n = 0; n < N; ++n)
-            from_h[m * N + n][G - 1] = v_load(h_init + (p + (size_t)n) * L);
-    if (side) accumulate_beside(G, from_h, w, h, a.is->h_size, side);
-    else accumulate(M, N, G, from_h, w, gates->stride, h, 0, a.is->h_size);
+    if (N > 1 || side) IN_MEMORY(from_x);
+    for (int n = 0; n < N; ++n) start_h(G, from_h[n], h_init, p + (size_t)n);
+    if (side) accumulate_beside(G, from_h, w, &r->h, a.is->h_size, side);
+    else accumulate(1, N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
 }
 
-/* One step of M rows in panels [p, p + N). `kind` is FL_CELL_lstm or FL_CELL_gru, G its gates;
- * `side` as above. */
-INLINE void gated_block(const fl_cell_kind kind, const int M, const int N, const int G, cell a,
-                        size_t p, const row *rows, slice *side) {
-    vec from_x[ROWS][4], from_h[ROWS][4];
-    sum_both(M, N, G, a, p, rows, kind == FL_CELL_gru ? a.packed->bias_n : NULL, side, from_x,
-             from_h);
-    for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) {
-            const size_t at = (p + (size_t)n) * L, left = lanes_left(a.is->hidden_size, at);
-            vec y, gate[4], *x = from_x[m * N + n], *h = from_h[m * N + n];
-            UNROLL for (int g = 0; g < G; ++g) gate[g] = v_add(x[g], h[g]);
-            if (kind == FL_CELL_lstm) {
-                vec c = load_left(rows[m].c + at, left);
-                y = lstm_unit(gate, c, &c);
-                store_left(rows[m].c + at, c, left);
-            } else {
-                gate[2] = x[2];
-                gate[3] = h[2];
-                y = gru_unit(gate, load_left(rows[m].h + at, left));
-            }
-            store_left(rows[m].y + at, y, left);
-        }
+/* The same of n rows, TILE at most, in panel p; `next` is the panel read after it. */
+INLINE void sum_both_of_rows(const int G, cell a, size_t p, size_t next, const row *rows, size_t n,
+                             const real *h_init, vec (*from_x)[4], vec (*from_h)[4]) {
+    const fl_panels *gates = &a.packed->gates;
+    const size_t I = a.packed->input_rows, of_h = I * (size_t)(G * L);
+    const real *w = (const real *)gates->weights + p * gates->stride;
+    const real *w_next = (const real *)gates->weights + next * gates->stride;
+    for (size_t r = 0; r < n; ++r) {
+        start_sums(G, from_x[r], rows + r, p * (size_t)(G * L));
+        start_h(G, from_h[r], h_init, p);
+    }
+    if (rows->x) sum_rows(G, rows, n, 0, w, I, w + of_h, from_x);
+    else w_next += of_h;
+    sum_rows(G, rows, n, 1, w + of_h, a.is->h_size, w_next, from_h);
+}
+
+/* The gates of one row from both sums, and its unit as far as it goes before its end. `gate` may be
+ * h. */
+INLINE void begin_unit(const fl_cell_kind kind, const int G, cell a, size_t p, const row *r,
+                       const vec *x, const vec *h, vec *gate) {
+    const size_t at = p * L, left = lanes_left(a.is->hidden_size, at);
+    const vec n_h = h[2];
+    UNROLL for (int g = 0; g < G; ++g) gate[g] = v_add(x[g], h[g]);
+    if (kind == FL_CELL_lstm) {
+        lstm_begin(gate, load_left(r->c + at, left));
+        store_left(r->c + at, gate[2], left);
+    } else {
+        gate[2] = x[2];
+        gate[3] = n_h;
+        gru_begin(gate);
     }
 }
 
-/* One step of M rows of an RNN in panels [p, p + N), each of G vectors of its one gate. */
-INLINE void rnn_block(const int M, const int N, const int G, cell a, size_t p, const row *rows) {
+INLINE void end_unit(const fl_cell_kind kind, cell a, size_t p, const row *r, const vec *gate) {
+    const size_t at = p * L, left = lanes_left(a.is->hidden_size, at);
+    const vec y = kind == FL_CELL_lstm ? lstm_end(gate)
+                                       : gru_end(gate, load_left(r->h + at, left));
+    store_left(r->y + at, y, left);
+}
+
+INLINE const real *h_init_of(const fl_cell_kind kind, cell a) {
+    return kind == FL_CELL_gru ? a.packed->bias_n : NULL;
+}
+
+/* One step of a row in panels [p, p + N). `kind` is FL_CELL_lstm or FL_CELL_gru, G its gates;
+ * `side` as above. */
+INLINE void gated_block(const fl_cell_kind kind, const int N, const int G, cell a, size_t p,
+                        const row *r, slice *side) {
+    vec from_x[ROWS][4], from_h[ROWS][4], gate[4];
+    sum_both(N, G, a, p, r, h_init_of(kind, a), side, from_x, from_h);
+    for (int n = 0; n < N; ++n) {
+        begin_unit(kind, G, a, p + (size_t)n, r, from_x[n], from_h[n], gate);
+        end_unit(kind, a, p + (size_t)n, r, gate);
+    }
+}
+
+/* One step of an RNN row in panel p, of G vectors of its one gate, from both sums. */
+INLINE void rnn_unit(const int G, cell a, size_t p, const row *r, const vec *x, const vec *h) {
     const real clip = (real)a.is->clip;
-    vec from_x[ROWS][4], from_h[ROWS][4];
-    sum_both(M, N, G, a, p, rows, NULL, NULL, from_x, from_h);
-    for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) {
-            for (int g = 0; g < G; ++g) {
-                const size_t at = ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
-                vec z = v_add(from_x[m * N + n][g], from_h[m * N + n][g]);
-                if (clip != 0) z = clip_to(clip, z);
-                store_left(rows[m].y + at, apply(&a.packed->activation, z),
-                           lanes_left(a.is->hidden_size, at));
-            }
-        }
+    for (int g = 0; g < G; ++g) {
+        const size_t at = (p * (size_t)G + (size_t)g) * L;
+        vec z = v_add(x[g], h[g]);
+        if (clip != 0) z = clip_to(clip, z);
+        store_left(r->y + at, apply(&a.packed->activation, z), lanes_left(a.is->hidden_size, at));
     }
 }
 
@@ -194,20 +226,34 @@ typedef struct {
     int back;
 } share;
 
+/* One step of n rows, TILE at most, in panel p. */
+INLINE void gated_rows(const fl_cell_kind kind, const int G, cell a, size_t p, size_t next,
+                       const row *rows, size_t n) {
+    vec from_x[TILE][4], from_h[TILE][4];
+    sum_both_of_rows(G, a, p, next, rows, n, h_init_of(kind, a), from_x, from_h);
+    for (size_t r = 0; r < n; ++r)
+        begin_unit(kind, G, a, p, rows + r, from_x[r], from_h[r], from_h[r]);
+    for (size_t r = 0; r < n; ++r) end_unit(kind, a, p, rows + r, from_h[r]);
+}
+
 INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *rows, size_t n,
                        share mine, ahead *later) {
-#define BLOCK(M, N, p, r) gated_block(kind, M, N, G, a, p, rows + (r), NULL)
+#define BLOCK(N, p) gated_block(kind, N, G, a, p, rows, NULL)
+#define BLOCK_OF_ROWS(p, next, r, m) gated_rows(kind, G, a, p, next, rows + (r), m)
     if (later && later->block < later->blocks) {
-        const size_t first = mine.panels->first, end = mine.panels->end;
-        for (size_t i = first; i < end; ++i) {
-            const size_t p = mine.back ? end - 1 - (i - first) : i;
+        const size_t P = mine.panels->end - mine.panels->first;
+        for (size_t i = 0; i < P; ++i) {
             slice side;
-            gated_block(kind, 1, 1, G, a, p, rows, take_slice(later, a.packed, &side));
+            gated_block(kind, 1, G, a, panel_at(*mine.panels, i, mine.back), rows,
+                        take_slice(later, a.packed, &side));
         }
+    } else if (n == 1) {
+        FOR_PANELS(BLOCK, *mine.panels, mine.back);
     } else {
-        FOR_ROWS_AND_PANELS(BLOCK, *mine.panels, n, mine.back);
+        FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
     }
 #undef BLOCK
+#undef BLOCK_OF_ROWS
 }
 
 static void lstm_step(cell a, const row *rows, size_t n, share mine, ahead *later) {
@@ -218,19 +264,34 @@ static void gru_step(cell a, const row *rows, size_t n, share mine, ahead *later
     gated_step(FL_CELL_gru, 3, a, rows, n, mine, later);
 }
 
+/* One step of an RNN row in panels [p, p + N). */
+INLINE void rnn_block(const int N, const int G, cell a, size_t p, const row *r) {
+    vec from_x[ROWS][4], from_h[ROWS][4];
+    sum_both(N, G, a, p, r, NULL, NULL, from_x, from_h);
+    for (int n = 0; n < N; ++n) rnn_unit(G, a, p + (size_t)n, r, from_x[n], from_h[n]);
+}
+
+/* One step of n RNN rows, TILE at most, in panel p. */
+INLINE void rnn_rows(const int G, cell a, size_t p, size_t next, const row *rows, size_t n) {
+    vec from_x[TILE][4], from_h[TILE][4];
+    sum_both_of_rows(G, a, p, next, rows, n, NULL, from_x, from_h);
+    for (size_t r = 0; r < n; ++r) rnn_unit(G, a, p, rows + r, from_x[r], from_h[r]);
+}
+
+INLINE void rnn_groups(const int G, cell a, const row *rows, size_t n, share mine) {
+#define BLOCK(N, p) rnn_block(N, G, a, p, rows)
+#define BLOCK_OF_ROWS(p, next, r, m) rnn_rows(G, a, p, next, rows + (r), m)
+    if (n == 1) FOR_PANELS(BLOCK, *mine.panels, mine.back);
+    else FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
+#undef BLOCK
+#undef BLOCK_OF_ROWS
+}
+
 static void rnn_step(cell a, const row *rows, size_t n, share mine) {
-#define BLOCK_1(M, N, p, r) rnn_block(M, N, 1, a, p, rows + (r))
-#define BLOCK_2(M, N, p, r) rnn_block(M, N, 2, a, p, rows + (r))
-#define BLOCK_3(M, N, p, r) rnn_block(M, N, 3, a, p, rows + (r))
-#define BLOCK_4(M, N, p, r) rnn_block(M, N, 4, a, p, rows + (r))
     switch (a.packed->gates.groups) {
-    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, *mine.panels, n, mine.back); break;
-    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, *mine.panels, n, mine.back); break;
-    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, *mine.panels, n, mine.back); break;
-    default: FOR_ROWS_AND_PANELS(BLOCK_4, *mine.panels, n, mine.back); break;
+    case 1: rnn_groups(1, a, rows, n, mine); break;
+    case 2: rnn_groups(2, a, rows, n, mine); break;
+    case 3: rnn_groups(3, a, rows, n, mine); break;
+    default: rnn_groups(4, a, rows, n, mine); break;
     }
-#undef BLOCK_1
-#undef BLOCK_2
-#undef BLOCK_3
-#undef BLOCK_4
 }

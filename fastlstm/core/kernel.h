@@ -47,6 +47,7 @@ FL_REGION(FL_TARGET)
 #include "activations.h"
 #include "functions.h"
 #include "panels.h"
+#include "multiply.h"
 #include "cells.h"
 #include "rows.h"
 #include "maps.h"

@@ -1,4 +1,5 @@
-/* panels.h - sums of products in registers, and matrices in panels times rows. A part of kernel.h.
+/* panels.h - sums of products of a matrix in panels: of one row in registers, of many rows a part
+ * of the inputs at a time. A part of kernel.h.
  *
  * A sum is what it starts from, and then its products, in blocks and levels. Its order does not
  * depend on ROWS, on how many rows or steps a call has, or on who else is in the batch.
@@ -38,20 +39,32 @@ INLINE void add_to(const int MN, const int G, vec (*acc)[4], vec (*total)[4]) {
         UNROLL for (int g = 0; g < G; ++g) total[i][g] = v_add(total[i][g], acc[i][g]);
 }
 
-/* acc[m * N + n][g] += x[m][k] * w[n][g] for one k. */
+/* acc[m * N + n][g] += x[m][k] * w[n][g] for one k. The fewer of both, numbers of the rows or vectors
+ * of weights, are held in registers, of which accumulators leave few. */
 INLINE void accumulate_one(const int M, const int N, const int G, accumulators acc,
                            const real *w /* N of (G, L), `stride` apart */, size_t stride,
                            const real *const *x /* (M,) pointers to (K,) */, size_t k) {
     UNROLL for (int n = 0; n < N; ++n) {
-        vec wk[4];
-        UNROLL for (int g = 0; g < G; ++g) {
-            wk[g] = v_load(w + (size_t)n * stride + g * L);
-            if (M > 1) wk[g] = v_keep(wk[g]);
-        }
-        UNROLL for (int m = 0; m < M; ++m) {
-            vec xk = v_set1(x[m][k]);
-            UNROLL for (int g = 0; g < G; ++g)
-                acc[m * N + n][g] = v_fma(xk, wk[g], acc[m * N + n][g]);
+        const real *w_n = w + (size_t)n * stride;
+        vec held[ROWS > 4 ? ROWS : 4];
+        if (M < G) {
+            UNROLL for (int m = 0; m < M; ++m) held[m] = v_set1(x[m][k]);
+            UNROLL for (int g = 0; g < G; ++g) {
+                vec wk = v_load(w_n + g * L);
+                if (M > 1) wk = v_keep(wk);
+                UNROLL for (int m = 0; m < M; ++m)
+                    acc[m * N + n][g] = v_fma(held[m], wk, acc[m * N + n][g]);
+            }
+        } else {
+            UNROLL for (int g = 0; g < G; ++g) {
+                held[g] = v_load(w_n + g * L);
+                if (M > 1) held[g] = v_keep(held[g]);
+            }
+            UNROLL for (int m = 0; m < M; ++m) {
+                vec xk = v_set1(x[m][k]);
+                UNROLL for (int g = 0; g < G; ++g)
+                    acc[m * N + n][g] = v_fma(xk, held[g], acc[m * N + n][g]);
+            }
         }
     }
 }
@@ -102,142 +115,121 @@ INLINE void start_sums(const int G, vec *total, const row *r, size_t at) {
         total[g] = v_add(total[g], v_load(r->table + at + (size_t)g * L));
 }
 
-/* A product with a matrix in panels. */
-typedef struct {
-    const real *weights;   /* (P, K, G, L), panels `stride` apart */
-    size_t stride;
-    range panels;          /* to compute */
-    size_t full, groups;   /* panels before a narrower one, and vectors of each, */
-    size_t last_groups;    /* and of that one; 0: there is none */
-    size_t first;          /* element of the vectors and outputs that panel 0 begins with */
-    size_t x_size;         /* K */
-    size_t y_size;         /* outputs to write: the rest of the last panel is padding */
-    const real *scale, *shift; /* (P, G, L), or NULL */
-    const fl_activation *activation;
-} product;
+/* Panel number i of a range, taken from the first to the last, or the other way if `back`: a step
+ * that begins where the step before ended finds those weights in the nearest cache, where one that
+ * always began with the first would find them gone. */
+INLINE size_t panel_at(range a, size_t i, int back) { return back ? a.end - i - 1 : a.first + i; }
 
-/* rows[m].y = function(scale (init + W x) + shift) for M rows in panels [p, p + N). */
-INLINE void product_block(const int M, const int N, const int G, const product *a, size_t p,
-                          const row *rows) {
-    const real *x[ROWS];
-    vec total[ROWS][4];
-    for (int m = 0; m < M; ++m) {
-        x[m] = rows[m].x;
-        for (int n = 0; n < N; ++n)
-            start_sums(G, total[m * N + n], rows + m,
-                       a->first + (p + (size_t)n) * (size_t)(G * L));
-    }
-    if (x[0])
-        accumulate(M, N, G, total, a->weights + p * a->stride, a->stride, x, 0, a->x_size);
-    for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) {
-            for (int g = 0; g < G; ++g) {
-                const size_t at = a->first + ((p + (size_t)n) * (size_t)G + (size_t)g) * L;
-                vec sum = total[m * N + n][g];
-                if (a->scale) sum = v_fma(sum, v_load(a->scale + at), v_load(a->shift + at));
-                store_left(rows[m].y + at, apply(a->activation, sum), lanes_left(a->y_size, at));
-            }
+/* BLOCK(N, p) of all panels of a range, for one row: PANELS at a time, which changes no sum. */
+#define FOR_PANELS(BLOCK, range, back)                                               \
+    do {                                                                             \
+        const size_t P_ = (range).end - (range).first;                               \
+        size_t i_ = 0;                                                               \
+        for (; PANELS > 1 && i_ + PANELS <= P_; i_ += PANELS)                        \
+            BLOCK(PANELS, panel_at(range, (back) ? i_ + PANELS - 1 : i_, back));     \
+        for (; i_ < P_; ++i_) BLOCK(1, panel_at(range, i_, back));                   \
+    } while (0)
+
+/* ---- Many rows ---- */
+
+/* Inputs whose weights of a panel stay in the first-level cache while all rows pass: 16 KB. */
+enum {
+    K_FILL = 16384 / (4 * L * sizeof(real)),
+    K_PART = K_FILL < K_BLOCK ? K_BLOCK : K_FILL < K_LEVEL ? K_FILL : K_LEVEL
+};
+_Static_assert(K_PART % K_BLOCK == 0 && K_LEVEL % K_PART == 0, "a part ends where a block does");
+
+/* Rows whose sums in a panel stay in the first-level cache beside such a part. */
+enum { TILE = 24 };
+
+/* How many of so many rows come next, if they are taken `most` at a time and none much fewer. */
+INLINE size_t next_rows(size_t left, size_t most) { return left / ((left + most - 1) / most); }
+
+/* total[m][g] += the sum over inputs [0, K) of a part, block by block. Meanwhile what lies at
+ * `next`, `apart` bytes of it for each input, is brought nearer. */
+INLINE void accumulate_part(const int M, const int G, vec (*total)[4], const real *w,
+                            const real *const *x, size_t K, const char *next, size_t apart) {
+    size_t k = 0;
+    while (k < K) {
+        const size_t end = K - k < K_BLOCK ? K : k + K_BLOCK;
+        accumulators acc;
+        IN_MEMORY(total);
+        clear(M, G, acc);
+        for (; k < end; ++k, w += G * L, next += apart) {
+            __builtin_prefetch(next, 0, 2);
+            accumulate_one(M, 1, G, acc, w, 0, x, k);
         }
+        add_to(M, G, acc, total);
     }
 }
 
-/* Every panel of a range, for every row: panels outside, so that a panel's weights are read once
- * for all rows. A row alone takes PANELS at a time, which changes no sum. `back` takes the panels
- * from the last to the first: a step that begins where the step before ended finds those weights in
- * the nearest cache, where one that always began with the first would find them gone. */
-#define FOR_ROWS_AND_PANELS(BLOCK, range, n, back)                               \
-    do {                                                                         \
-        const size_t P_ = (range).end - (range).first;                           \
-        size_t i_ = 0;                                                           \
-        for (; (n) == 1 && PANELS > 1 && i_ + PANELS <= P_; i_ += PANELS)        \
-            BLOCK(1, PANELS, (back) ? (range).end - i_ - PANELS : (range).first + i_, 0); \
-        for (; i_ < P_; ++i_) {                                                  \
-            const size_t p_ = (back) ? (range).end - i_ - 1 : (range).first + i_; \
-            size_t r_ = 0;                                                       \
-            for (; r_ + ROWS <= (n); r_ += ROWS) BLOCK(ROWS, 1, p_, r_);         \
-            switch ((n) - r_) {                                                  \
-                CASE_5(BLOCK, p_, r_)                                            \
-                CASE_4(BLOCK, p_, r_)                                            \
-                CASE_3(BLOCK, p_, r_)                                            \
-                CASE_2(BLOCK, p_, r_)                                            \
-            case 1: BLOCK(1, 1, p_, r_); break;                                  \
-            default: break;                                                      \
-            }                                                                    \
-        }                                                                        \
-    } while (0)
-#define ROWS_CASE(BLOCK, M, p, r) case M: BLOCK(M, 1, p, r); break;
-#define CASE_2(BLOCK, p, r)
-#define CASE_3(BLOCK, p, r)
-#define CASE_4(BLOCK, p, r)
-#define CASE_5(BLOCK, p, r)
-#if ROWS > 2
-#undef CASE_2
-#define CASE_2(BLOCK, p, r) ROWS_CASE(BLOCK, 2, p, r)
-#endif
-#if ROWS > 3
-#undef CASE_3
-#define CASE_3(BLOCK, p, r) ROWS_CASE(BLOCK, 3, p, r)
+/* The same for n rows, in groups, of which one of few rows would have too few sums in flight. `next`
+ * are the weights of the part behind this one. */
+INLINE void sum_part(const int G, const row *rows, size_t n, int of_h, size_t k, size_t K,
+                     const real *w, const real *next, vec (*total)[4]) {
+    const size_t groups = (n + ROWS - 1) / ROWS, apart = (size_t)(G * L) * sizeof(real) / groups;
+    const char *ahead = (const char *)next;
+    for (size_t r = 0, m; r < n; r += m, ahead += K * apart) {
+        const real *x[ROWS];
+        m = next_rows(n - r, ROWS);
+        for (size_t i = 0; i < m; ++i) x[i] = (of_h ? rows[r + i].h : rows[r + i].x) + k;
+#define PART_OF(M) accumulate_part(M, G, total + r, w, x, K, ahead, apart)
+        switch (m) {
+#if ROWS > 5
+        case 6: PART_OF(6); break;
 #endif
 #if ROWS > 4
-#undef CASE_4
-#define CASE_4(BLOCK, p, r) ROWS_CASE(BLOCK, 4, p, r)
+        case 5: PART_OF(5); break;
 #endif
-#if ROWS > 5
-#undef CASE_5
-#define CASE_5(BLOCK, p, r) ROWS_CASE(BLOCK, 5, p, r)
+#if ROWS > 3
+        case 4: PART_OF(4); break;
 #endif
-
-static void multiply_panels(const product *a, const row *rows, size_t n, int back) {
-#define BLOCK_1(M, N, p, r) product_block(M, N, 1, a, p, rows + (r))
-#define BLOCK_2(M, N, p, r) product_block(M, N, 2, a, p, rows + (r))
-#define BLOCK_3(M, N, p, r) product_block(M, N, 3, a, p, rows + (r))
-#define BLOCK_4(M, N, p, r) product_block(M, N, 4, a, p, rows + (r))
-    switch (a->groups) {
-    case 1: FOR_ROWS_AND_PANELS(BLOCK_1, a->panels, n, back); break;
-    case 2: FOR_ROWS_AND_PANELS(BLOCK_2, a->panels, n, back); break;
-    case 3: FOR_ROWS_AND_PANELS(BLOCK_3, a->panels, n, back); break;
-    default: FOR_ROWS_AND_PANELS(BLOCK_4, a->panels, n, back); break;
+#if ROWS > 2
+        case 3: PART_OF(3); break;
+#endif
+        case 2: PART_OF(2); break;
+        default: PART_OF(1);
+        }
+#undef PART_OF
     }
-#undef BLOCK_1
-#undef BLOCK_2
-#undef BLOCK_3
-#undef BLOCK_4
 }
 
-/* The product of a matrix and n rows: its full panels and the narrower one, or the other way. */
-static void multiply(const product *a, const row *rows, size_t n, int back) {
-    if (!a->last_groups || a->panels.end <= a->full) {
-        multiply_panels(a, rows, n, back);
-        return;
+/* total[m][g] += the sum over the inputs [0, K) of x, or of h, of n rows, TILE at most. w is the panel
+ * at input 0, and `next` what is read after it.
+ *
+ * A part of the weights meets all rows before the next part comes: it is then in the first-level
+ * cache, and the next one on its way from farther away. Between two parts, as between two blocks,
+ * what each row has summed up lies in memory. */
+INLINE void sum_rows(const int G, const row *rows, size_t n, int of_h, const real *w, size_t K,
+                     const real *next, vec (*total)[4]) {
+    vec levels[TILE][4];
+    for (size_t k = 0, end; k < K; k = end) {
+        const int last = K - k <= K_PART;
+        end = last ? K : k + K_PART;
+        if (k && k % K_LEVEL == 0) {
+            for (size_t r = 0; r < n; ++r) {
+                if (k == K_LEVEL) clear(1, G, levels + r);
+                add_to(1, G, total + r, levels + r);
+                clear(1, G, total + r);
+            }
+        }
+        sum_part(G, rows, n, of_h, k, end - k, w + k * (size_t)(G * L),
+                 last ? next : w + end * (size_t)(G * L), total);
     }
-    product full = *a, last = *a;
-    full.panels.end = a->full;
-    last.weights += a->full * a->stride;
-    last.first += a->full * a->groups * L;
-    last.groups = a->last_groups;
-    last.panels.first = 0;
-    last.panels.end = a->panels.first <= a->full;
-    if (back) multiply_panels(&last, rows, n, back);
-    if (full.panels.first < full.panels.end) multiply_panels(&full, rows, n, back);
-    if (!back) multiply_panels(&last, rows, n, back);
+    for (size_t r = 0; r < n && K > K_LEVEL; ++r) add_to(1, G, levels + r, total + r);
 }
 
-static const fl_activation identity = {FL_FUNCTION_identity, 0, 0};
-
-/* Panels of a matrix applied to rows that all have an x and start from its bias. */
-static void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
-                         size_t y_size) {
-    const int narrow = a->last_groups < a->groups;
-    made->weights = a->weights;
-    made->stride = a->stride;
-    made->panels = panels;
-    made->full = a->panels - (size_t)narrow;
-    made->groups = a->groups;
-    made->last_groups = narrow ? a->last_groups : 0;
-    made->first = 0;
-    made->x_size = x_size;
-    made->y_size = y_size;
-    made->scale = a->scale;
-    made->shift = a->shift;
-    made->activation = &identity;
-}
+/* BODY for the panels p of a range and the rows [r, r + m) of n, as many as TILE: panels outside, so
+ * that a panel comes from afar once for all rows. `next` is the panel that is read after p. */
+#define FOR_PANELS_AND_ROWS(BODY, range, n, back)                                          \
+    do {                                                                                   \
+        const size_t P_ = (range).end - (range).first;                                     \
+        for (size_t i_ = 0; i_ < P_; ++i_) {                                               \
+            const size_t p_ = panel_at(range, i_, back);                                   \
+            const size_t then_ = i_ + 1 < P_ ? panel_at(range, i_ + 1, back) : p_;         \
+            for (size_t r_ = 0, m_; r_ < (n); r_ += m_) {                                  \
+                m_ = next_rows((n) - r_, TILE);                                            \
+                BODY(p_, r_ + m_ < (n) ? p_ : then_, r_, m_);                              \
+            }                                                                              \
+        }                                                                                  \
+    } while (0)
