@@ -60,7 +60,7 @@ MAY_IMPORT = {
         *("self_check", "summary", "paths"),
     },
     "conversion": {"spec", "errors", "format", "model", "options", "paths", "sources"},
-    "exporting": {"public", "spec", "plan", "model"},
+    "exporting": {"public", "spec", "plan", "model", "_engine"},
     "headers": set(),
     "nn": {"spec", "arrays", "conversion", "errors", "model", "sequences"},
     "tokens": {"spec", "arrays", "model", "stream"},
@@ -180,7 +180,7 @@ class TestCythonImports:
         }
         assert declared == {
             "__init__.pxd": {"fastlstm_api.h"},
-            "core.pxd": {"core/model.h", "core/system.h"},
+            "core.pxd": {"core/model.h", "core/source.h", "core/system.h"},
         }
 
     def test_scipy_is_imported_within_a_function(self):
@@ -246,9 +246,14 @@ INCLUDES = {
     "check_rows.c": {"check.h"},
     "check_recurrent.c": {*MEMORY, "check.h"},
     "check_time.c": {"check.h"},
-    "vocabulary.c": {"check.h"},
+    "vocabulary.c": {"check.h", "text.h"},
+    "text.h": {"stddef.h", "stdint.h", "model.h"},
+    "text.c": {*MEMORY, "text.h"},
+    "source.h": {"model.h", "text.h"},
+    "source.c": {*MEMORY, "call.h", "check.h", "source.h"},
+    "source_packed.c": {"source.h"},
     "lines.c": {*MEMORY, "lines.h"},
-    "model.c": {*MESSAGES, "pack.h"},
+    "model.c": {*MESSAGES, "pack.h", "source.h"},
     "matrices.c": {*MEMORY, "pack.h"},
     "pack_cells.c": {*MEMORY, "pack.h"},
     "pack_rows.c": {*MEMORY, "pack.h"},

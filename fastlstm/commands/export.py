@@ -28,12 +28,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model beside the sources, as model.flm, and not within, as an array "
         "(default: if it takes more than 4 MiB)",
     )
+    parser.add_argument(
+        "--specialise",
+        action="store_true",
+        help="C whose sizes and weights are constants: for small models and microcontrollers",
+    )
+    parser.add_argument(
+        "--isa",
+        metavar="NAME",
+        help="the instruction set of a specialised model, which this processor need not have: "
+        "avx512, avx2, neon, simd128, fused (a microcontroller with fused multiply-adds) or scalar",
+    )
+    parser.add_argument(
+        "--name", metavar="NAME", help="what a specialised model is called in C (default: model)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what to do with it."""
     model = fastlstm.load(arguments.model)
-    fastlstm.export(model, arguments.directory, apart=arguments.apart)
+    fastlstm.export(
+        model,
+        arguments.directory,
+        apart=arguments.apart,
+        specialise=arguments.specialise,
+        isa=arguments.isa,
+        name=arguments.name,
+    )
     command = f"make -C {shlex.quote(arguments.directory)}"
     if arguments.json:
         files = sorted(os.listdir(arguments.directory))

@@ -3,7 +3,7 @@
  */
 
 /* Rows are counted in two digits, each below this: a float holds every integer up to it. */
-static const double DIGIT = 16777216;
+enum { DIGIT = 16777216 };
 
 /* The number of rows in two digits, the lower one first. */
 INLINE double counted(const real *digits) {
@@ -13,8 +13,8 @@ INLINE double counted(const real *digits) {
 /* Count one row more; how many rows those are. The largest count stays. */
 INLINE real count_row(real *digits) {
     const size_t low = count_of(digits[0], DIGIT) + 1, high = count_of(digits[1], DIGIT);
-    if ((double)low < DIGIT) digits[0] = (real)low;
-    else if ((double)high + 1 < DIGIT) digits[0] = 0, digits[1] = (real)(high + 1);
+    if (low < DIGIT) digits[0] = (real)low;
+    else if (high + 1 < DIGIT) digits[0] = 0, digits[1] = (real)(high + 1);
     return (real)counted(digits);
 }
 

@@ -3,7 +3,7 @@
  * An instruction set's file defines, and then includes this file:
  *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SIMD128 | FL_FUSED | FL_SCALAR | FL_SCALAR64
  *                which operations vec.h gives
- *   FL_KERNEL    the fl_kernel object to define
+ *   FL_KERNEL    the fl_kernel object to define; without one the templates are all there is
  *   FL_NAME      its name, a string
  *   FL_NEEDS     the FL_CPU_ bits it needs
  *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
@@ -62,6 +62,8 @@ FL_REGION(FL_TARGET)
 
 FL_REGION_END
 
+#if defined(FL_KERNEL)
 extern const fl_kernel FL_KERNEL;
 const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run_call, begin_call,
                              count_call};
+#endif

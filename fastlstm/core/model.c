@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "pack.h"
+#include "source.h"
 
 typedef struct {
     char *text;
@@ -113,8 +114,9 @@ static fl_model *pack(fl_packer *to) {
     return model;
 }
 
+/* target: the kernel, or NULL for the config's instruction set. */
 static fl_error read_config(const fl_program *program, const fl_model_config *config,
-                            fl_packer *to, note message) {
+                            const fl_kernel *target, fl_packer *to, note message) {
     memset(to, 0, sizeof *to);
     if (message.text && message.bytes) message.text[0] = 0;
     if (!program || !config || config->struct_size != sizeof *config)
@@ -124,7 +126,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
                       (int)config->type);
     to->program = program;
     to->keeps_tensors = config->keeps_tensors;
-    to->kernel = fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
+    to->kernel = target ? target : fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
     if (to->kernel) return FL_OK;
     return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
                   config->isa ? config->isa : "at all", config->type == FL_FLOAT32 ? 4 : 8);
@@ -138,18 +140,24 @@ static size_t count_bytes(fl_packer *to) {
     return counted.arena.used;
 }
 
-fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
-                       char *message, size_t message_bytes) {
+fl_error fl_model_size_for(const fl_kernel *target, const fl_program *program,
+                           const fl_model_config *config, size_t *bytes, char *message,
+                           size_t message_bytes) {
     fl_packer to;
     const note text = {message, message_bytes};
     if (!bytes) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the size");
     *bytes = 0;
-    const fl_error error = read_config(program, config, &to, text);
+    const fl_error error = read_config(program, config, target, &to, text);
     if (error) return error;
     *bytes = count_bytes(&to);
     if (*bytes != SIZE_MAX) return FL_OK;
     *bytes = 0;
     return refuse(text, FL_TOO_LARGE, "the packed model is larger than can be addressed");
+}
+
+fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,
+                       char *message, size_t message_bytes) {
+    return fl_model_size_for(NULL, program, config, bytes, message, message_bytes);
 }
 
 static fl_error check_tensors(const fl_program *program, const fl_model_config *config,
@@ -176,15 +184,15 @@ static fl_error check_tensors(const fl_program *program, const fl_model_config *
     return FL_OK;
 }
 
-fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
-                       const fl_tensor_data *tensors, size_t tensor_count, void *memory,
-                       size_t memory_bytes, const fl_model **made, char *message,
-                       size_t message_bytes) {
+fl_error fl_model_init_for(const fl_kernel *target, const fl_program *program,
+                           const fl_model_config *config, const fl_tensor_data *tensors,
+                           size_t tensor_count, void *memory, size_t memory_bytes,
+                           const fl_model **made, char *message, size_t message_bytes) {
     fl_packer to;
     const note text = {message, message_bytes};
     if (!made) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
     *made = NULL;
-    fl_error error = read_config(program, config, &to, text);
+    fl_error error = read_config(program, config, target, &to, text);
     if (!error && !tensors && !tensor_count && program->tensors) {
         tensors = program->tensors;
         tensor_count = program->tensor_count;
@@ -205,6 +213,14 @@ fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
     to.scratch = (double *)(void *)((char *)memory + (bytes - scratch));
     *made = pack(&to);
     return *made ? FL_OK : refuse(text, FL_TOO_LARGE, "the rows of a chunk are too many to count");
+}
+
+fl_error fl_model_init(const fl_program *program, const fl_model_config *config,
+                       const fl_tensor_data *tensors, size_t tensor_count, void *memory,
+                       size_t memory_bytes, const fl_model **made, char *message,
+                       size_t message_bytes) {
+    return fl_model_init_for(NULL, program, config, tensors, tensor_count, memory, memory_bytes,
+                             made, message, message_bytes);
 }
 
 const char *fl_model_isa(const fl_model *model) { return model ? model->kernel->name : NULL; }

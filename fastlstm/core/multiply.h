@@ -85,7 +85,7 @@ static void multiply(const product *a, const row *rows, size_t n, int back) {
 static const fl_activation identity = {FL_FUNCTION_identity, 0, 0};
 
 /* Panels of a matrix applied to rows that all have an x and start from its bias. */
-static void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
+INLINE void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
                          size_t y_size) {
     const int narrow = a->last_groups < a->groups;
     made->weights = a->weights;

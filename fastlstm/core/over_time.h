@@ -3,8 +3,9 @@
  */
 
 /* An integer below `bound` that a state holds, and that a kernel must not trust to be one. */
-INLINE size_t count_of(real count, double bound) {
-    return count >= 0 && count < bound ? (size_t)count : 0;
+INLINE size_t count_of(real count, size_t bound) {
+    const size_t n = count >= 0 && count < (real)0x1p31 ? (size_t)count : 0;
+    return n < bound ? n : 0;
 }
 
 INLINE real *state_of(const run *in, size_t b) { return in->call->states[b]; }
@@ -23,7 +24,7 @@ typedef struct {
 
 INLINE ring ring_of(real *state, ptrdiff_t offset, ptrdiff_t oldest, size_t rows, size_t count) {
     ring made = {state + offset, rows, count, 0};
-    if (rows > 1) made.oldest = count_of(state[oldest], (double)rows);
+    if (rows > 1) made.oldest = count_of(state[oldest], rows);
     return made;
 }
 
@@ -102,7 +103,7 @@ INLINE size_t enough_rows(const fl_window *w) {
  * state that was put there may have counted them all. */
 INLINE size_t rows_read(const fl_window *w, const real *state) {
     if (w->rows < 0) return reach_of(w) + w->ahead;
-    const size_t enough = enough_rows(w), n = count_of(state[w->rows], 16777216.0);
+    const size_t enough = enough_rows(w), n = count_of(state[w->rows], 16777216);
     return n < enough + w->stride ? n : enough + (n - enough) % w->stride;
 }
 
@@ -217,7 +218,7 @@ static void run_spread(const run *in, const fl_spread *s) {
 /* Rows of read i that wait in its queue. */
 INLINE size_t waiting_of(const fl_meet *m, size_t i, const real *state) {
     const size_t capacity = (size_t)m->capacities.at[i];
-    return capacity ? count_of(state[(size_t)m->heads + 2 * i + 1], (double)capacity + 1) : 0;
+    return capacity ? count_of(state[(size_t)m->heads + 2 * i + 1], capacity + 1) : 0;
 }
 
 /* Rows that all reads have of batch row b. */

@@ -1,20 +1,11 @@
 /* vocabulary.c - the names of all that a program can say, and of what can go wrong. */
 #include "check.h"
-
-typedef struct {
-    char *text;
-    size_t bytes, length;
-} writer;
-
-static void say(writer *to, const char *text) {
-    for (; *text; ++text, ++to->length)
-        if (to->length + 1 < to->bytes) to->text[to->length] = *text;
-}
+#include "text.h"
 
 size_t fl_vocabulary(char *text, size_t bytes) {
-    writer to = {text, bytes, 0};
-#define E(name) say(&to, " " #name);
-#define ENUMERATION(name, LIST) say(&to, "enumeration " name); LIST(E) say(&to, "\n");
+    fl_text to = {text, bytes, 0};
+#define E(name) fl_say(&to, " " #name);
+#define ENUMERATION(name, LIST) fl_say(&to, "enumeration " name); LIST(E) fl_say(&to, "\n");
     ENUMERATION("function", FL_FUNCTIONS)
     ENUMERATION("reduction", FL_REDUCTIONS)
     ENUMERATION("fold", FL_FOLDS)
@@ -25,16 +16,15 @@ size_t fl_vocabulary(char *text, size_t bytes) {
     ENUMERATION("part", FL_PARTS)
 #undef ENUMERATION
 #undef E
-#define F(type, name) say(&to, " " #type ":" #name);
-#define T(NAME, name) say(&to, "table " #name); FL_##NAME##_FIELDS(F) say(&to, "\n");
+#define F(type, name) fl_say(&to, " " #type ":" #name);
+#define T(NAME, name) fl_say(&to, "table " #name); FL_##NAME##_FIELDS(F) fl_say(&to, "\n");
     FL_TABLES(T)
 #undef T
-#define O(NAME, name) say(&to, "operation " #name); FL_##NAME##_FIELDS(F) say(&to, "\n");
+#define O(NAME, name) fl_say(&to, "operation " #name); FL_##NAME##_FIELDS(F) fl_say(&to, "\n");
     FL_OPERATIONS(O)
 #undef O
 #undef F
-    if (bytes) text[to.length < bytes ? to.length : bytes - 1] = 0;
-    return to.length;
+    return fl_said(&to);
 }
 
 size_t fl_arity(fl_function function) {

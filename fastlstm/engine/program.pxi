@@ -1,11 +1,14 @@
 # Programs: checked and decoded, packed with their tensors for an instruction set.
 
 from fastlstm cimport (
-    FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_error, fl_error_text, fl_model, fl_model_config,
-    fl_model_init, fl_model_size, fl_program, fl_program_init, fl_program_size, fl_tensor_data,
-    fl_type, fl_vocabulary,
+    FL_COUNT_OUTPUTS, FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_count, fl_error,
+    fl_error_text, fl_model, fl_model_config, fl_program, fl_program_init, fl_program_size,
+    fl_tensor_data, fl_type, fl_vocabulary,
 )
-from fastlstm.core cimport fl_find, fl_kernels
+from fastlstm.core cimport (
+    fl_find, fl_kernel, fl_kernels, fl_model_init_for, fl_model_size_for, fl_source,
+    fl_source_rows, fl_source_scratch, fl_target, fl_target_name,
+)
 
 cdef enum:
     MESSAGE_BYTES = 512
@@ -45,6 +48,14 @@ def known_isas():
         if fl_kernels[i].real_size == 4:
             names.append(fl_kernels[i].name.decode())
         i += 1
+    return names
+
+
+def targets():
+    """Names of the instruction sets that a model can be written for as C, by `source_of`."""
+    names = []
+    while fl_target_name(len(names)) != NULL:
+        names.append(fl_target_name(len(names)).decode())
     return names
 
 
@@ -102,6 +113,9 @@ cdef class Program:
         ValueError
             If there is no such instruction set here.
         """
+        return self.bytes_for(NULL, dtype, isa, constant)
+
+    cdef size_t bytes_for(self, const fl_kernel *target, dtype, str isa, bint constant) except? 0:
         cdef char message[MESSAGE_BYTES]
         cdef fl_model_config config
         cdef size_t size = 0
@@ -109,7 +123,8 @@ cdef class Program:
         config.struct_size, config.type, config.isa = sizeof(config), type_of(dtype), name
         config.keeps_tensors = constant
         message[0] = 0
-        cdef fl_error error = fl_model_size(self.decoded, &config, &size, message, MESSAGE_BYTES)
+        cdef fl_error error = fl_model_size_for(target, self.decoded, &config, &size, message,
+                                                MESSAGE_BYTES)
         if error != FL_OK:
             raise failed(error, message)
         return size
@@ -119,7 +134,8 @@ cdef class Program:
 cdef class Packed:
     """A program packed with its tensors: what calls compute with.
 
-    Parameters are those of Network.
+    Parameters are those of Network; where `foreign` is true, the instruction set is one of
+    `targets()`, which need not be there, and nothing is computed.
     """
 
     cdef Program program
@@ -127,7 +143,8 @@ cdef class Packed:
     cdef const fl_model *model
     cdef list kept                  # arrays that `model` reads, if any
 
-    def __cinit__(self, Program program, tensors, dtype, str isa, bint constant):
+    def __cinit__(self, Program program, tensors, dtype, str isa, bint constant,
+                  bint foreign=False):
         cdef char message[MESSAGE_BYTES]
         cdef Buffer table = Buffer(len(tensors) * sizeof(fl_tensor_data))
         cdef fl_tensor_data *entry = <fl_tensor_data *>table.data
@@ -136,7 +153,10 @@ cdef class Packed:
         cdef fl_error error
         cdef cnp.ndarray array
         cdef list kept = []
+        cdef const fl_kernel *target = NULL
         name = isa.encode()
+        if foreign:
+            target = fl_target(name)
         config.struct_size = sizeof(config)
         config.type, config.isa, config.keeps_tensors = type_of(dtype), name, constant
         message[0] = 0
@@ -150,10 +170,49 @@ cdef class Packed:
             entry += 1
         self.program = program
         self.kept = kept if constant else []
-        self.block = Buffer(program.packed_bytes(dtype, isa, constant))
+        self.block = Buffer(program.bytes_for(target, dtype, isa, constant))
         with nogil:
-            error = fl_model_init(program.decoded, &config, <fl_tensor_data *>table.data, n,
-                                  self.block.data, self.block.size, &self.model, message,
-                                  MESSAGE_BYTES)
+            error = fl_model_init_for(target, program.decoded, &config,
+                                      <fl_tensor_data *>table.data, n, self.block.data,
+                                      self.block.size, &self.model, message, MESSAGE_BYTES)
         if error != FL_OK:
             raise failed(error, message)
+
+
+def source_of(Program program, tensors, str isa):
+    """A program and its tensors as C whose structs and weights are constants.
+
+    Parameters
+    ----------
+    program : Program
+    tensors : sequence of array
+        As of Network, float32.
+    isa : str
+        One of `targets()`.
+
+    Returns
+    -------
+    text : str
+        What ``core/constant.h`` runs.
+    scratch_bytes : int
+        Scratch memory that it takes.
+    rows : list of (int, int)
+        Rows of each output that a step, and the end of a sequence, has at most.
+
+    Raises
+    ------
+    MemoryError
+        If a size is too large.
+    """
+    cdef Packed packed = Packed(program, tensors, np.float32, isa, False, foreign=True)
+    cdef const fl_model *model = packed.model
+    cdef size_t size = fl_source(model, NULL, 0)
+    if not size:
+        raise MemoryError("a size of the model is too large for C whose sizes are constants")
+    cdef Buffer text = Buffer(size + 1)
+    fl_source(model, text.data, size + 1)
+    rows = [
+        (fl_source_rows(model, o, False), fl_source_rows(model, o, True))
+        for o in range(fl_count(program.decoded, FL_COUNT_OUTPUTS))
+    ]
+    return text.data[:size].decode(), fl_source_scratch(model), rows

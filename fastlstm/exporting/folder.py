@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlstm import spec
-from fastlstm.exporting import one_file
+from fastlstm.exporting import one_file, specialised
 from fastlstm.exporting.model_file import ALIGNMENT, model_file
 from fastlstm.model import Model
 from fastlstm.plan.lowering import plan
@@ -24,7 +24,15 @@ MOST_EMBEDDED = 4 * 2**20
 _APART = "model.flm"
 
 
-def export(model: Model, directory: str | os.PathLike[str], *, apart: bool | None = None) -> None:
+def export(
+    model: Model,
+    directory: str | os.PathLike[str],
+    *,
+    apart: bool | None = None,
+    specialise: bool = False,
+    isa: str | None = None,
+    name: str | None = None,
+) -> None:
     """Write a folder of C that builds with one ``make`` and runs the model.
 
     Parameters
@@ -36,11 +44,25 @@ def export(model: Model, directory: str | os.PathLike[str], *, apart: bool | Non
     apart : bool, optional
         Whether the model lies beside the sources, in ``model.flm``, and not within, as an array.
         So it does if it takes more than 4 MiB, unless said otherwise.
+    specialise : bool, default False
+        Whether to write C whose sizes, kinds and weights are constants, for the compiler to unroll:
+        for small models, and for microcontrollers. It runs one sequence step by step, in memory of
+        the caller's, and needs no other file.
+    isa : str, optional
+        The instruction set that a specialised model is written for, which this processor need not
+        have: avx512, avx2, neon, simd128, fused (one number at a time, of a processor with fused
+        multiply-adds, as Cortex-M4F and M7) or scalar. Unless said otherwise that of the model, but
+        AVX2 where that is AVX-512: more processors have it, and the numbers are the same.
+    name : str, optional
+        What the type, the functions and the files of a specialised model are called: ``model``,
+        unless said otherwise. Those of several models with different names go into one program.
 
     Raises
     ------
     RuntimeError
         If the model did not keep its tensors.
+    ValueError
+        If the model cannot be specialised, or the options do not go together.
     OSError
         If a file cannot be written.
 
@@ -50,13 +72,30 @@ def export(model: Model, directory: str | os.PathLike[str], *, apart: bool | Non
     gives. The numbers are those of :meth:`Model.__call__` of this model, bit for bit, on the same
     instruction set.
     """
+    if specialise:
+        if apart is not None:
+            raise ValueError("apart is of a model that is read; a specialised one is constants")
+        files = _specialised(model, isa, "model" if name is None else name)
+    elif isa is not None or name is not None:
+        raise ValueError(
+            f"{'isa' if isa is not None else 'name'} is of a specialised model; give it with "
+            "specialise=True"
+        )
+    else:
+        files = _general(model, apart)
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in {**files, "LICENSE": _license().encode()}.items():
+        (folder / file).write_bytes(content)
+
+
+def _general(model: Model, apart: bool | None) -> dict[str, bytes]:
+    """The engine and the model."""
     with np.errstate(all="ignore"):  # weights that are not finite stay what they are
         program = plan(model.graph, model.tensors, model.facts)
     words = model_file(program, model.tensors)
     apart = len(words) > MOST_EMBEDDED if apart is None else apart
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
+    texts = {
         "fastlstm.h": one_file.core_header(),
         "fastlstm.c": one_file.core_source(),
         "fastlstm_host.h": one_file.host_header(),
@@ -67,14 +106,30 @@ def export(model: Model, directory: str | os.PathLike[str], *, apart: bool | Non
         .replace("@defines@", f"-DMODEL_APART='\"{_APART}\"'" if apart else "")
         .replace("@objects@", "" if apart else "model.o "),
         "README.md": _readme(model, len(words), apart),
-        "LICENSE": _license(),
     }
     if not apart:
-        files["model.c"] = "".join(_array(words))
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    if apart:
-        (folder / _APART).write_bytes(words)
+        texts["model.c"] = "".join(_array(words))
+    files = {name: text.encode() for name, text in texts.items()}
+    return {**files, _APART: words} if apart else files
+
+
+def _specialised(model: Model, isa: str | None, name: str) -> dict[str, bytes]:
+    """The model as constants, and what runs them."""
+    isa = isa or ("avx2" if model.isa == "avx512" else model.isa)
+    made = specialised.specialise(model, isa, name)
+    readme = (
+        _text("specialised.md")
+        .replace("@rows@", _rows(model))
+        .replace("@isa@", isa)
+        .replace("@name@", name)
+        .replace("@calls@", made.example)
+    )
+    texts = {
+        **made.files,
+        "Makefile": _text("specialised.mk").replace("@name@", name),
+        "README.md": readme,
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _text(name: str) -> str:
@@ -113,7 +168,8 @@ def _array(words: bytes) -> Iterator[str]:
     yield "};\n"
 
 
-def _readme(model: Model, size: int, apart: bool) -> str:
+def _rows(model: Model) -> str:
+    """Inputs and outputs, a row of a table each."""
     facts = model.facts
     graph = model.graph
     rows = []
@@ -124,9 +180,13 @@ def _readme(model: Model, size: int, apart: bool) -> str:
     for name, value in graph.outputs.items():
         row = facts.rows[value]
         rows.append(f"| output {_code(name)} | {_shape(row.shape)} | float32 | {_rate(row)} |")
+    return "\n".join(rows)
+
+
+def _readme(model: Model, size: int, apart: bool) -> str:
     return (
         _text("README.md")
-        .replace("@rows@", "\n".join(rows))
+        .replace("@rows@", _rows(model))
         .replace("@model@", f"`{_APART}`" if apart else "`model.c`, `model.h`")
         .replace("@size@", f"{size:,}")
         .replace("@run@", f"./run {_APART}" if apart else "./run")

@@ -7,13 +7,22 @@ from importlib import resources
 
 import fastlstm
 
-__all__ = ["core_header", "core_source", "host_header", "host_source"]
+__all__ = [
+    "constant_source",
+    "core_header",
+    "core_source",
+    "host_header",
+    "host_source",
+    "kernel_source",
+]
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _GUARD = re.compile(r"^#ifndef (FL_\w+_H)\n#define \1\n(.*)^#endif\n", re.MULTILINE | re.DOTALL)
 
 # What has an operating system: files, malloc, threads. Each stays in a file of its own.
 _HOST = ("host.c", "system.c", "team.c")
+# What writes C, which C programs have no use for.
+_WRITERS = ("source.c", "source_packed.c", "text.c")
 _PUBLIC = "fastlstm.h"
 _PUBLIC_HOST = "host.h"
 
@@ -74,7 +83,8 @@ def core_header() -> str:
 def core_source() -> str:
     """``fastlstm.c``: all of the core but what needs an operating system."""
     joined = _Joined()
-    sources = [name for name in joined.names if name.endswith(".c") and name not in _HOST]
+    others = (*_HOST, *_WRITERS)
+    sources = [name for name in joined.names if name.endswith(".c") and name not in others]
     kernels = [name for name in sources if _is_kernel(joined.read(name))]
     parts = [
         _head("fastlstm.c - the engine"),
@@ -98,6 +108,34 @@ def core_source() -> str:
     # A file of another processor's instruction set leaves nothing to compile.
     parts += [f"#if defined(FL_CHOSEN)\n{joined.file('kernel.h')}#endif\n", "#endif\n"]
     return "".join(parts)
+
+
+def kernel_source(isa: str, name: str, what: str) -> str:
+    """A file's first part: the templates of one instruction set's kernel, without the kernel."""
+    joined = _Joined()
+    joined.there.remove(_PUBLIC)
+    choice = joined.read(f"{isa}.c")
+    assert choice.count('#include "kernel.h"\n') == 1
+    return "".join(
+        [
+            f"/* {name} - {what}. Compile it with -ffp-contract=off. */\n",
+            "#if defined(__GNUC__)\n",
+            '#pragma GCC diagnostic ignored "-Wunused-function"\n',
+            '#pragma GCC diagnostic ignored "-Wunused-const-variable"\n',
+            "#endif\n",
+            choice.replace('#include "kernel.h"\n', "#undef FL_KERNEL\n#define FL_CHOSEN\n"),
+            "#if !defined(FL_CHOSEN)\n",
+            f'#error "this model was exported for {isa}: export it for this processor, by --isa"\n',
+            "#endif\n\n",
+            joined.file("kernel.h"),
+            "\n",
+        ]
+    )
+
+
+def constant_source() -> str:
+    """What runs a model whose structs are constants: a file's last part."""
+    return _Joined().file("constant.h")
 
 
 def host_header() -> str:
