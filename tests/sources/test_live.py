@@ -374,6 +374,30 @@ def test_a_size_that_the_forward_checks_is_that_of_the_input() -> None:
     assert read(module).graph.inputs[0].shape == (10,)
 
 
+@pytest.mark.parametrize(("features", "hidden"), [(127, 5), (135, 131), (131, 127)])
+def test_sizes_that_stand_for_unknown_ones(features: int, hidden: int) -> None:
+    """A size that is not known yet is taken for one of these: a weight may really have it."""
+
+    class Step(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(features, hidden)
+
+        def forward(self, x: Any, h: Any, c: Any) -> Any:
+            h, c = self.cell(x, (h, c))
+            return h, h, c
+
+    layer = nn.LSTM(features, hidden).double().eval()
+    x = torch.randn(T, B, features).double()
+    same(read(layer, dtype="float64"), x.numpy(), layer(x)[0].detach().numpy())
+    step, expected = Step().double().eval(), []
+    h = c = torch.zeros(B, hidden).double()
+    for row in x:
+        y, h, c = step(row, h, c)
+        expected.append(y.detach().numpy())
+    same(read(step, dtype="float64"), x.numpy(), np.stack(expected))
+
+
 def test_weights_that_are_computed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

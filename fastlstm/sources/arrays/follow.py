@@ -193,7 +193,7 @@ class _Attempt:
         length = self._fixed_length()
         first = self._run(rows[0], length or STEPS[0])
         for name, axis in self._unknown():
-            if (name, axis) not in self.sizes:
+            if (name, axis) not in self.sizes and not self._happened(name, axis, rows[0], length):
                 raise OpenSizeError(name, self.way.axes[name])
         # Where nothing is of another size, a second run would be the first one.
         if rows[0] == rows[1] and not self.way.timed:
@@ -296,6 +296,20 @@ class _Attempt:
             except ConvertError:
                 pass
             del self.sizes[key]
+        return False
+
+    def _happened(self, name: str, axis: int, rows: int, length: int) -> bool:
+        """Whether the size that an unknown one was taken for is, by chance, what a weight tells."""
+        self.sizes[name, axis] = UNKNOWN + 8
+        try:
+            self._made(rows, length or max(STEPS[0], self.least))
+        except SizeError as error:
+            if {error.got, error.needed} == {UNKNOWN + 8, UNKNOWN}:
+                self.sizes[name, axis] = UNKNOWN
+                return True
+        except ConvertError:
+            pass
+        del self.sizes[name, axis]
         return False
 
     # One run

@@ -30,7 +30,6 @@ __all__ = ["Endless", "Forward", "Input", "Ran", "Zeros", "convert", "flat"]
 # Sizes of the axes of a state that are not known, until a weight tells: none of them comes up by
 # itself, and none is a multiple of another.
 UNTOLD = (131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
-_UNTOLD = {*UNTOLD, driver.UNKNOWN, driver.UNKNOWN + 8}
 MOST_TRIES = 64
 
 # What an argument is called that the next call is given what this one returned for.
@@ -251,8 +250,9 @@ def _pairings(forward: Forward) -> Iterator[tuple[dict[str, str], Shapes, int]]:
             pairs = dict(zip(names[-most:], _given_back(forward.outputs, most), strict=True))
             break
     free = [name for name in pairs if shapes[name] is None]
-    # Sizes in turn, so that no two axes of states have the same one.
-    sizes = itertools.cycle(UNTOLD)
+    # Sizes in turn, so that no two axes of states have the same one, nor the one of a weight.
+    own_sizes = {n for a in forward.attributes.values() if is_array(a) for n in np.shape(a)}
+    sizes = itertools.cycle([n for n in UNTOLD if n not in own_sizes] or UNTOLD)
     for rank in (3, 2, 1, 4) if free else (0,):
         batch = {3: 1, 1: None}.get(rank, 0)
         own: Shapes = {
@@ -428,11 +428,13 @@ class _Program:
         return kept
 
     def _check_sizes(self, inputs: Mapping[str, Value]) -> None:
-        """Check that weights have told all sizes of the inputs, where the run came to its end."""
-        for name, value in inputs.items():
-            untold = [n for n, size in enumerate(value.shape) if size in _UNTOLD]
-            if untold:
-                raise ConvertError(f"nothing tells the size of axis {untold[0]} of {name!r:.200}")
+        """Check that weights have told all sizes of states, where the run came to its end."""
+        for one in self.forward.inputs:
+            if one.name not in inputs or one.shape is not None:
+                continue
+            for n, size in enumerate(self._shape(one.name) or ()):
+                if size in UNTOLD and (one.name, n) not in self.known.sizes:
+                    raise ConvertError(f"nothing tells the size of axis {n} of {one.name!r:.200}")
 
     def _learn_size(self, error: SizeError) -> None:
         """Of a state, from the weight that contradicts it."""
