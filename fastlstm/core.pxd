@@ -17,10 +17,10 @@ cdef extern from "core/model.h":
 cdef extern from "core/source.h":
     const fl_kernel *fl_target(const char *isa)
     const char *fl_target_name(size_t number)
-    fl_error fl_model_size_for(const fl_kernel *target, const fl_program *program,
+    fl_error fl_model_size_for(const fl_kernel *foreign, const fl_program *program,
                                const fl_model_config *config, size_t *bytes, char *message,
                                size_t message_bytes)
-    fl_error fl_model_init_for(const fl_kernel *target, const fl_program *program,
+    fl_error fl_model_init_for(const fl_kernel *foreign, const fl_program *program,
                                const fl_model_config *config, const fl_tensor_data *tensors,
                                size_t tensor_count, void *memory, size_t memory_bytes,
                                const fl_model **made, char *message, size_t message_bytes) nogil

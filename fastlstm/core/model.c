@@ -114,9 +114,9 @@ static fl_model *pack(fl_packer *to) {
     return model;
 }
 
-/* target: the kernel, or NULL for the config's instruction set. */
+/* foreign: the kernel, or NULL for the config's instruction set. */
 static fl_error read_config(const fl_program *program, const fl_model_config *config,
-                            const fl_kernel *target, fl_packer *to, note message) {
+                            const fl_kernel *foreign, fl_packer *to, note message) {
     memset(to, 0, sizeof *to);
     if (message.text && message.bytes) message.text[0] = 0;
     if (!program || !config || config->struct_size != sizeof *config)
@@ -126,7 +126,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
                       (int)config->type);
     to->program = program;
     to->keeps_tensors = config->keeps_tensors;
-    to->kernel = target ? target : fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
+    to->kernel = foreign ? foreign : fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
     if (to->kernel) return FL_OK;
     return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
                   config->isa ? config->isa : "at all", config->type == FL_FLOAT32 ? 4 : 8);
@@ -140,14 +140,14 @@ static size_t count_bytes(fl_packer *to) {
     return counted.arena.used;
 }
 
-fl_error fl_model_size_for(const fl_kernel *target, const fl_program *program,
+fl_error fl_model_size_for(const fl_kernel *foreign, const fl_program *program,
                            const fl_model_config *config, size_t *bytes, char *message,
                            size_t message_bytes) {
     fl_packer to;
     const note text = {message, message_bytes};
     if (!bytes) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the size");
     *bytes = 0;
-    const fl_error error = read_config(program, config, target, &to, text);
+    const fl_error error = read_config(program, config, foreign, &to, text);
     if (error) return error;
     *bytes = count_bytes(&to);
     if (*bytes != SIZE_MAX) return FL_OK;
@@ -184,7 +184,7 @@ static fl_error check_tensors(const fl_program *program, const fl_model_config *
     return FL_OK;
 }
 
-fl_error fl_model_init_for(const fl_kernel *target, const fl_program *program,
+fl_error fl_model_init_for(const fl_kernel *foreign, const fl_program *program,
                            const fl_model_config *config, const fl_tensor_data *tensors,
                            size_t tensor_count, void *memory, size_t memory_bytes,
                            const fl_model **made, char *message, size_t message_bytes) {
@@ -192,7 +192,7 @@ fl_error fl_model_init_for(const fl_kernel *target, const fl_program *program,
     const note text = {message, message_bytes};
     if (!made) return refuse(text, FL_BAD_ARGUMENT, "nowhere to put the model");
     *made = NULL;
-    fl_error error = read_config(program, config, target, &to, text);
+    fl_error error = read_config(program, config, foreign, &to, text);
     if (!error && !tensors && !tensor_count && program->tensors) {
         tensors = program->tensors;
         tensor_count = program->tensor_count;
