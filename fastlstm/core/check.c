@@ -73,13 +73,13 @@ static int pieces_overlap(const fl_piece *a, const fl_piece *b) {
 static int check_matrix(fl_checker *check, size_t number) {
     const fl_program *program = check->program;
     const fl_matrix *matrix = program->matrix + number;
-    const fl_piece *pieces = program->piece + matrix->first_piece;
     const size_t n = matrix->pieces;
     if (!matrix->rows || !matrix->columns)
         return fl_refuse(check, "matrix %zu is empty", number);
     if (n > program->piece_count || matrix->first_piece > program->piece_count - n)
         return fl_refuse(check, "matrix %zu has pieces beyond the %zu there are", number,
                          program->piece_count);
+    const fl_piece *pieces = program->piece + matrix->first_piece;
     if (!fl_spend(check, fl_times(n, n))) return 0;
     for (size_t i = 0; i < n; ++i) {
         if (pieces[i].row + pieces[i].rows > matrix->rows ||

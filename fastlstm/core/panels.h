@@ -21,9 +21,14 @@ typedef vec accumulators[ROWS][4];
 
 /* Products are summed in blocks of K_BLOCK inputs, whose sums are then added up, and those
  * totals again in levels of K_LEVEL inputs: rounding errors grow with the length of a sum, and a
- * sum of 256 in one go would lose three times as much. One lane has no fused multiply-add,
- * rounds twice as often, and takes shorter blocks. */
-enum { K_BLOCK = L == 1 ? 16 : 32, K_LEVEL = 32 * K_BLOCK };
+ * sum of 256 in one go would lose three times as much. What has no fused multiply-add rounds twice
+ * as often, and takes shorter blocks. */
+#if defined(FL_SCALAR) || defined(FL_SCALAR64) || defined(FL_SIMD128)
+enum { K_BLOCK = 16 };
+#else
+enum { K_BLOCK = 32 };
+#endif
+enum { K_LEVEL = 32 * K_BLOCK };
 
 INLINE void clear(const int MN, const int G, vec (*acc)[4]) {
     UNROLL for (int i = 0; i < MN; ++i)

@@ -2,6 +2,31 @@
 #ifndef DRIVERS_H
 #define DRIVERS_H
 
+#include "driver_words.h"
+#include "system.h"
+#include "team.h"
+
+/* A team of so many threads, 2 or more, as calls take it; its memory is end_team's. */
+static inline fl_threads begin_team(size_t threads) {
+#if defined(FL_HAS_THREADS)
+    fl_team *team = fl_team_new(threads);
+    if (!team) give_up("no team");
+    return fl_team_threads(team, threads);
+#else
+    const fl_threads none = {0};
+    if (threads > 1) give_up("there are no threads");
+    return none;
+#endif
+}
+
+static inline void end_team(const fl_threads *team) {
+#if defined(FL_HAS_THREADS)
+    fl_team_free(team->team);
+#else
+    (void)team;
+#endif
+}
+
 /* Streams as a request asks for them (stream_driver.c). */
 int run_streams(const char *request, const char *answer);
 

@@ -35,18 +35,6 @@ typedef struct {
     fl_threads team;
 } subject;
 
-#if defined(FL_HAS_THREADS)
-static void begin_team(subject *s) {
-    fl_team *team = fl_team_new(s->threads);
-    if (!team) give_up("no team");
-    s->team = fl_team_threads(team, s->threads);
-}
-static void end_team(const subject *s) { fl_team_free(s->team.team); }
-#else
-static void begin_team(subject *s) { give_up(s->threads > 1 ? "there are no threads" : ""); }
-static void end_team(const subject *s) { (void)s; }
-#endif
-
 /* What stops a call: the question of this number, from 1; 0: none does. */
 typedef struct {
     int64_t at, asked;
@@ -412,11 +400,11 @@ static void run_case(reader from, FILE *to) {
         s.threads = read_size(&from);
         s.states = take(s.B * sizeof *s.states);
         for (size_t b = 0; b < s.B; ++b) s.states[b] = take(fl_state_size(s.model));
-        if (s.threads > 1) begin_team(&s);
+        if (s.threads > 1) s.team = begin_team(s.threads);
         make_calls(&s, &from, to);
         if (from.at != from.end) give_up("a case has words left over");
         for (size_t b = 0; b < s.B; ++b) free(s.states[b]);
-        end_team(&s);
+        end_team(&s.team);
     }
     for (size_t i = 0; i < s.tensor_count; ++i) free((void *)(uintptr_t)s.tensors[i].data);
     free(s.tensors), free(s.states), free(s.program_memory), free(s.model_memory);

@@ -191,8 +191,10 @@ static void refuse_configs(const subject *s) {
     other = s->config;
     other.threads = &threads; /* which have no functions */
     EXPECT(stream_with(s, other) == FL_BAD_ARGUMENT);
+#if defined(FL_HAS_THREADS)
     threads = fl_team_threads(NULL, 0);
     EXPECT(stream_with(s, other) == FL_BAD_ARGUMENT);
+#endif
     other = s->config;
     EXPECT(fl_stream_init(s->model, &other, memory, s->stream_bytes, NULL) == FL_BAD_ARGUMENT);
     EXPECT(fl_stream_init(NULL, &other, memory, s->stream_bytes, &made) == FL_BAD_ARGUMENT);

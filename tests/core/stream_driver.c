@@ -334,8 +334,7 @@ static void run_case(reader from, FILE *to) {
     s.config.B = read_size(&from);
     const size_t threads = read_size(&from);
     s.config.whole = (int)read_size(&from);
-    s.team = fl_team_threads(NULL, threads);
-    if (threads > 1 && !(s.team.team = fl_team_new(threads))) give_up("no team");
+    if (threads > 1) s.team = begin_team(threads);
     s.config.threads = threads > 1 ? &s.team : NULL;
     if (!error) error = pack_model(&s, message, sizeof message);
     if (!error) error = make_stream(&s, &s.stream_memory, &s.stream);
@@ -347,7 +346,7 @@ static void run_case(reader from, FILE *to) {
         make_calls(&s, &from, to);
         if (from.at != from.end) give_up("a case has words left over");
     }
-    fl_team_free(s.team.team);
+    end_team(&s.team);
     free(isa), free(s.stream_memory), free(s.model_memory), free(s.program_memory), free(s.file);
 }
 

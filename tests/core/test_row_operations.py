@@ -227,7 +227,7 @@ def shapes(rng: Rng) -> Iterator[tuple[int, int, int]]:
 def reductions(rng: Rng) -> Iterator[Trial]:
     for outer, n, inner in shapes(rng):
         for reduction in op.ENUMERATIONS["reduction"]:
-            of = Trial(rng, scale=math.sqrt(n) if reduction == "sum" else 1)
+            of = Trial(rng, scale=math.sqrt(n) if reduction in ("sum", "mean") else 1)
             x, y = of.reads(outer * n * inner), of.gives(outer * inner)
             yield of.does(op.Reduce(x, y, reduction, outer, n, inner))
 
