@@ -27,6 +27,25 @@ static inline void end_team(const fl_threads *team) {
 #endif
 }
 
+/* Run each case of a request, which has words of its own, and write what it answers: 0, or 1 if that
+ * cannot be written. */
+static inline int run_cases(const char *request, const char *answer,
+                            void (*run_case)(reader from, FILE *to)) {
+    size_t bytes;
+    char *all = read_file(request, &bytes);
+    FILE *to = fopen(answer, "wb");
+    reader from = {all, all + bytes};
+    if (!to) give_up("the answer cannot be written");
+    for (size_t cases = read_size(&from); cases; --cases) {
+        const size_t own = read_size(&from);
+        const char *first = read_bytes(&from, own);
+        const reader one = {first, first + own};
+        run_case(one, to);
+    }
+    free(all);
+    return fclose(to) != 0;
+}
+
 /* Streams as a request asks for them (stream_driver.c). */
 int run_streams(const char *request, const char *answer);
 

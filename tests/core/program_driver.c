@@ -412,22 +412,6 @@ static void run_case(reader from, FILE *to) {
 
 /* ---- All of them ---- */
 
-static int run_file(const char *request, const char *answer) {
-    size_t bytes;
-    char *all = read_file(request, &bytes);
-    FILE *to = fopen(answer, "wb");
-    reader from = {all, all + bytes};
-    if (!to) give_up("the answer cannot be written");
-    for (size_t cases = read_size(&from); cases; --cases) {
-        const size_t own = read_size(&from);
-        const char *first = read_bytes(&from, own);
-        const reader one = {first, first + own};
-        run_case(one, to);
-    }
-    free(all);
-    return fclose(to) != 0;
-}
-
 static int print_kernels(void) {
     for (int type = 0; type < 2; ++type)
         for (size_t i = 0; fl_isa(type ? FL_FLOAT64 : FL_FLOAT32, i); ++i)
@@ -447,7 +431,7 @@ static int print_vocabulary(void) {
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "kernels")) return print_kernels();
     if (argc == 2 && !strcmp(argv[1], "vocabulary")) return print_vocabulary();
-    if (argc == 4 && !strcmp(argv[1], "run")) return run_file(argv[2], argv[3]);
+    if (argc == 4 && !strcmp(argv[1], "run")) return run_cases(argv[2], argv[3], run_case);
     if (argc == 4 && !strcmp(argv[1], "streams")) return run_streams(argv[2], argv[3]);
     if (argc == 5 && !strcmp(argv[1], "arguments"))
         return refuse_arguments(argv[2], argv[3], argv[4]);

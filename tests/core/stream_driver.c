@@ -351,17 +351,5 @@ static void run_case(reader from, FILE *to) {
 }
 
 int run_streams(const char *request, const char *answer) {
-    size_t bytes;
-    char *all = read_file(request, &bytes);
-    FILE *to = fopen(answer, "wb");
-    reader from = {all, all + bytes};
-    if (!to) give_up("the answer cannot be written");
-    for (size_t cases = read_size(&from); cases; --cases) {
-        const size_t own = read_size(&from);
-        const char *first = read_bytes(&from, own);
-        const reader one = {first, first + own};
-        run_case(one, to);
-    }
-    free(all);
-    return fclose(to) != 0;
+    return run_cases(request, answer, run_case);
 }
