@@ -8,14 +8,6 @@ which of a kernel's loops computed it, nor on the compiler: each contracts unles
 import sys
 from pathlib import Path
 
-import numpy
-from Cython.Build import cythonize
-from setuptools import Extension, setup
-
-CORE = Path("fastlstm", "core")
-INCLUDE = Path("fastlstm", "include")
-PARTS = Path("fastlstm", "engine")  # of the Cython module
-
 if sys.platform == "win32":
     sys.exit(
         "fastlstm has no Python package for Windows: its module maps memory and counts forks as "
@@ -23,6 +15,14 @@ if sys.platform == "win32":
         "assembly. Install it in WSL; or run its models in C: the folder that `fastlstm export` "
         "writes elsewhere builds for Windows by mingw-w64"
     )
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+CORE = Path("fastlstm", "core")
+INCLUDE = Path("fastlstm", "include")
+PARTS = Path("fastlstm", "engine")  # of the Cython module
 
 engine = Extension(
     "fastlstm._engine",

@@ -503,7 +503,7 @@ def test_setup_has_no_instruction_set_flags():
 
 
 def test_setup_refuses_windows(monkeypatch):
-    """With what works there, before anything is compiled."""
+    """With what works there, before what it is built with is imported."""
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(SystemExit, match=r"no Python package for Windows.*WSL.*mingw-w64"):
         runpy.run_path(str(ROOT / "setup.py"))
