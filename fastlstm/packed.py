@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fastlstm import _engine, processors, spec
 from fastlstm.arrays import Network, offered
+from fastlstm.reduced import Tensors, computed_in, kept
 
 if TYPE_CHECKING:
     from fastlstm.plan.operations import Part
@@ -34,8 +35,9 @@ class PackedGraph:
     Parameters
     ----------
     graph : spec.Graph
-    tensors : mapping of str to array
-        Exactly those of the graph, checked, all of one float dtype.
+    tensors : mapping of str to array or Reduced
+        Exactly those of the graph, checked, all of one float dtype; those that are stored in
+        another precision stand among float32.
     facts : spec.Facts, optional
         What ``spec.check`` finds of the graph, if it was asked already.
     threads, isa, reproducible
@@ -58,7 +60,7 @@ class PackedGraph:
     def __init__(
         self,
         graph: spec.Graph,
-        tensors: Mapping[str, Array],
+        tensors: Tensors,
         facts: spec.Facts | None = None,
         *,
         threads: int = 1,
@@ -84,7 +86,7 @@ class PackedGraph:
         self._layout = program.state_size, *program.parts
         self._network = Network(
             decoded,
-            [tensors[name] for name in program.tensor_names],
+            [kept(tensors[name]) for name in program.tensor_names],
             self.dtype,
             _choose_isa(decoded, self.dtype, isa),
             [_engine.Port(given.name, given.shape) for given in graph.inputs],
@@ -155,7 +157,7 @@ class PackedGraph:
         """What tells this model, with these very weights, from every other one."""
         raise NotImplementedError
 
-    def check_weights(self, graph: spec.Graph, tensors: Mapping[str, Array]) -> None:
+    def check_weights(self, graph: spec.Graph, tensors: Tensors) -> None:
         """Raise ValueError unless tensors are those of a model that could take this one's place."""
         if self.graph != graph:
             raise ValueError(
@@ -283,8 +285,8 @@ def _shape_of(part: Part) -> tuple[int, ...]:
     return (1,) if part.part == "count" else (part.rows, part.count)
 
 
-def _dtype_of(tensors: Mapping[str, Array]) -> np.dtype[Any]:
-    (dtype,) = {array.dtype for array in tensors.values()} or {np.dtype(np.float32)}
+def _dtype_of(tensors: Tensors) -> np.dtype[Any]:
+    (dtype,) = {*map(computed_in, tensors.values())} or {np.dtype(np.float32)}
     return dtype
 
 

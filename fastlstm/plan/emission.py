@@ -6,6 +6,7 @@ rows are read until all of it has run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,19 @@ from fastlstm.plan import operations as op
 from fastlstm.plan.parallel import join_products
 from fastlstm.plan.planner import Planner
 from fastlstm.plan.program import Program
-from fastlstm.plan.view import ROWS, Block, Matrix, Numbers, Step, Stored, View, fields_of, rows_of
+from fastlstm.plan.view import (
+    ROWS,
+    Array,
+    Block,
+    Matrix,
+    Numbers,
+    Step,
+    Stored,
+    View,
+    fields_of,
+    rows_of,
+)
+from fastlstm.reduced import Reduced
 
 __all__ = ["emitted"]
 
@@ -220,8 +233,9 @@ class _Emission:
 
     def tensor(self, name: str) -> int:
         if name not in self._tensors:
-            count = int(np.size(self.planner.tensors[name]))
-            self._tensors[name] = self.program.tensor(count, name)
+            tensor = self.planner.tensors[name]
+            how = (tensor.precision,) if isinstance(tensor, Reduced) else ()
+            self._tensors[name] = self.program.tensor(int(np.size(tensor)), name, *how)
         return self._tensors[name]
 
     def vector(self, numbers: Numbers) -> int:
@@ -231,7 +245,23 @@ class _Emission:
 
     def matrix(self, matrix: Matrix) -> int:
         pieces = [self.piece(block) for block in matrix.blocks]
-        return self.program.matrix(matrix.rows, matrix.columns, pieces)
+        how: list[Any] = [stored] if (stored := self.planner.stored(matrix)) != "real" else []
+        if stored == "int8":
+            how.append(self.program.vector(self.scales(matrix)))
+        return self.program.matrix(matrix.rows, matrix.columns, pieces, *how)
+
+    def scales(self, matrix: Matrix) -> Array:
+        """Of each row of an int8 matrix the scale of the output that it is; 1 of zeros."""
+        scales = np.ones(matrix.rows, np.float32)
+        for block in matrix.blocks:
+            tensor: Any = self.planner.tensors[str(block.tensor)]
+            # All numbers of a row are of one output: any of them tells which.
+            column = 0 if block.order is None else block.order[np.argmax(block.order >= 0)]
+            numbers = block.first + np.arange(block.rows) * block.row_stride + column
+            each = math.prod(tensor.shape[tensor.axis + 1 :])
+            outputs = numbers // each % len(tensor.scale)
+            scales[block.row : block.row + block.rows] = tensor.scale[outputs]
+        return scales
 
     def piece(self, block: Block) -> op.Piece:
         if isinstance(block.tensor, str):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastlstm import spec
 from fastlstm.plan import recurrent, rows, sliding, time
 from fastlstm.plan.emission import emitted
 from fastlstm.plan.planner import Lower, Planner
 from fastlstm.plan.program import Program
-from fastlstm.plan.view import Array
+from fastlstm.reduced import Tensors
 
 __all__ = ["LOWERS", "plan"]
 
@@ -21,17 +19,15 @@ LOWERS: dict[type[spec.Layer], Lower] = {
 }
 
 
-def plan(
-    graph: spec.Graph, tensors: Mapping[str, Array], facts: spec.Facts | None = None
-) -> Program:
+def plan(graph: spec.Graph, tensors: Tensors, facts: spec.Facts | None = None) -> Program:
     """Plan a graph once, for any number of streams, chunks and instruction sets.
 
     Parameters
     ----------
     graph : spec.Graph
-    tensors : mapping of str to array
+    tensors : mapping of str to array or Reduced
         Its tensors. What is derived of them is derived in float64; the others lie beside the
-        program, in the order of its ``tensor_names``.
+        program, in the order of its ``tensor_names``, as they are stored.
     facts : spec.Facts, optional
         What ``spec.check`` finds of the graph, if it was asked already.
 

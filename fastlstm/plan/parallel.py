@@ -33,7 +33,7 @@ def join_products(planner: Planner) -> None:
             if isinstance(product, op.Product) and len(product.matrices) == product.positions == 1:
                 alike[_reading(product)].append(step)
         for steps in alike.values():
-            for stack in _stacks(steps):
+            for stack in _stacks(planner, steps):
                 if len(stack) > 1:
                     _join(planner, stack)
 
@@ -45,13 +45,15 @@ def _reading(product: op.Product) -> Hashable:
     return tuple(map(id, product.reads)), columns, product.piece, places
 
 
-def _stacks(steps: Sequence[Step]) -> Iterator[list[Step]]:
+def _stacks(planner: Planner, steps: Sequence[Step]) -> Iterator[list[Step]]:
     """Products of one function and of different matrices; what is one of them again is left out.
+
+    The matrices of a stack are stored alike.
 
     A matrix stands in one of a stack only: products that share it share its packed form too.
     """
     made: dict[Hashable, Stored] = {}
-    stacks: dict[Function, dict[Hashable, Step]] = {}
+    stacks: dict[tuple[Function, str], dict[Hashable, Step]] = {}
     for step in steps:
         product = step.operation
         matrix = _said(product.matrices[0])
@@ -61,7 +63,8 @@ def _stacks(steps: Sequence[Step]) -> Iterator[list[Step]]:
             product.y.become(known, 0)
             step.operation = None
             continue
-        stack = stacks.setdefault(product.function, {})
+        kind = planner.stored(product.matrices[0])
+        stack = stacks.setdefault((product.function, kind), {})
         pieces = sum(len(other.operation.matrices[0].blocks) for other in (*stack.values(), step))
         if pieces > MOST_PIECES:
             yield [*stack.values()]

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from fastlstm import spec
 from fastlstm.plan import operations as op
 from fastlstm.plan.view import Matrix, Numbers, Places, Step, Stored, View, moved
+from fastlstm.reduced import Reduced, Tensors
+from fastlstm.reference.products import weight_of
 from fastlstm.reference.stream import WITHIN_STEP
 
 __all__ = ["Lower", "Planner"]
@@ -35,7 +37,7 @@ class Planner:
     graph : spec.Graph
     facts : spec.Facts
         What ``spec.check`` finds of it.
-    tensors : mapping of str to array
+    tensors : mapping of str to array or Reduced
     lowers : mapping of type to function
         Kind of layer -> its lowering.
 
@@ -57,7 +59,7 @@ class Planner:
         self,
         graph: spec.Graph,
         facts: spec.Facts,
-        tensors: Mapping[str, Array],
+        tensors: Tensors,
         lowers: Mapping[type[spec.Layer], Lower],
     ) -> None:
         self.graph, self.facts, self.tensors, self.lowers = graph, facts, tensors, lowers
@@ -124,7 +126,7 @@ class Planner:
     def _of_constants(self, node: spec.Node, views: Sequence[View]) -> View:
         """What a layer makes of numbers that never change, in float64."""
         w = {
-            suffix: np.asarray(self.tensors[name], np.float64)
+            suffix: weight_of(self.tensors[name], np.float64)
             for suffix, name in node.layer.names().items()
         }
         with np.errstate(all="ignore"):
@@ -278,9 +280,22 @@ class Planner:
 
     # Tensors
 
+    def array(self, tensor: str) -> Array:
+        """A tensor of numbers that are read in the plan."""
+        return np.asarray(self.tensors[tensor])
+
     def vector(self, tensor: str) -> Numbers:
         """All of a tensor."""
         return Numbers(self.tensors[tensor], tensor)
+
+    def stored(self, matrix: Matrix) -> str:
+        """How the numbers of a matrix are stored, as a program says it.
+
+        They are stored alike: layers have one precision, and what is joined is of one, too.
+        """
+        kinds = {_stored(self.tensors, block.tensor) for block in matrix.blocks} or {"real"}
+        (kind,) = kinds
+        return kind
 
     def weights(self, node: spec.Node) -> dict[str, str]:
         """Suffix -> name of each tensor of a node."""
@@ -396,6 +411,11 @@ class Planner:
             )
         )
         return made
+
+
+def _stored(tensors: Tensors, which: str | Array) -> str:
+    tensor = tensors[which] if isinstance(which, str) else which
+    return tensor.precision if isinstance(tensor, Reduced) else "real"
 
 
 def _is_range(places: Places, count: int) -> bool:

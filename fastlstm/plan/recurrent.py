@@ -65,7 +65,7 @@ class _Stack:
         planner, layer = self.planner, self.layer
         names = layer.names()
         for suffix, tensor in layer.initial().items():
-            array, at = planner.tensors[names[tensor]], planner.offset(f"{layer.name}.{suffix}")
+            array, at = planner.array(names[tensor]), planner.offset(f"{layer.name}.{suffix}")
             size = array.shape[1]
             for depth, row in enumerate(array):
                 for _ in range(self.positions):
@@ -94,7 +94,7 @@ class _Stack:
                 fields[f"start_{suffix}"] = planner.in_order(view.at(rows[depth]))
             elif suffix != "y" and layer.initial_state == "learned":
                 name = layer.names()[f"{suffix}_0"]
-                row = planner.tensors[name][depth]
+                row = planner.array(name)[depth]
                 fields[f"{suffix}_0"] = Numbers(row, name, depth * size)
         return fields
 
@@ -103,7 +103,7 @@ class _Stack:
 
         `order` has the number of each column of what the first layer reads, or is None.
         """
-        layer, tensors = self.layer, self.planner.tensors
+        layer, array = self.layer, self.planner.array
         n, direction = divmod(depth, layer.directions)
         suffix, size = layer.sizes()[depth]
         H, rows = layer.hidden_size, layer.gate_count * layer.hidden_size
@@ -124,12 +124,12 @@ class _Stack:
         if layer.projection:
             fields["projection"] = Matrix.of(names["weight_hr"], layer.projection, H)
         if layer.bias:
-            of_x, of_h = (np.asarray(tensors[names[f"bias_{s}"]], np.float64) for s in ("ih", "hh"))
+            of_x, of_h = (array(names[f"bias_{s}"]).astype(np.float64) for s in ("ih", "hh"))
             total = of_x + of_h
             if layer.kind == "gru":  # the reset gate is between the two of n
                 total[2 * H :] = of_x[2 * H :]
                 name = names["bias_hh"]
-                fields["h_bias"] = Numbers(tensors[name][2 * H :], name, 2 * H)
+                fields["h_bias"] = Numbers(array(name)[2 * H :], name, 2 * H)
             fields["bias"] = Numbers(total)
         for number, function in enumerate(layer.functions(direction)):
             fields[f"function_{number}"] = function
@@ -205,6 +205,7 @@ class _Stack:
             or len(np.unique(read)) < len(read)
             or len(read) == 0
             or read.max() >= stride
+            or (len(read) < stride and self._sees_all)
         ):
             return self._moved(x, rows)
         if np.array_equal(rows[0], np.arange(stride)):
@@ -212,6 +213,13 @@ class _Stack:
         order = np.full(stride, FILL, np.int64)
         order[read] = np.flatnonzero(rows[0] >= 0)
         return source, order, None
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether also what is multiplied with 0 counts: integers are scaled by the largest."""
+        suffix, size = self.layer.sizes()[0]
+        weight = Matrix.of(self.layer.names()[f"weight_ih{suffix}"], 1, size)
+        return self.planner.stored(weight) == "int8"
 
     def _moved(self, x: View, rows: Places) -> tuple[Stored, Places | None, None]:
         """What a layer reads that does not lie as it must; its columns in runs that are longer."""

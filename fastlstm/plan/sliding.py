@@ -74,8 +74,7 @@ def convolution(planner: Planner, node: spec.Node, views: list[View]) -> View:
     names = layer.names()
     bias = planner.vector(names["bias"]) if layer.bias else None
     x = filled(planner, views[0], 0.0).cut
-    depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
-    if (depthwise and not _adjacent(x.places)) or (layer.over_time and not x.whole):
+    if (layer.depthwise and not _adjacent(x.places)) or (layer.over_time and not x.whole):
         lying = planner.move(x.at(np.moveaxis(x.places, 0, -1)))
         at = np.arange(lying.count).reshape(*x.shape[1:], x.shape[0])
         x = View.of(lying, x.shape, np.moveaxis(at, -1, 0))
@@ -89,7 +88,7 @@ def convolution(planner: Planner, node: spec.Node, views: list[View]) -> View:
     n, (C, *axes) = len(layer.kernel_size), seen.shape
     positions = axes[layer.over_time : n]
     places = seen.places.reshape(C, math.prod(positions), -1)
-    if depthwise:
+    if layer.depthwise:
         y = _depthwise(planner, names["weight"], bias, seen.at(places.transpose(1, 2, 0)))
     else:
         y = _product(planner, layer, names["weight"], bias, seen.at(places.swapaxes(0, 1)))

@@ -99,7 +99,7 @@ def phases(
     n = len(axes)
     seen = seen.transpose(*range(1, 2 * n, 2), 0, *range(2, 2 * n + 1, 2))
     seen = seen.reshape(math.prod(blocks), len(padded), taps.shape[1])
-    if layer.groups == layer.in_channels == layer.out_channels > 1:
+    if layer.depthwise:
         y = _by_taps(planner, layer, weight, bias, x.at(seen.transpose(0, 2, 1)), taps)
     else:
         y = _by_products(planner, layer, weight, bias, x.at(seen), taps)

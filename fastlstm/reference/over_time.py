@@ -30,7 +30,7 @@ class OverTime:
     """
 
     def __init__(
-        self, layer: Any, w: Mapping[str, Array], reads: Sequence[spec.Row], dtype: Any
+        self, layer: Any, w: Mapping[str, Any], reads: Sequence[spec.Row], dtype: Any
     ) -> None:
         self.layer, self.w, self.reads, self.dtype = layer, w, reads, dtype
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from fastlstm import spec
 from fastlstm.reference.functions import Array, apply, clip, normalise
 from fastlstm.reference.over_time import OverTime, State
+from fastlstm.reference.products import Weights, times
 
 __all__ = ["Recurrence", "along_positions"]
 
-Weights = Mapping[str, Array]
 Cell = Callable[[Array, Array, Array, Weights], tuple[Array, Array]]
 Stack = Callable[[spec.Recurrent, Weights, Array, Array | None, State], Array]
 
@@ -23,7 +24,8 @@ def lstm_cell(
 ) -> tuple[Array, Array]:
     """``torch.nn.LSTM``'s step and its variants: x (..., I), h (..., O), c (..., H) -> h, c."""
     of_gates, of_candidate, of_c = layer.functions(direction)
-    from_x, from_h, bias = x @ w["weight_ih"].T, h @ w["weight_hh"].T, w["bias_ih"] + w["bias_hh"]
+    from_x, from_h = times(x, w["weight_ih"]), times(h, w["weight_hh"])
+    bias = w["bias_ih"] + w["bias_hh"]
     if layer.layer_norm == "product":
         eps = layer.layer_norm_eps
         from_x = normalise(from_x, eps) * w["weight_norm_ih"] + w["bias_norm_ih"]
@@ -50,7 +52,7 @@ def lstm_cell(
         c = normalise(c, layer.layer_norm_eps) * w["weight_norm_c"] + w["bias_norm_c"]
     c = clip(c, layer.cell_clip)
     h = gate("o", of_gates, c) * apply(of_c, clip(c, layer.clip))
-    return (h @ w["weight_hr"].T if layer.projection else h), c
+    return (times(h, w["weight_hr"]) if layer.projection else h), c
 
 
 def gru_cell(
@@ -59,12 +61,12 @@ def gru_cell(
     """``torch.nn.GRU``'s step, or the form that resets before the product; c is passed through."""
     of_gates, of_candidate = layer.functions(direction)
     H = layer.hidden_size
-    r_x, z_x, n_x = np.split(x @ w["weight_ih"].T + w["bias_ih"], 3, axis=-1)
-    r_h, z_h, n_h = np.split(h @ w["weight_hh"].T + w["bias_hh"], 3, axis=-1)
+    r_x, z_x, n_x = np.split(times(x, w["weight_ih"]) + w["bias_ih"], 3, axis=-1)
+    r_h, z_h, n_h = np.split(times(h, w["weight_hh"]) + w["bias_hh"], 3, axis=-1)
     r = apply(of_gates, clip(r_x + r_h, layer.clip))
     z = apply(of_gates, clip(z_x + z_h, layer.clip))
     if not layer.reset_after:
-        n_h = (r * h) @ w["weight_hh"][2 * H :].T + w["bias_hh"][2 * H :]
+        n_h = (times(r * h, w["weight_hh"]) + w["bias_hh"])[..., 2 * H :]
     n = apply(of_candidate, clip(n_x + (r * n_h if layer.reset_after else n_h), layer.clip))
     return (1 - z) * n + z * h, c
 
@@ -74,7 +76,7 @@ def rnn_cell(
 ) -> tuple[Array, Array]:
     """``torch.nn.RNN``'s step; c is passed through."""
     (function,) = layer.functions(direction)
-    before = x @ w["weight_ih"].T + h @ w["weight_hh"].T + w["bias_ih"] + w["bias_hh"]
+    before = times(x, w["weight_ih"]) + times(h, w["weight_hh"]) + w["bias_ih"] + w["bias_hh"]
     return apply(function, clip(before, layer.clip)), c
 
 
@@ -84,12 +86,12 @@ def _cell(layer: spec.Recurrent, direction: int) -> Cell:
     return functools.partial(cells[type(layer)], layer=layer, direction=direction)
 
 
-def _cell_weights(layer: spec.Recurrent, w: Weights, suffix: str) -> dict[str, Array]:
+def _cell_weights(layer: spec.Recurrent, w: Weights, suffix: str, dtype: Any) -> Weights:
     """One layer and direction's tensors without its suffix, absent biases as zeros."""
     found = {
         name.removesuffix(suffix): tensor for name, tensor in w.items() if name.endswith(suffix)
     }
-    no_bias = np.zeros(layer.gate_count * layer.hidden_size, found["weight_ih"].dtype)
+    no_bias = np.zeros(layer.gate_count * layer.hidden_size, dtype)
     return {"bias_ih": no_bias, "bias_hh": no_bias} | found
 
 
@@ -114,7 +116,7 @@ def stack(layer: spec.Recurrent, w: Weights, x: Array, mask: Array | None, state
         outputs = []
         for direction in range(layer.directions):
             depth = n * layer.directions + direction
-            cell, cw = _cell(layer, direction), _cell_weights(layer, w, sizes[depth][0])
+            cell, cw = _cell(layer, direction), _cell_weights(layer, w, sizes[depth][0], x.dtype)
             h, c = state["h"][depth], state.get("c", state["h"])[depth]
             last = state["y"][depth] if layer.hold else h
             y = np.empty((*x.shape[:-1], layer.h_size), dtype=x.dtype)

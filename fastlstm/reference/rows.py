@@ -6,7 +6,7 @@ value that is held has T = 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ import numpy as np
 from fastlstm import spec
 from fastlstm.reference.functions import Array, apply, normalise
 from fastlstm.reference.over_time import side_by_side
+from fastlstm.reference.products import Weights, looked_up, times
 
 __all__ = ["EQUATIONS"]
 
-Weights = Mapping[str, Array]
-
 
 def linear(layer: spec.Linear, w: Weights, x: Array) -> Array:
-    y: Array = x @ w["weight"].T
+    y = times(x, w["weight"])
     return y + w["bias"] if layer.bias else y
 
 
@@ -35,7 +34,7 @@ def matmul(layer: spec.MatMul, w: Weights, a: Array, b: Array) -> Array:
 
 
 def embedding(layer: spec.Embedding, w: Weights, x: Array) -> Array:
-    return w["weight"][x]
+    return looked_up(w["weight"], x)
 
 
 def one_hot(layer: spec.OneHot, w: Weights, x: Array) -> Array:
@@ -44,7 +43,8 @@ def one_hot(layer: spec.OneHot, w: Weights, x: Array) -> Array:
 
 
 def constant(layer: spec.Constant, w: Weights) -> Array:
-    return w["value"][None, None]
+    value: Array = w["value"]
+    return value[None, None]
 
 
 def index(layer: spec.Index, w: Weights, *xs: Array) -> Array:
@@ -105,7 +105,8 @@ def reduce(layer: spec.Reduce, w: Weights, x: Array) -> Array:
 
 def layer_norm(layer: spec.LayerNorm, w: Weights, x: Array) -> Array:
     axes = tuple(range(-len(layer.normalized_shape), 0))
-    return normalise(x, layer.eps, axes) * w.get("weight", 1) + w.get("bias", 0)
+    y: Array = normalise(x, layer.eps, axes) * w.get("weight", 1) + w.get("bias", 0)
+    return y
 
 
 def rms_norm(layer: spec.RMSNorm, w: Weights, x: Array) -> Array:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,10 +11,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from fastlstm import spec
 from fastlstm.reference.functions import Array
 from fastlstm.reference.over_time import OverTime, State, read_before
+from fastlstm.reference.products import Weights, grouped
 
 __all__ = ["SlidingOverTime", "within_step"]
 
-Weights = Mapping[str, Array]
 Pairs = Sequence[tuple[int, int]]
 Slid = Callable[[spec.Sliding, Weights, Array, Pairs, Array | None], Array]
 
@@ -33,11 +32,13 @@ def convolve(layer: spec.Convolution, w: Weights, x: Array) -> Array:
     """A convolution of what is padded already: x (N, C, *axes) -> y (N, O, *places)."""
     n, groups = len(layer.kernel_size), layer.groups
     seen = windows(layer, x)
-    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
-    weight = w["weight"].reshape(groups, -1, *w["weight"].shape[1:])
-    places, taps = string.ascii_uppercase[:n], string.ascii_uppercase[n : 2 * n]
-    y = np.einsum(f"ngc{places}{taps},goc{taps}->ngo{places}", seen, weight, optimize=True)
-    return _with_bias(layer, w, y.reshape(len(x), layer.out_channels, *y.shape[3:]))
+    places = seen.shape[2 : 2 + n]
+    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])  # (N, G, C / G, *places, *taps)
+    rows = np.moveaxis(np.moveaxis(seen, 1, 0), 2, 2 + n)  # (G, N, *places, C / G, *taps)
+    width = math.prod(rows.shape[2 + n :])
+    y = grouped(rows.reshape(groups, -1, width), w["weight"])
+    y = np.moveaxis(y.reshape(groups, len(x), *places, y.shape[-1]), (0, -1), (1, 2))
+    return _with_bias(layer, w, y.reshape(len(x), layer.out_channels, *places))
 
 
 def convolve_transposed(layer: spec.Convolution, w: Weights, x: Array) -> Array:

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import spec
+from fastlstm.reduced import Tensors
 from fastlstm.reference import recurrent, sliding, time
 from fastlstm.reference.functions import Array
 from fastlstm.reference.over_time import OverTime, State
+from fastlstm.reference.products import Weights, weight_of
 from fastlstm.reference.rows import EQUATIONS
 
 __all__ = ["Stream", "forward"]
@@ -49,8 +51,9 @@ class Stream:
     Parameters
     ----------
     graph : spec.Graph
-    tensors : mapping of str to array
-        Its tensors, any float dtype.
+    tensors : mapping of str to array or Reduced
+        Its tensors, any float dtype. Of those that are stored in another precision, integers make
+        their products by themselves, in float32; the others are what they stand for.
     batch_size : int, default 1
     held : mapping of str to array (B, *shape), optional
         The inputs that are held, each a row for the whole sequence.
@@ -72,7 +75,7 @@ class Stream:
     def __init__(
         self,
         graph: spec.Graph,
-        tensors: Mapping[str, Array],
+        tensors: Tensors,
         batch_size: int = 1,
         *,
         held: Mapping[str, Array] | None = None,
@@ -81,11 +84,11 @@ class Stream:
         self.graph, self.facts = graph, spec.check(graph)
         self.batch_size, self.dtype = batch_size, np.dtype(dtype)
         self._made: dict[str, OverTime] = {}
-        self._weights: dict[str, dict[str, Array]] = {}
+        self._weights: dict[str, Weights] = {}
         rows = self.facts.rows
         for node in (node for group in self.facts.groups for node in group.nodes):
             w = {
-                suffix: np.asarray(tensors[name]).astype(self.dtype)
+                suffix: weight_of(tensors[name], self.dtype)
                 for suffix, name in node.layer.names().items()
             }
             self._weights[node.name] = w
@@ -342,7 +345,7 @@ class Stream:
 
 def forward(
     graph: spec.Graph,
-    tensors: Mapping[str, Array],
+    tensors: Tensors,
     inputs: Mapping[str, Array],
     *,
     dtype: npt.DTypeLike = np.float64,
@@ -352,8 +355,9 @@ def forward(
     Parameters
     ----------
     graph : spec.Graph
-    tensors : mapping of str to array
-        Its tensors, any float dtype.
+    tensors : mapping of str to array or Reduced
+        Its tensors, any float dtype. Of those that are stored in another precision, integers make
+        their products by themselves, in float32; the others are what they stand for.
     inputs : mapping of str to array
         Of every input: (T, B, *shape), or (B, *shape) if it is held.
     dtype : dtype, default float64

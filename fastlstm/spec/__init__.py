@@ -29,6 +29,7 @@ from fastlstm.spec.movement import FILL, Index
 from fastlstm.spec.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fastlstm.spec.recurrent import GRU, LSTM, RNN, Recurrent
 from fastlstm.spec.row import Row, Shape
+from fastlstm.spec.stored import MAX_INT8_WIDTH, PRECISIONS, Stored, check_precisions, stored
 from fastlstm.spec.time import Attention, Delay, Fold, Repeat, Slice, Spread, Window
 from fastlstm.spec.timing import Count, Rate, Term, Timing
 
@@ -37,9 +38,11 @@ __all__ = [
     "GRU",
     "KINDS",
     "LSTM",
+    "MAX_INT8_WIDTH",
     "MAX_SIZE",
     "OPERATIONS",
     "PARAMETERS",
+    "PRECISIONS",
     "RNN",
     "Activation",
     "Arithmetic",
@@ -76,11 +79,14 @@ __all__ = [
     "Sliding",
     "Softmax",
     "Spread",
+    "Stored",
     "Term",
     "Timing",
     "Window",
     "check",
+    "check_precisions",
     "check_tensors",
     "layer_from_dict",
     "parse_function",
+    "stored",
 ]

@@ -250,6 +250,14 @@ class Convolution(Sliding):
         shapes: dict[str, Shape] = {"weight": (rows, columns, *self.kernel_size)}
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output is made of one channel, its own: its weights are no matrix."""
+        return self.groups == self.in_channels == self.out_channels > 1
+
+    def matrices(self) -> dict[str, int]:
+        return {} if self.depthwise else {"weight": int(self.transposed)}
+
     def work(self, reads: Sequence[Row]) -> int:
         positions = math.prod(self.moved(reads[0].shape))
         return (

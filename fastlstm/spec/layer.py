@@ -136,6 +136,13 @@ class Layer(Frozen):
         """Suffix -> shape, in PyTorch's order and under PyTorch's names."""
         return {}
 
+    def matrices(self) -> dict[str, int]:
+        """Suffix -> axis of its outputs, of each tensor that multiplies rows or is looked up in.
+
+        These may be stored in another precision than what is computed in.
+        """
+        return {}
+
     def state(self, reads: Sequence[Row]) -> dict[str, Shape]:
         """Suffix -> shape of what one stream keeps; the first axis stands before the batch."""
         return {}

@@ -36,6 +36,9 @@ class Linear(OneRow):
         shapes: dict[str, Shape] = {"weight": (self.out_features, self.in_features)}
         return shapes | ({"bias": (self.out_features,)} if self.bias else {})
 
+    def matrices(self) -> dict[str, int]:
+        return {"weight": 0}
+
     def work(self, reads: Sequence[Row]) -> int:
         return reads[0].size * self.out_features
 
@@ -120,6 +123,9 @@ class Embedding(_OfTokens):
 
     def tensors(self) -> dict[str, Shape]:
         return {"weight": (self.num_embeddings, self.embedding_dim)}
+
+    def matrices(self) -> dict[str, int]:
+        return {"weight": 0}
 
 
 @frozen

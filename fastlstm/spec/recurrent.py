@@ -197,6 +197,10 @@ class Recurrent(Layer):
             shapes |= {f"{s}_0": (self.depth, size) for s, size in self._state_sizes().items()}
         return shapes
 
+    def matrices(self) -> dict[str, int]:
+        kinds = ("weight_ih", "weight_hh", *["weight_hr"] * bool(self.projection))
+        return {f"{kind}{suffix}": 0 for suffix, _ in self.sizes() for kind in kinds}
+
     def state(self, reads: Sequence[Row]) -> dict[str, Shape]:
         if not self.over_time:
             return {}

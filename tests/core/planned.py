@@ -14,11 +14,18 @@ from random_graphs import random_graph
 from fastlstm import reference, spec
 from fastlstm.plan.lowering import plan
 from fastlstm.plan.program import Program
+from fastlstm.reduced import Reduced
 
 __all__ = ["Planned", "random_planned"]
 
 Array = Any
 Arrays = Mapping[str, Array]
+
+
+def _read(tensor: Any) -> Array:
+    """The numbers of a tensor as a program reads them: of integers these alone."""
+    integers = isinstance(tensor, Reduced) and tensor.precision == "int8"
+    return tensor.numbers if integers else np.asarray(tensor)
 
 
 class Planned:
@@ -36,7 +43,7 @@ class Planned:
         words = self.program.to_bytes()
         read = Program.from_bytes(words)
         assert read.to_bytes() == words
-        self.run = NumPyProgram(read, [tensors[name] for name in self.program.tensor_names])
+        self.run = NumPyProgram(read, [_read(tensors[name]) for name in self.program.tensor_names])
 
     def flat(self, inputs: Arrays, *, held: bool) -> list[Array]:
         """Inputs (..., *shape) as a program has them, (..., count), in the order of the graph."""

@@ -149,7 +149,14 @@ class NumPyProgram:
             return None
         return self.once(("matrix", number), lambda: self._matrix(self.program.matrices[number]))
 
-    def _matrix(self, matrix: op.Matrix) -> Array:
+    def _matrix(self, matrix: op.Matrix) -> Any:
+        made = self._numbers(matrix)
+        if getattr(matrix, "scale", -1) < 0:
+            return made
+        scale = self.vector(matrix.scale).astype(np.float32)
+        return Integers(made, scale) if matrix.stored == "int8" else made * scale[:, None]
+
+    def _numbers(self, matrix: op.Matrix) -> Array:
         made = self.arrays.zeros((matrix.rows, matrix.columns), self.dtype)
         for piece in self.program.pieces[matrix.first_piece :][: matrix.pieces]:
             columns = np.arange(piece.columns) * piece.column_stride
@@ -163,6 +170,50 @@ class NumPyProgram:
             assert not part.any(), "pieces overlap"
             part[...] = np.where(there, self.sources[piece.tensor][np.where(there, numbers, 0)], 0)
         return made
+
+
+class Integers:
+    """A matrix (rows, columns) of integers with a scale for each row, as arrays are used here.
+
+    It multiplies rows of floats as ``core/operations.h`` says, and rows of it are floats again.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, numbers: Array, scale: Array, turned: bool = False) -> None:
+        self.numbers, self.scale, self.turned = numbers.astype(np.float64), scale, turned
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape[:: -1 if self.turned else 1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def T(self) -> Integers:  # noqa: N802 - as an array's
+        return Integers(self.numbers, self.scale, not self.turned)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if self.turned:
+            return np.eye(len(self))[rows] @ self
+        if isinstance(rows, slice):
+            return Integers(self.numbers[rows], self.scale[rows])
+        return (self.numbers[rows].astype(np.float32) * self.scale[rows][..., None]).astype(float)
+
+    def __rmatmul__(self, x: Array) -> Array:
+        assert self.turned
+        y = np.zeros((*x.shape[:-1], len(self.scale)), x.dtype)
+        for at in np.ndindex(x.shape[:-1]):
+            row = x[at].astype(np.float32)
+            most = np.abs(row).max()
+            if not np.isfinite(most):
+                y[at] = np.nan
+            elif most >= 2.0**-100:
+                whole = np.rint(row * (np.float32(127) / most))
+                sums = (self.numbers @ whole.astype(np.float64)).astype(np.float32)
+                y[at] = sums * (most / np.float32(127) * self.scale)
+        return y
 
 
 def _slots(state: Array, part: op.Part) -> Array:

@@ -1,0 +1,138 @@
+"""What of a graph can be stored in fewer bytes than float32, and together with what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fastlstm.spec.convolution import Convolution
+from fastlstm.spec.graph import Graph
+from fastlstm.spec.row import Shape
+
+__all__ = ["MAX_INT8_WIDTH", "PRECISIONS", "Stored", "check_precisions", "stored"]
+
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+
+# Numbers that an int8 output may be a sum over: so many products of 127 and 127 are an int32.
+MAX_INT8_WIDTH = 2**17
+
+
+class Stored(NamedTuple):
+    """Layers whose matrices have one precision: one layer, or several that share some of them.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        Their names.
+    axes : mapping of str to int
+        Full name of each matrix -> the axis of its outputs.
+    refused : mapping of str to str
+        A precision that they cannot have -> why, in words that stand behind their names.
+    """
+
+    layers: tuple[str, ...]
+    axes: Mapping[str, int]
+    refused: Mapping[str, str]
+
+
+def stored(graph: Graph, shapes: Mapping[str, Shape]) -> list[Stored]:
+    """The layers that have matrices, those together whose matrices must be stored alike.
+
+    Parameters
+    ----------
+    graph : Graph
+    shapes : mapping of str to tuple of int
+        Of every tensor, as :class:`Facts` has them.
+    """
+    users: dict[str, list[tuple[str, int | None]]] = {}  # of each tensor: the layer, and the axis
+    matrices: dict[str, list[str]] = {}
+    transposed = set()
+    for node in graph.nodes:
+        axes, names = node.layer.matrices(), node.layer.names()
+        for suffix, name in names.items():
+            users.setdefault(name, []).append((node.name, axes.get(suffix)))
+        if axes:
+            matrices[node.name] = [names[suffix] for suffix in axes]
+        if isinstance(node.layer, Convolution) and node.layer.transposed:
+            transposed.add(node.name)
+    found, seen = [], set[str]()
+    for first in matrices:
+        if first in seen:
+            continue
+        together = [first]
+        seen.add(first)
+        for layer in together:
+            for name in matrices[layer]:
+                more = [other for other, _ in users[name] if other in matrices]
+                together += dict.fromkeys(other for other in more if other not in seen)
+                seen.update(more)
+        names_of = dict.fromkeys(name for layer in together for name in matrices[layer])
+        axes_of = {name: {axis for _, axis in users[name]} for name in names_of}
+        refused = {}
+        for name, several in axes_of.items():
+            if len(several) > 1:
+                who = " and ".join(repr(layer) for layer, _ in users[name][:4])
+                why = f"tensor {name!r} is shared by {who}, which use it in different ways"
+                refused = dict.fromkeys(PRECISIONS[1:], why)
+        own = {name: max(axis for axis in axes_of[name] if axis is not None) for name in names_of}
+        if "int8" not in refused and (why := _no_integers(own, shapes, transposed & {*together})):
+            refused["int8"] = why
+        found.append(Stored(tuple(together), own, refused))
+    return found
+
+
+def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape], transposed: set[str]) -> str:
+    """Why some matrices cannot be int8; "" if they can."""
+    if transposed:
+        return "a transposed convolution has no products of integers"
+    for name, axis in axes.items():
+        width = math.prod(shapes[name]) // shapes[name][axis]
+        if width > MAX_INT8_WIDTH:
+            return (
+                f"an output of tensor {name!r} is a sum over {width} numbers; sums of int8 "
+                f"products are taken over at most {MAX_INT8_WIDTH}"
+            )
+    return ""
+
+
+def check_precisions(
+    graph: Graph, shapes: Mapping[str, Shape], precisions: Mapping[str, str]
+) -> dict[str, str]:
+    """Check that tensors are stored as the plan of their graph can take them.
+
+    Parameters
+    ----------
+    graph : Graph
+    shapes : mapping of str to tuple of int
+        Of every tensor.
+    precisions : mapping of str to str
+        Of every tensor that is not stored as it is computed with, its precision.
+
+    Returns
+    -------
+    dict of str to str
+        Name of each layer that has matrices -> their precision.
+
+    Raises
+    ------
+    ValueError
+        Naming a tensor or a layer that is not to be stored so.
+    """
+    found: dict[str, str] = {}
+    left = dict(precisions)
+    for one in stored(graph, shapes):
+        kinds = {left.pop(name, "float32") for name in one.axes}
+        who = f"layer {one.layers[0]!r}"
+        if len(kinds) > 1:
+            raise ValueError(
+                f"the matrices of {who} are {' and '.join(sorted(kinds))}; expected one precision"
+            )
+        (kind,) = kinds
+        if why := one.refused.get(kind, ""):
+            raise ValueError(f"{who} is {kind}, but {why}")
+        found |= dict.fromkeys(one.layers, kind)
+    if left:
+        name, kind = next(iter(left.items()))
+        raise ValueError(f"tensor {name!r:.200} is {kind}, and is no matrix; expected float32")
+    return found
