@@ -15,14 +15,14 @@ class Work:
     ----------
     working_set : int
         Bytes it reads again and again.
-    readings : int
-        How often it reads them.
+    readings : float
+        How often it reads them; below 1 if it reads a part of them.
     multiply_adds : float
         How many it makes.
     """
 
     working_set: int
-    readings: int
+    readings: float
     multiply_adds: float
 
 
@@ -52,27 +52,34 @@ class Case:
         return f"{self.kind} I={self.I} H={self.H}{layers}{length} B={self.B}"
 
     @property
-    def recurrent_bytes(self) -> int:
-        """Bytes of the float32 weights of one layer that meet its own last output."""
-        return 4 * GATES[self.kind] * self.H * self.H
+    def recurrent_weights(self) -> int:
+        """Weights of one layer that meet its own last output."""
+        return GATES[self.kind] * self.H * self.H
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of float32 weights of all layers."""
-        inputs = self.I + (self.layers - 1) * self.H
-        return 4 * GATES[self.kind] * self.H * inputs + self.layers * self.recurrent_bytes
+    def input_weights(self) -> int:
+        """Weights of all layers that meet an input."""
+        return GATES[self.kind] * self.H * (self.I + (self.layers - 1) * self.H)
 
-    def work(self, threads: int = 1) -> Work:
+    @property
+    def weights(self) -> int:
+        """Weights of all layers."""
+        return self.input_weights + self.layers * self.recurrent_weights
+
+    def work(self, threads: int = 1, weight_bytes: int = 4, prepared: bool = False) -> Work:
         """The least that each of `threads` cores has to do, which share the weights evenly.
 
-        A step reads every weight once, for all rows together. A sequence reads at least the
-        recurrent weights in every step, one layer after the other, since the input's product can
-        be made for many steps at once and a layer can finish before the next one starts.
+        A step reads every weight once, for all rows together; one that is prepared only those that
+        meet an input, from where all of them are kept. A sequence reads at least the recurrent
+        weights in every step, one layer after the other, since the input's product can be made for
+        many steps at once and a layer can finish before the next one starts.
         """
-        made = self.B * max(self.T, 1) * self.weight_bytes / 4 / threads
+        made = self.B * max(self.T, 1) * self.weights / threads
         if self.T:
-            return Work(self.recurrent_bytes // threads, self.T * self.layers, made)
-        return Work(self.weight_bytes // threads, 1, made)
+            recurrent = weight_bytes * self.recurrent_weights // threads
+            return Work(recurrent, self.T * self.layers, made)
+        share = self.input_weights / self.weights if prepared else 1
+        return Work(weight_bytes * self.weights // threads, share, made * share)
 
 
 STEPS = [
