@@ -60,8 +60,8 @@ class Floor:
         sizes = (ctypes.c_size_t, ctypes.c_size_t)
         self._c.read_data.argtypes = [ctypes.c_void_p, *sizes, ctypes.c_int]
         self._c.read_data.restype = None
-        self._c.multiply_add.argtypes = [ctypes.c_size_t]
-        self._c.multiply_add.restype = ctypes.c_size_t
+        for add in (self._c.multiply_add, self._c.multiply_add_bytes):
+            add.argtypes, add.restype = [ctypes.c_size_t], ctypes.c_size_t
 
     def reading(self, size: int) -> Timed:
         """One reading of `size` bytes that are read again and again, in the fastest order."""
@@ -78,12 +78,20 @@ class Floor:
         return Timed(functools.partial(data.read, times, order), times * data.size / size)
 
     def multiply_adds(self) -> Timed:
-        """A million multiply-adds."""
+        """A million multiply-adds of float32."""
+        return self._adding(self._c.multiply_add)
+
+    def multiply_adds_of_bytes(self) -> Timed | None:
+        """A million multiply-adds of int8 in vectors, if there is an instruction for them."""
+        add = self._c.multiply_add_bytes
+        return self._adding(add) if add(1) else None
+
+    @staticmethod
+    def _adding(add: Any) -> Timed:
         start = time.perf_counter()
-        self._c.multiply_add(10_000)
+        add(10_000)
         count = max(1, int(10_000 * CALL_SECONDS / (time.perf_counter() - start)))
-        made = self._c.multiply_add(count)
-        return Timed(functools.partial(self._c.multiply_add, count), made / 1e6)
+        return Timed(functools.partial(add, count), add(count) / 1e6)
 
     def jobs(self, work: Work) -> dict[str, Timed]:
         """What to time for the bound of this work."""
@@ -150,6 +158,11 @@ def main() -> int:
     micros = summary(interleaved(jobs, turns=arguments.turns)["sums"])["median"]
     found["multiply_adds_per_second"] = 1e12 / micros
     print(f"multiply-adds {2e6 / micros / 1e3:.1f} GFLOP/s")
+    of_bytes = floor.multiply_adds_of_bytes()
+    if of_bytes:
+        figures = interleaved({"sums": of_bytes}, turns=arguments.turns)["sums"]
+        found["multiply_adds_of_bytes_per_second"] = 1e12 / summary(figures)["median"]
+        print(f"multiply-adds of bytes {2e3 / summary(figures)['median']:.1f} GOP/s")
     if arguments.json:
         write_json(arguments.json, found)
     return 0
