@@ -15,6 +15,18 @@ ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 STATES = {"lstm": ("h", "c"), "gru": ("h",), "rnn": ("h",)}
 
 
+def quantized(name: str, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """A matrix (outputs, inputs) as ``DynamicQuantizeLSTM`` takes it, under three names: numbers in
+    int8, a scale for each output, and zeros for their zero points."""
+    scale = np.abs(matrix).max(axis=1) / 127
+    numbers = np.rint(matrix / scale[:, None]).astype(np.int8)
+    return {
+        name: np.ascontiguousarray(numbers.T)[None],
+        f"{name}_scale": scale[None].astype(np.float32),
+        f"{name}_zero": np.zeros((1, len(matrix)), np.int8),
+    }
+
+
 def onnx_model(
     kind: str,
     weights: Mapping[str, np.ndarray],
@@ -23,6 +35,7 @@ def onnx_model(
     *,
     table: np.ndarray | None = None,
     linear: tuple[np.ndarray, np.ndarray] | None = None,
+    int8: bool = False,
 ) -> bytes:
     """Build and serialise the model.
 
@@ -37,6 +50,9 @@ def onnx_model(
         A row for each token: the input is int64 tokens.
     linear : (array (O, H), array (O,)), optional
         Weight and bias of a linear layer behind the stack.
+    int8 : bool
+        Whether an LSTM's matrices are stored in int8: ``DynamicQuantizeLSTM``, an operator of
+        onnxruntime's own.
 
     Raises
     ------
@@ -64,13 +80,20 @@ def onnx_model(
     given = "x" if table is None else "features"
     for n in range(layers):
         bias = np.concatenate([reordered(weights[f"bias_{s}_l{n}"]) for s in ("ih", "hh")])
-        arrays = {
-            f"W{n}": reordered(weights[f"weight_ih_l{n}"])[None],
-            f"R{n}": reordered(weights[f"weight_hh_l{n}"])[None],
-            f"B{n}": bias[None],
-        }
-        constants |= arrays
         before = [f"{state}{n}" for state in STATES[kind]]
+        matrices = {
+            f"W{n}": reordered(weights[f"weight_ih_l{n}"]),
+            f"R{n}": reordered(weights[f"weight_hh_l{n}"]),
+        }
+        constants[f"B{n}"] = bias[None]
+        given_to = [given, *matrices, f"B{n}", "", *before]
+        if int8:
+            stored = {name: quantized(name, matrix) for name, matrix in matrices.items()}
+            for of_one in stored.values():
+                constants |= of_one
+            given_to += ["", *(name for of_one in stored.values() for name in list(of_one)[1:])]
+        else:
+            constants |= {name: matrix[None] for name, matrix in matrices.items()}
         after = [f"{name}_out" for name in before]
         for names, target in ((before, inputs), (after, outputs)):
             for name in names:
@@ -79,9 +102,10 @@ def onnx_model(
         options = {"linear_before_reset": 1} if kind == "gru" else {}
         nodes += [
             helper.make_node(
-                kind.upper(),
-                [given, *arrays, "", *before],
+                "DynamicQuantizeLSTM" if int8 else kind.upper(),
+                given_to,
                 [f"directions{n}", *after],
+                domain="com.microsoft" if int8 else "",
                 hidden_size=H,
                 **options,
             ),
@@ -97,8 +121,11 @@ def onnx_model(
         given = "sum"
     nodes.append(helper.make_node("Identity", [given], ["y"]))
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [T, B, O])
-    stored = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph(nodes, "stack", inputs, [y, *outputs], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    initial = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "stack", inputs, [y, *outputs], initial)
+    opsets = [helper.make_opsetid("", 14)]
+    if int8:
+        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     data: bytes = model.SerializeToString()
     return data
