@@ -80,6 +80,7 @@ cdef extern from "fastlstm_api.h" nogil:
         size_t struct_size, T, B
         int whole
         const fl_threads *threads
+        int prepares
 
     ctypedef void (*fl_gemm)(size_t rows, size_t outputs, size_t inputs, const void *x,
                              size_t x_stride, const void *w, void *y,
@@ -99,6 +100,7 @@ cdef extern from "fastlstm_api.h" nogil:
         void *who
         size_t turn, steps_done
         size_t *rows
+        void *const *prepared
 
     ctypedef struct fl_loaded:
         const fl_model *model
@@ -135,6 +137,7 @@ cdef extern from "fastlstm_api.h" nogil:
     fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, void *memory,
                             size_t memory_bytes, fl_stream **made)
     fl_error fl_step(fl_stream *stream, const void *x, void *y)
+    fl_error fl_stream_prepare(fl_stream *stream)
     fl_error fl_stream_run(fl_stream *stream, size_t T, const fl_rows *inputs,
                            const fl_rows *outputs, size_t *rows)
     fl_error fl_stream_flush(fl_stream *stream, const fl_rows *outputs, size_t *rows)
@@ -156,6 +159,9 @@ cdef extern from "fastlstm_api.h" nogil:
                              void *memory, size_t memory_bytes, fl_scratch **made)
     fl_error fl_begin(const fl_model *model, fl_call *call)
     fl_error fl_run(const fl_model *model, fl_call *call)
+    size_t fl_prepared_size(const fl_model *model)
+    fl_error fl_prepare(const fl_model *model, fl_call *call)
+    void fl_drop(void *prepared)
     fl_error fl_flush(const fl_model *model, fl_call *call)
     fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending)
 

@@ -238,7 +238,15 @@ INCLUDES = {
     "kernel.h": {
         *("call.h", "scratch.h", "vec.h", "ranks.h", "view.h", "activations.h", "functions.h"),
         *("panels.h", "multiply.h", "cells.h", "rows.h", "maps.h", "reductions.h", "norms.h"),
-        *("products.h", "variants.h", "recurrent.h", "over_time.h", "folds.h", "run.h"),
+        *(
+            "products.h",
+            "variants.h",
+            "prepare.h",
+            "recurrent.h",
+            "over_time.h",
+            "folds.h",
+            "run.h",
+        ),
     },
     "checksum.h": {"stddef.h", "stdint.h"},
     "file.c": {*MEMORY, "check.h", "checksum.h"},

@@ -70,7 +70,9 @@ typedef struct fl_running {
     const size_t *lengths;    /* (B,) steps of each row, none of more than T; NULL: all have T */
     int whole;                /* what is folded has one row for all, and that at the end */
     int ending;               /* there are no steps: what is due at the end is given */
+    int prepares;             /* there are no steps: `prepared` is made where it is not yet */
     void *const *states;      /* (B,) pointers to real (state_size,), all distinct */
+    void *const *prepared;    /* (B,) fl_prepared of each, or NULL; NULL too where T > 1 */
     void *scratch;            /* as the plan says, 64-byte aligned */
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
     fl_watch *watch;          /* NULL: nothing stops this call; else `ask` and `who` are set */
@@ -91,6 +93,12 @@ typedef struct fl_running {
  * state as it is after the first `done` steps; what the outputs hold beyond their rows is
  * undefined. Of a program that looks ahead T steps are a whole sequence, and are all or none. */
 void fl_share(fl_running *call, const fl_plan *plan);
+
+/* Whether a struct of a caller's is of a size that is known: as it is, or as it was before it had its
+ * last field. */
+#define FL_IS_KNOWN(a, last)                   \
+    ((a)->struct_size == sizeof *(a) ||        \
+     (a)->struct_size == offsetof(__typeof__(*(a)), last))
 
 /* Whether the functions of threads are there; NULL: nobody shares, which is allowed. */
 int fl_have_threads(const fl_threads *threads);

@@ -55,6 +55,20 @@ int fl_have_threads(const fl_threads *threads) {
 /* Whether a pointer is there, and a multiple of `size`, a power of two. */
 static int is_at(const void *data, size_t size) { return data && !((uintptr_t)data & (size - 1)); }
 
+/* What a call has of fl_prepare, or NULL. */
+static void *const *prepared_of(const fl_model *model, const fl_call *call) {
+    return call->struct_size == sizeof *call && model->prepared_bytes ? call->prepared : NULL;
+}
+
+void fl_drop(void *prepared) {
+    if (prepared) ((fl_prepared *)prepared)->made = 0;
+}
+
+static void drop_all(const fl_model *model, const fl_call *call) {
+    void *const *prepared = prepared_of(model, call);
+    for (size_t b = 0; prepared && b < call->B; ++b) fl_drop(prepared[b]);
+}
+
 /* Whether all that a call reads and writes is there. */
 static int is_whole(const fl_model *model, const fl_call *call, int reads, int writes) {
     const fl_program *program = &model->program;
@@ -64,6 +78,9 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
         if (!is_at(call->states[b], size)) return 0;
         if (call->lengths && call->lengths[b] > call->T) return 0;
     }
+    void *const *prepared = prepared_of(model, call);
+    for (size_t b = 0; prepared && b < call->B; ++b)
+        if (prepared[b] && !is_at(prepared[b], FL_ALIGNMENT)) return 0;
     if ((reads && program->input_count && !call->inputs) ||
         (writes && program->output_count && !call->outputs))
         return 0;
@@ -81,7 +98,7 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
  * step, -1 held ones, 0 none. */
 static fl_error translate(const fl_model *model, const fl_call *call, int reads, int writes,
                           fl_running *made) {
-    if (!model || !call || call->struct_size != sizeof *call || !call->scratch ||
+    if (!model || !call || !FL_IS_KNOWN(call, prepared) || !call->scratch ||
         !fl_have_threads(call->threads))
         return FL_BAD_ARGUMENT;
     const fl_scratch *scratch = call->scratch;
@@ -95,8 +112,9 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     made->outputs = call->outputs;
     made->lengths = call->lengths;
     made->whole = call->whole;
-    made->ending = 0;
+    made->ending = made->prepares = 0;
     made->states = call->states;
+    made->prepared = NULL;
     made->scratch = scratch->memory;
     made->gemm = call->gemm;
     made->watch = NULL;
@@ -132,6 +150,30 @@ fl_error fl_begin(const fl_model *model, fl_call *call) {
     if (error || !call->B) return error;
     if (call->T) return FL_BAD_ARGUMENT;
     fl_begin_alone(&running, &call->scratch->plan);
+    drop_all(model, call);
+    return FL_OK;
+}
+
+size_t fl_prepared_size(const fl_model *model) { return model ? model->prepared_bytes : 0; }
+
+fl_error fl_prepare(const fl_model *model, fl_call *call) {
+    fl_running running;
+    size_t wanted = 0;
+    const fl_error error = translate(model, call, 0, 0, &running);
+    if (error) return error;
+    if (call->T || call->struct_size != sizeof *call || (call->B && !call->prepared))
+        return FL_BAD_ARGUMENT;
+    running.prepared = prepared_of(model, call);
+    if (!running.prepared) return FL_OK;
+    for (size_t b = 0; b < call->B; ++b) {
+        const fl_prepared *prepared = running.prepared[b];
+        wanted += prepared && !prepared->made;
+    }
+    if (!wanted) return FL_OK;
+    running.prepares = 1;
+    fl_share(&running, &call->scratch->plan);
+    for (size_t b = 0; b < call->B; ++b)
+        if (running.prepared[b]) ((fl_prepared *)running.prepared[b])->made = 1;
     return FL_OK;
 }
 
@@ -143,7 +185,12 @@ fl_error fl_run(const fl_model *model, fl_call *call) {
     call->steps_done = call->T;
     count_none(model, call);
     if (!call->B) return FL_OK;
-    if (call->T) return run_shared(call, &running);
+    if (call->T) {
+        if (call->T == 1) running.prepared = prepared_of(model, call);
+        const fl_error stopped = run_shared(call, &running);
+        drop_all(model, call);
+        return stopped;
+    }
     /* Without steps there are no rows, but what a sequence that is told whole has besides. */
     running.ending = model->program.looks_ahead;
     return running.ending ? run_shared(call, &running) : FL_OK;

@@ -99,15 +99,21 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
     accumulate(1, 1, G, total, w, 0, h, k, K);
 }
 
-/* What the sum over h starts from: `h_init` (P, L) in the last gate and 0 in the others; NULL: 0
- * there too. */
+/* What the sum over h starts from: the last gate of `h_init` (P, G, L), and 0 in the others; NULL:
+ * 0 there too. */
 INLINE void start_h(const int G, vec *total, const real *h_init, size_t p) {
     clear(1, G, (vec(*)[4])total);
-    if (h_init) total[G - 1] = v_load(h_init + p * L);
+    if (h_init) total[G - 1] = v_load(h_init + (p * (size_t)G + (size_t)(G - 1)) * L);
+}
+
+/* What h gives a row in panel p, which was made before. */
+INLINE void load_h(const int G, vec *total, const row *r, size_t p) {
+    UNROLL for (int g = 0; g < G; ++g)
+        total[g] = v_load(r->from_h + (p * (size_t)G + (size_t)g) * L);
 }
 
 /* Of one row, in panels [p, p + N): what x gives, from what the row starts from, and what h gives.
- * `side`, if not NULL, is computed on the way (N = 1 then). */
+ * `side`, if not NULL, is computed on the way (N = 1 then, and nothing was made before). */
 INLINE void sum_both(const int N, const int G, cell a, size_t p, const row *r, const real *h_init,
                      slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
     const fl_panels *gates = &a.packed->gates;
@@ -116,9 +122,29 @@ INLINE void sum_both(const int N, const int G, cell a, size_t p, const row *r, c
     if (r->x) accumulate(1, N, G, from_x, w, gates->stride, &r->x, 0, a.packed->input_rows);
     w += a.packed->input_rows * (size_t)(G * L);
     if (N > 1 || side) IN_MEMORY(from_x);
+    if (r->from_h) {
+        for (int n = 0; n < N; ++n) load_h(G, from_h[n], r, p + (size_t)n);
+        return;
+    }
     for (int n = 0; n < N; ++n) start_h(G, from_h[n], h_init, p + (size_t)n);
     if (side) accumulate_beside(G, from_h, w, &r->h, a.is->h_size, side);
     else accumulate(1, N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
+}
+
+/* What h gives n rows, TILE at most, in panel p; w is the part of it that h is multiplied by, and
+ * `next` what is read after that. */
+INLINE void sum_h_of_rows(const int G, cell a, size_t p, const real *w, const real *next,
+                          const row *rows, size_t n, const real *h_init, vec (*from_h)[4]) {
+    for (size_t r = 0, end; r < n; r = end) {
+        end = r + 1;
+        if (rows[r].from_h) {
+            load_h(G, from_h[r], rows + r, p);
+            continue;
+        }
+        start_h(G, from_h[r], h_init, p);
+        for (; end < n && !rows[end].from_h; ++end) start_h(G, from_h[end], h_init, p);
+        sum_rows(G, rows + r, end - r, 1, w, a.is->h_size, next, from_h + r);
+    }
 }
 
 /* The same of n rows, TILE at most, in panel p; `next` is the panel read after it. */
@@ -128,13 +154,10 @@ INLINE void sum_both_of_rows(const int G, cell a, size_t p, size_t next, const r
     const size_t I = a.packed->input_rows, of_h = I * (size_t)(G * L);
     const real *w = (const real *)gates->weights + p * gates->stride;
     const real *w_next = (const real *)gates->weights + next * gates->stride;
-    for (size_t r = 0; r < n; ++r) {
-        start_sums(G, from_x[r], rows + r, p * (size_t)(G * L));
-        start_h(G, from_h[r], h_init, p);
-    }
-    if (rows->x) sum_rows(G, rows, n, 0, w, I, w + of_h, from_x);
+    for (size_t r = 0; r < n; ++r) start_sums(G, from_x[r], rows + r, p * (size_t)(G * L));
+    if (rows->x) sum_rows(G, rows, n, 0, w, I, rows->from_h ? w_next : w + of_h, from_x);
     else w_next += of_h;
-    sum_rows(G, rows, n, 1, w + of_h, a.is->h_size, w_next, from_h);
+    sum_h_of_rows(G, a, p, w + of_h, w_next, rows, n, h_init, from_h);
 }
 
 /* The gates of one row from both sums, and its unit as far as it goes before its end. `gate` may be
@@ -162,7 +185,7 @@ INLINE void end_unit(const fl_cell_kind kind, cell a, size_t p, const row *r, co
 }
 
 INLINE const real *h_init_of(const fl_cell_kind kind, cell a) {
-    return kind == FL_CELL_gru ? a.packed->bias_n : NULL;
+    return kind == FL_CELL_gru ? a.packed->h_bias : NULL;
 }
 
 /* One step of a row in panels [p, p + N). `kind` is FL_CELL_lstm or FL_CELL_gru, G its gates;

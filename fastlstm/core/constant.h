@@ -58,7 +58,7 @@ INLINE void one_product(const constant_call *of, char *scratch, const size_t num
     a.activation = &model_operations[number].product.function;
     const row one = {panels->bias, NULL,
                      constant_row(of, scratch, read) + (from ? from->first : 0), NULL, NULL,
-                     constant_row(of, scratch, is->y)};
+                     constant_row(of, scratch, is->y), NULL};
 #define BLOCK_1(N, p) product_block(N, 1, &a, p, &one)
 #define BLOCK_2(N, p) product_block(N, 2, &a, p, &one)
 #define BLOCK_3(N, p) product_block(N, 3, &a, p, &one)
@@ -93,7 +93,7 @@ INLINE void one_recurrent(const constant_call *of, char *scratch, const size_t n
     const real *table = packed->table;
     if (table) table += token_at(&x, 0, 0, 0, packed->tokens) * gates->panels * gates->groups * L;
     const row one = {gates->bias, table, table ? NULL : x.base, h,
-                     is->c < 0 ? NULL : of->state + is->c, y};
+                     is->c < 0 ? NULL : of->state + is->c, y, NULL};
 #define BLOCK_LSTM(N, p) gated_block(FL_CELL_lstm, N, 4, a, p, &one, NULL)
 #define BLOCK_GRU(N, p) gated_block(FL_CELL_gru, N, 3, a, p, &one, NULL)
 #define BLOCK_1(N, p) rnn_block(N, 1, a, p, &one)

@@ -224,6 +224,7 @@ static void run_share(void *job, size_t rank, size_t ranks) {
         mine.B = first_row_of(all->call, rank + 1, ranks) - first;
         mine.first_row = first;
         mine.states += first;
+        if (mine.prepared) mine.prepared += first;
         if (mine.lengths) mine.lengths += first;
         if (mine.given) mine.given += first;
         mine.scratch = (char *)mine.scratch + rank * mine.cut->bytes;

@@ -11,6 +11,7 @@
  *   fl_model_size, fl_model_init         fl_program -> fl_model, packed for an instruction set
  *   fl_stream_size, fl_stream_init       fl_model -> fl_stream, where a sequence starts
  *   fl_step, fl_stream_run               steps -> rows
+ *   fl_stream_prepare                    what of a step does not need its input
  *   fl_stream_flush, fl_stream_reset     the rows still due at its end; the next sequence
  *
  * A model is only read once it is made: any number of streams and threads may share it. A stream is
@@ -19,7 +20,7 @@
  * run, and restore the caller's mode; where it is set already they write nothing.
  *
  * Who runs many streams in one call, or cuts memory otherwise, uses what a stream is made of:
- *   fl_state_size, fl_scratch_size, fl_scratch_init, fl_begin, fl_run, fl_flush
+ *   fl_state_size, fl_scratch_size, fl_scratch_init, fl_begin, fl_run, fl_flush, fl_prepare
  *
  * Dimension letters in the shape comments: T steps, B rows of a batch (independent sequences).
  * `real` is float or double, as the model was made. Strides count elements.
@@ -190,6 +191,7 @@ typedef struct {
     int whole;                  /* not 0: what is folded over time has one row for all of a sequence, */
                                 /* and that from fl_stream_flush; 0: one for each step */
     const fl_threads *threads;  /* NULL: the caller alone. Else they stay as long as the stream */
+    int prepares;               /* not 0: there is memory for fl_stream_prepare */
 } fl_stream_config;
 
 fl_error fl_stream_size(const fl_model *model, const fl_stream_config *config, size_t *bytes);
@@ -203,6 +205,12 @@ fl_error fl_stream_init(const fl_model *model, const fl_stream_config *config, v
  * x real or int64_t (B, input), y real (B, output). FL_BAD_ARGUMENT of another model, or where a
  * token is none. */
 fl_error fl_step(fl_stream *stream, const void *x, void *y);
+
+/* Make what of the next step does not need its input, where it is not made yet: the products of h of
+ * all recurrences, which the step then reads in place of their weights. It has the same bits either
+ * way. Whatever changes the state drops it. FL_BAD_ARGUMENT of a stream whose config does not say
+ * `prepares`. */
+fl_error fl_stream_prepare(fl_stream *stream);
 
 /* T steps, of any number. inputs (inputs,), of which held ones are not read; outputs (outputs,),
  * which must have room for the rows, and overlap no input; `rows` (outputs,), or NULL, is how many
@@ -279,6 +287,8 @@ typedef struct {
     size_t turn;                /* written: 0 at first, and then left as it is */
     size_t steps_done;          /* written: T, or the steps that the states have taken */
     size_t *rows;               /* written, (outputs, B): rows that the call gave. Or NULL */
+    void *const *prepared;      /* (B,) what fl_prepare makes for each of the states, or NULL for it: */
+                                /* then made by the step. Or NULL */
 } fl_call;
 
 /* Put `states` where a sequence starts, with the rows that held inputs have. T is 0, and outputs are
@@ -289,6 +299,19 @@ fl_error fl_begin(const fl_model *model, fl_call *call);
  * steps; what the outputs hold beyond their rows is undefined. Of a program that looks ahead the T
  * steps are a whole sequence, its end among them. */
 fl_error fl_run(const fl_model *model, fl_call *call);
+
+/* Bytes of what fl_prepare makes for one state; 0: nothing, and fl_prepare does nothing. Such memory
+ * is zero at first, and begins at a multiple of FL_ALIGNMENT bytes. */
+size_t fl_prepared_size(const fl_model *model);
+
+/* Make what of the next step of `states` does not need its input, where `prepared` does not have it
+ * yet. T is 0; inputs and outputs are not read, and the states stay as they are. fl_run of one step
+ * reads it, fl_run and fl_begin drop it. Who changes a state otherwise, or the model, drops it
+ * himself. */
+fl_error fl_prepare(const fl_model *model, fl_call *call);
+
+/* Have nothing made; of NULL it does nothing. */
+void fl_drop(void *prepared);
 
 /* The rows that are due at the end of the sequences. T is 0, and the states stay as they are. */
 fl_error fl_flush(const fl_model *model, fl_call *call);

@@ -55,6 +55,7 @@ FL_REGION(FL_TARGET)
 #include "norms.h"
 #include "products.h"
 #include "variants.h"
+#include "prepare.h"
 #include "recurrent.h"
 #include "over_time.h"
 #include "folds.h"

@@ -73,6 +73,33 @@ static const void *pack_vector(fl_packer *to, const fl_vector *vector) {
     return made;
 }
 
+/* Have a place for what each recurrence can make before its input; those of a loop make it in their
+ * turn, and those with several rows a step would have it for the first only. Not 0 if a number is
+ * too large. */
+static int place_prepared(fl_model *model, fl_packed *packed) {
+    const fl_program *program = &model->program;
+    const size_t real_size = model->kernel->real_size;
+    size_t end = FL_ALIGNMENT / real_size;
+    if (program->looks_ahead) return 0;
+    for (size_t i = program->held; i < program->operation_count; ++i) {
+        const fl_operation *op = program->operations + i;
+        if (op->kind == FL_LOOP) i += op->loop.operations;
+        if (op->kind != FL_RECURRENT || op->recurrent.along_positions) continue;
+        const ptrdiff_t on = model->courses[i].on;
+        fl_cell *cell = &packed[i].recurrent;
+        const fl_panels *matrix = fl_panels_of_h(cell);
+        if (on < 0 || model->bounds[on].factor > model->bounds[on].divisor) continue;
+        cell->prepared = end;
+        end = fl_checked(matrix->panels * matrix->groups * model->kernel->lanes,
+                         op->recurrent.positions, end);
+        end = fl_checked(1, end, FL_ALIGNMENT / real_size - 1);
+        if (end == SIZE_MAX) return -1;
+        end -= end % (FL_ALIGNMENT / real_size);
+        model->prepared_bytes = fl_checked(end, real_size, 0);
+    }
+    return model->prepared_bytes == SIZE_MAX ? -1 : 0;
+}
+
 /* Count, or make, all of a model. NULL while it is counted, or if a number is too large. */
 static fl_model *pack(fl_packer *to) {
     const fl_program *program = to->program;
@@ -106,6 +133,7 @@ static fl_model *pack(fl_packer *to) {
     model->courses = courses;
     model->bounds = bounds;
     model->rooms = rooms;
+    if (place_prepared(model, packed)) return NULL;
     for (size_t o = 0; o < program->output_count; ++o) {
         const fl_value *value = program->value + program->outputs[o];
         if (value->place != FL_PLACE_output || value->number != o) model->copies = 1;

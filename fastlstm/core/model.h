@@ -34,7 +34,6 @@ typedef struct {
     fl_cell_norm_kind norm;
     double eps;
     int coupled;                 /* LSTM without gate f: G is 3, in the order i g o */
-    const void *h_bias;          /* (P, G, L) what the product of h starts from */
     const void *bias;            /* (P, G, L) added to the sum of both, or normalised, products */
     const void *peepholes[3];    /* (P, L) of i, f, o */
     const void *norm_x[2];       /* (P, G, L) weight and bias, FL_CELL_NORM_product */
@@ -51,12 +50,26 @@ typedef struct {
     fl_panels projection;   /* K = H; weights NULL if there is none */
     const fl_variant *variant;  /* NULL for PyTorch's cell */
     fl_activation activation;   /* RNN */
-    const void *bias_n;     /* real (P, L), plain GRU only: the bias inside r * (W_hn h + b_hn) */
+    const void *h_bias;     /* real (P, G, L) what the product of h starts from: zeros, and of a GRU */
+                            /* the bias inside r * (W_hn h + b_hn); G of fl_panels_of_h */
     const void *table;      /* real (V, P, G, L): the input product of each token, or NULL */
     size_t tokens;          /* V, or 0 */
     size_t input_rows;      /* I, or 0 if there is a table */
     const void *h_0, *c_0;  /* real (O,), (H,), or NULL */
+    size_t prepared;        /* where a fl_prepared has real (positions, P, G, L) of it; 0: nowhere */
 } fl_cell;
+
+/* The panels that are multiplied by h, whose rows come last in them. */
+static inline const fl_panels *fl_panels_of_h(const fl_cell *cell) {
+    const fl_variant *variant = cell->variant;
+    return variant && variant->reset_gates.weights ? &variant->reset_gates : &cell->gates;
+}
+
+/* What of a stream's next step was made before: numbers of it, from fl_cell.prepared on, counted
+ * from its beginning. Zeros are one in which nothing is made. */
+typedef struct {
+    size_t made;  /* not 0: all of it is there, of the state as it is */
+} fl_prepared;
 
 /* `count` numbers of one of the values that an operation reads, each `stride` behind the last. */
 typedef struct {
@@ -177,6 +190,7 @@ struct fl_model {
     const fl_bound *bounds;      /* (lines,), fl_bound_lines */
     const fl_room *rooms;        /* (buffers + 1,), fl_place_buffers */
     int copies;                  /* whether an output has rows that no operation puts there */
+    size_t prepared_bytes;       /* of a fl_prepared with its numbers; 0: there are none */
     size_t bytes;                /* of the block */
 };
 

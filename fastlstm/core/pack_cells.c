@@ -68,20 +68,17 @@ static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *
     made->coupled = r->coupled;
     if (r->cell == FL_CELL_gru && !r->reset_after) {
         const fl_layout gates = with_gates(at, 2);
-        made->h_bias = fl_pack_gates(to, &gates, -1, 0, 0, 0);
         const void *bias = fl_pack_gates(to, &units, r->h_bias, 0, 0, 1);
         if (!twin) {
-            made->reset_gates = pack_resets(to, r, &gates, 0, made->h_bias);
+            made->reset_gates = pack_resets(to, r, &gates, 0, NULL);
             made->reset_candidate = pack_resets(to, r, &units, 2 * H, bias);
         } else if (twin->variant) {
             made->reset_gates = twin->variant->reset_gates;
             made->reset_candidate = twin->variant->reset_candidate;
-            made->reset_gates.bias = made->h_bias;
             made->reset_candidate.bias = bias;
         }
         return;
     }
-    made->h_bias = fl_pack_gates(to, at, r->h_bias, 0, 2, 1);
     pack_norms(to, r, at, made);
     if (r->peepholes < 0) return;
     made->peepholes[0] = fl_pack_gates(to, &units, r->peepholes, 0, 0, 1);
@@ -123,9 +120,12 @@ void fl_pack_cell(fl_packer *to, const fl_recurrent *r, const fl_cell *twin, fl_
         pack_variant(to, r, &at, twin, &variant);
         if (kept) *kept = variant;
         made->variant = kept;
-    } else if (r->cell == FL_CELL_gru) {
-        const fl_layout units = with_gates(&at, 1);
-        made->bias_n = fl_pack_gates(to, &units, r->h_bias, 0, 0, 1);
+    }
+    if (resets_before) {
+        const fl_layout of_h = with_gates(&at, 2);
+        made->h_bias = fl_pack_gates(to, &of_h, -1, 0, 0, 0);
+    } else {
+        made->h_bias = fl_pack_gates(to, &at, r->h_bias, 0, 2, 1);
     }
     if (r->projection >= 0)
         made->projection = fl_shared_panels(to, r->projection, fl_plain_vector(to, -1, 0));

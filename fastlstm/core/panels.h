@@ -13,6 +13,7 @@ typedef struct {
     const real *h;     /* (O,) of the step before, of a cell */
     real *c;           /* (H,), LSTM only; updated in place */
     real *y;           /* outputs: of a cell its new h (H,), or (O,) */
+    const real *from_h; /* (P, G, L) of a cell, the product of h that was made before, or NULL */
 } row;
 
 /* The accumulators of M rows and N panels: acc[m * N + n][g] holds L outputs. They stay in

@@ -16,6 +16,7 @@ typedef struct {
     real *c;             /* (hidden_size,), LSTM only; advanced in place */
     const real *mask;    /* number of step 0, or NULL */
     real *state;         /* of the stream, along time */
+    const real *from_h;  /* (P, G, L) the product of h of its one step, made before, or NULL */
     size_t steps;        /* that it has */
     size_t t, b, place;  /* row, and number in it, of its first token */
     size_t index;        /* position, along time */
@@ -89,7 +90,7 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
         const size_t n = R - r < most ? R - r : most;
         for (size_t i = 0; i < n; ++i) {
             const row each = {matrix->bias, NULL, input_of(a, first, r + i), NULL, NULL,
-                              gates + (r + i) * width};
+                              gates + (r + i) * width, NULL};
             a->rows[i] = each;
         }
         if (stopped(a->in->call, n * (a->panels.end - a->panels.first) * matrix->stride)) return;
@@ -134,7 +135,7 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
     product made;
     fill_product(&made, projection, panels_of(a->in, projection->panels), H, a->of.is->h_size);
     for (size_t i = 0; i < n; ++i) {
-        const row each = {projection->bias, NULL, hidden + i * H, NULL, NULL, rows[i].y};
+        const row each = {projection->bias, NULL, hidden + i * H, NULL, NULL, rows[i].y, NULL};
         projected[i] = each;
         rows[i].y = hidden + i * H;
     }
@@ -173,6 +174,7 @@ static size_t gather(const tracks *a, size_t t, const real *gates) {
         r->h = k->h;
         r->c = k->c;
         r->y = y;
+        r->from_h = k->from_h;
         k->h = k->held = y;
     }
     return n;
@@ -290,6 +292,9 @@ INLINE void begin_in_state(const tracks *a, track *k) {
     k->h = state + is->h + k->index * is->h_size;
     k->c = is->c < 0 ? NULL : state + is->c + k->index * is->hidden_size;
     k->held = is->held < 0 ? NULL : state + is->held + k->index * is->h_size;
+    k->from_h = a->in->rows.end - a->in->rows.first == 1
+                    ? prepared_of(a->in->call, a->of.packed, k->b, k->index)
+                    : NULL;
 }
 
 static void begin_anew(const tracks *a, track *k) {
@@ -300,6 +305,7 @@ static void begin_anew(const tracks *a, track *k) {
     const real *c = packed->c_0;
     k->h = packed->h_0 ? packed->h_0 : a->zeros;
     k->held = a->zeros;
+    k->from_h = NULL;
     if (is->start_h >= 0)
         k->h = numbers_at(a, (size_t)is->start_h, k->t, k->b) + k->index * is->h_size;
     if (is->start_c >= 0) c = numbers_at(a, (size_t)is->start_c, k->t, k->b) + k->index * H;
@@ -379,6 +385,7 @@ static __attribute__((noinline)) void step_time(const run *in, const fl_recurren
             r->h = state + is->h + p * is->h_size;
             r->c = is->c < 0 ? NULL : state + is->c + p * is->hidden_size;
             r->y = at(&y, t, b) + p * is->width + is->h_column;
+            r->from_h = prepared_of(call, packed, b, p);
             if (++p == P) p = 0, ++b;
         }
         plain_step(of, rows, n, mine, NULL);

@@ -315,7 +315,8 @@ static void run_call(fl_running *call) {
     run in;
     start(&in, call);
     if (call->asks) call->watch->mode = before;
-    if (call->ending) end_sequences(&in, call);
+    if (call->prepares) prepare_recurrences(&in);
+    else if (call->ending) end_sequences(&in, call);
     else run_chunks(&in);
     v_restore(before);
 }

@@ -84,7 +84,7 @@ static inline fl_tile fl_tile_of(const fl_recurrent *a, const fl_cell *cell, siz
 
 /* What each rank keeps of a tile beside: FL_TRACK_BYTES of each row, rows for three purposes, of
  * which one is input projections, and zeros (h_size,). */
-enum { FL_ROW_BYTES = 6 * sizeof(void *), FL_TRACK_BYTES = 12 * sizeof(void *) };
+enum { FL_ROW_BYTES = 7 * sizeof(void *), FL_TRACK_BYTES = 13 * sizeof(void *) };
 
 static inline size_t fl_tile_structs(size_t rows) { return fl_most(3 * rows, 24); }
 

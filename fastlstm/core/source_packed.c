@@ -55,7 +55,6 @@ static void put_variant(fl_text *to, size_t i, const fl_cell *cell, size_t lanes
 #define V(field, k, from, count) fl_put_reals(to, (fl_owner){i, "variant", k}, #field, from, count);
     VARIANT_VECTORS(V, gates, units)
 #undef V
-    fl_put_reals(to, of, "h_bias", v->h_bias, reset->weights ? units * reset->groups : gates);
     put_panels(to, gates_of, reset, lanes);
     put_panels(to, candidate_of, &v->reset_candidate, lanes);
     fl_begin_array(to, of, "all", "fl_variant");
@@ -70,7 +69,6 @@ static void put_variant(fl_text *to, size_t i, const fl_cell *cell, size_t lanes
     fl_say_size(to, "norm", (size_t)v->norm);
     fl_say_real(to, "eps", v->eps);
     fl_say_size(to, "coupled", (size_t)v->coupled);
-    fl_say_pointer(to, of, "h_bias", v->h_bias != NULL);
     fl_say_pointer(to, of, "bias", v->bias != NULL);
     fl_say_pointer(to, of, "norm_gate", v->norm_gate != NULL);
 #define MEMBER(field, k)                                        \
@@ -91,20 +89,25 @@ static void put_variant(fl_text *to, size_t i, const fl_cell *cell, size_t lanes
     fl_say(to, "}};\n");
 }
 
+/* What the product of h starts from; NULL where that is 0 and no loop reads it. */
+static const void *h_bias_of(const fl_recurrent *is, const fl_cell *cell) {
+    return cell->variant || is->cell == FL_CELL_gru ? cell->h_bias : NULL;
+}
+
 static void put_cell(fl_text *to, size_t i, const fl_recurrent *is, const fl_cell *cell,
                      size_t lanes) {
     const fl_owner of = {i, "cell", 0};
     const size_t units = cell->gates.panels * lanes;
     put_panels(to, (fl_owner){i, "gates", 0}, &cell->gates, lanes);
     put_panels(to, (fl_owner){i, "projection", 0}, &cell->projection, lanes);
-    fl_put_reals(to, of, "bias_n", cell->bias_n, units);
+    fl_put_reals(to, of, "h_bias", h_bias_of(is, cell), units * fl_panels_of_h(cell)->groups);
     fl_put_reals(to, of, "table", cell->table, cell->tokens * units * cell->gates.groups);
     fl_put_reals(to, of, "h_0", cell->h_0, is->h_size);
     fl_put_reals(to, of, "c_0", cell->c_0, is->hidden_size);
     if (cell->variant) put_variant(to, i, cell, lanes);
 }
 
-static void say_cell(fl_text *to, size_t i, const fl_cell *cell) {
+static void say_cell(fl_text *to, size_t i, const fl_recurrent *is, const fl_cell *cell) {
     const fl_owner of = {i, "cell", 0};
     fl_say(to, "{.recurrent = {.gates = ");
     say_panels(to, (fl_owner){i, "gates", 0}, &cell->gates);
@@ -118,7 +121,7 @@ static void say_cell(fl_text *to, size_t i, const fl_cell *cell) {
         fl_say_name(to, (fl_owner){i, "variant", 0}, "all");
         fl_say(to, ", ");
     }
-    fl_say_pointer(to, of, "bias_n", cell->bias_n != NULL);
+    fl_say_pointer(to, of, "h_bias", h_bias_of(is, cell) != NULL);
     fl_say_pointer(to, of, "table", cell->table != NULL);
     fl_say_pointer(to, of, "h_0", cell->h_0 != NULL);
     fl_say_pointer(to, of, "c_0", cell->c_0 != NULL);
@@ -277,7 +280,7 @@ void fl_say_packed(fl_text *to, size_t i, const fl_operation *op, const fl_packe
         fl_say_size(to, "width", packed->lookup.width);
         fl_say(to, "}}");
         break;
-    case FL_RECURRENT: say_cell(to, i, &packed->recurrent); break;
+    case FL_RECURRENT: say_cell(to, i, &op->recurrent, &packed->recurrent); break;
     default: fl_say(to, "{{0}}");
     }
 }

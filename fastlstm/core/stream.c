@@ -28,9 +28,10 @@ struct fl_stream {
 static fl_error lay_out_stream(const fl_model *model, const fl_stream_config *config, void *memory,
                                fl_stream **made, size_t *bytes) {
     fl_arena arena = {memory, SIZE_MAX - 1, 0};
-    if (!model || !config || config->struct_size != sizeof *config || !config->T ||
-        !config->B || !fl_have_threads(config->threads))
+    if (!model || !config || !FL_IS_KNOWN(config, prepares) || !config->T || !config->B ||
+        !fl_have_threads(config->threads))
         return FL_BAD_ARGUMENT;
+    const int prepares = config->struct_size == sizeof *config && config->prepares;
     const fl_program *program = &model->program;
     const size_t B = config->B, T = config->T, state = fl_state_size(model);
     const size_t threads = config->threads ? config->threads->size : 1;
@@ -49,6 +50,9 @@ static fl_error lay_out_stream(const fl_model *model, const fl_stream_config *co
     const size_t padded = (state + 63) / 64 * 64;
     char *numbers = fl_take(&arena, B, padded);
     void *work = fl_take(&arena, scratch, 1);
+    const size_t prepared_bytes = prepares ? fl_prepared_size(model) : 0;
+    void **prepared = prepares ? fl_take(&arena, B, sizeof *prepared) : NULL;
+    char *blocks = fl_take(&arena, B, prepared_bytes);
     if (arena.used == SIZE_MAX) return FL_TOO_LARGE;
     *bytes = arena.used;
     if (!memory) return FL_OK;
@@ -59,11 +63,13 @@ static fl_error lay_out_stream(const fl_model *model, const fl_stream_config *co
     s->states = states, s->spare = spare;
     s->rows = of_piece, s->given = given;
     for (size_t b = 0; b < B; ++b) states[b] = numbers + b * padded;
+    for (size_t b = 0; prepares && b < B; ++b) prepared[b] = blocks + b * prepared_bytes;
     s->call.struct_size = sizeof s->call;
     s->call.B = B;
     s->call.states = states;
     s->call.whole = config->whole;
     s->call.threads = config->threads;
+    s->call.prepared = prepared;
     *made = s;
     return fl_scratch_init(model, T, B, threads, work, scratch, &s->call.scratch);
 }
@@ -176,6 +182,12 @@ fl_error fl_step(fl_stream *s, const void *x, void *y) {
     s->call.T = 1;
     s->call.rows = NULL;
     return fl_run(s->model, &s->call);
+}
+
+fl_error fl_stream_prepare(fl_stream *s) {
+    if (!is_stream(s) || !s->begun || !s->call.prepared) return FL_BAD_ARGUMENT;
+    s->call.T = 0;
+    return fl_prepare(s->model, &s->call);
 }
 
 /* Rows from row `first` of each batch row on; `item` is the bytes of a number. */
@@ -356,6 +368,9 @@ fl_error fl_stream_set_state(fl_stream *s, const void *from, size_t bytes) {
         const fl_error error = put_parts(s, numbers + b * row, s->spare);
         if (error) return error;
     }
-    for (size_t b = 0; b < s->B; ++b) put_parts(s, numbers + b * row, s->states[b]);
+    for (size_t b = 0; b < s->B; ++b) {
+        put_parts(s, numbers + b * row, s->states[b]);
+        if (s->call.prepared) fl_drop(s->call.prepared[b]);
+    }
     return FL_OK;
 }

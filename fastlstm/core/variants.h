@@ -20,7 +20,8 @@ typedef struct {
 
 /* Scratch of one row, each real (P, G, L) or (P, L). */
 typedef struct {
-    real *x, *h;      /* products */
+    real *x;          /* products of x, */
+    const real *h;    /* and of h; where they were made before, they are there */
     real *z;          /* the sum of both, in the place of x, or behind if both are normalised */
     real *reset;      /* GRU: r * h; LSTM: the new c before its normalisation */
     real *candidate;  /* GRU that resets before: W_hn (r * h) + b_hn */
@@ -31,9 +32,9 @@ static products products_of(const variant_step *s, size_t b) {
     const int both = s->of.packed->variant->norm == FL_CELL_NORM_product;
     products made;
     made.x = s->scratch + b * fl_variant_numbers(s->of.packed, units);
-    made.h = made.x + s->width;
-    made.z = both ? made.h + s->width : made.x;
-    made.reset = (both ? made.z : made.h) + s->width;
+    made.h = s->rows[b].from_h ? s->rows[b].from_h : made.x + s->width;
+    made.z = both ? made.x + 2 * s->width : made.x;
+    made.reset = made.x + (both ? 3 : 2) * s->width;
     made.candidate = made.reset + units;
     return made;
 }
@@ -47,35 +48,45 @@ INLINE vec load_or_zero(const void *p, size_t at) {
     return p ? v_load((const real *)p + at) : v_set1(0);
 }
 
-/* panels of a matrix (K = size), from row `skip` of it on, times x, which starts from `init`, for
- * every row of the batch. */
-static void multiply_variant(const variant_step *s, const fl_panels *matrix, size_t skip,
-                             size_t size) {
+/* panels of a matrix (K = size) times x, which starts from `init`, for every row of the batch. */
+static void multiply_variant(const variant_step *s, const fl_panels *matrix, size_t size) {
     product made;
     fill_product(&made, matrix, s->panels, size, SIZE_MAX);
-    made.weights += skip * matrix->groups * L;
     multiply(&made, s->product_rows, s->n, 0);
+}
+
+/* The product of h of any cell, of rows that have h as their x. */
+INLINE void fill_product_of_h(product *made, cell of, range panels) {
+    const fl_panels *matrix = fl_panels_of_h(of.packed);
+    fill_product(made, matrix, panels, of.is->h_size, SIZE_MAX);
+    if (matrix == &of.packed->gates)
+        made->weights += of.packed->input_rows * matrix->groups * L;
+}
+
+/* A row of that product. */
+INLINE void fill_row_of_h(row *made, cell of, const real *h, real *y) {
+    memset(made, 0, sizeof *made);
+    made->init = of.packed->h_bias;
+    made->x = h;
+    made->y = y;
 }
 
 /* The products of x, which start from what the rows do, and of h. */
 static void multiply_both(const variant_step *s) {
     const fl_cell *packed = s->of.packed;
-    const fl_variant *v = packed->variant;
-    const size_t h_size = s->of.is->h_size;
+    product of_h;
+    size_t n = 0;
     for (size_t b = 0; b < s->n; ++b) {
         s->product_rows[b] = s->rows[b];
         s->product_rows[b].y = products_of(s, b).x;
     }
-    multiply_variant(s, &packed->gates, 0, packed->input_rows);
-    for (size_t b = 0; b < s->n; ++b) {
-        row *r = s->product_rows + b;
-        memset(r, 0, sizeof *r);
-        r->init = v->h_bias;
-        r->x = s->rows[b].h;
-        r->y = products_of(s, b).h;
-    }
-    if (v->reset_gates.weights) multiply_variant(s, &v->reset_gates, 0, h_size);
-    else multiply_variant(s, &packed->gates, packed->input_rows, h_size);
+    multiply_variant(s, &packed->gates, packed->input_rows);
+    for (size_t b = 0; b < s->n; ++b)
+        if (!s->rows[b].from_h)
+            fill_row_of_h(s->product_rows + n++, s->of, s->rows[b].h,
+                          products_of(s, b).x + s->width);
+    fill_product_of_h(&of_h, s->of, s->panels);
+    multiply(&of_h, s->product_rows, n, 0);
 }
 
 /* Of gates [g, g + gates) of a product (P, G, L). */
@@ -226,11 +237,10 @@ static void gru_variant(const variant_step *s) {
         meet_panels(s->in);
         for (size_t b = 0; b < s->n; ++b) {
             const products of = products_of(s, b);
+            fill_row_of_h(s->product_rows + b, s->of, of.reset, of.candidate);
             s->product_rows[b].init = v->reset_candidate.bias;
-            s->product_rows[b].x = of.reset;
-            s->product_rows[b].y = of.candidate;
         }
-        multiply_variant(s, &v->reset_candidate, 0, s->of.is->h_size);
+        multiply_variant(s, &v->reset_candidate, s->of.is->h_size);
     }
     for (size_t b = 0; b < s->n; ++b) {
         const products of = products_of(s, b);

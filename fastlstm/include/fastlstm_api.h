@@ -29,7 +29,8 @@
     F(fl_stream_get_state) F(fl_stream_set_state) F(fl_state_size) F(fl_state_part) \
     F(fl_state_read) F(fl_state_write) F(fl_scratch_size) F(fl_scratch_init) F(fl_begin) \
     F(fl_run) F(fl_flush) F(fl_count_rows) F(fl_team_new) F(fl_team_free) F(fl_load) \
-    F(fl_load_bytes) F(fl_unload) F(fl_stream_new) F(fl_stream_free) F(fl_team_threads)
+    F(fl_load_bytes) F(fl_unload) F(fl_stream_new) F(fl_stream_free) F(fl_team_threads) \
+    F(fl_stream_prepare) F(fl_prepared_size) F(fl_prepare) F(fl_drop)
 
 #if defined(__cplusplus)
 #define FL_MEMBER(name) decltype(::name) *name;
@@ -153,6 +154,10 @@ static inline const fl_model *fl_model_of(PyObject *held) {
 #define fl_stream_new (fl_table->fl_stream_new)
 #define fl_stream_free (fl_table->fl_stream_free)
 #define fl_team_threads (fl_table->fl_team_threads)
+#define fl_stream_prepare (fl_table->fl_stream_prepare)
+#define fl_prepared_size (fl_table->fl_prepared_size)
+#define fl_prepare (fl_table->fl_prepare)
+#define fl_drop (fl_table->fl_drop)
 
 #endif
 #endif

@@ -32,6 +32,7 @@ typedef struct {
     fl_tensor_data *tensors;
     size_t tensor_count, real_size, B, threads;
     void **states;  /* (B,) */
+    void **blocks, **prepared;  /* (B,) what fl_prepare makes, and which of them calls are given */
     fl_threads team;
 } subject;
 
@@ -171,7 +172,7 @@ static void write_outputs(const subject *s, FILE *to, const fl_rows *outputs, co
     }
 }
 
-enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE, TRY };
+enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE, TRY, PREPARE };
 
 /* T, whole, batch_first, stop_at, whether there are lengths, and those; then the inputs. */
 static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
@@ -194,6 +195,7 @@ static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
     call.stop = asks.at ? stop : NULL;
     call.who = &asks;
     call.rows = rows;
+    call.prepared = s->prepared;
     fl_rows *inputs = NULL, *outputs = NULL;
     if (kind != FLUSH) inputs = read_inputs(s, from, T, kind == BEGIN, (int)batch_first);
     call.inputs = inputs;
@@ -251,10 +253,49 @@ static void set_part(const subject *s, reader *from, FILE *to) {
     for (size_t b = 0; b < s->B; ++b) {
         void *numbers = copy_of(read_bytes(from, bytes), bytes);
         const fl_error one = fl_state_write(s->model, s->states[b], part, numbers, bytes);
+        fl_drop(s->prepared[b]);
         if (one) error = one;
         free(numbers);
     }
     write_word(to, error);
+}
+
+/* ---- Before the input ---- */
+
+/* Change all that was made, each number otherwise, so that who reads it gives other rows. */
+static void spoil_prepared(const subject *s) {
+    const size_t n = fl_prepared_size(s->model) / s->real_size, first = FL_ALIGNMENT / s->real_size;
+    for (size_t b = 0; b < s->B; ++b)
+        for (size_t i = first; s->prepared[b] && i < n; ++i)
+            if (s->real_size == sizeof(float)) ((float *)s->prepared[b])[i] += (float)(i % 7 + 1);
+            else ((double *)s->prepared[b])[i] += (double)(i % 7 + 1);
+}
+
+/* Of each batch row whether it has memory for it; then whether to spoil what was made. What is made
+ * is not made again. */
+static void prepare(const subject *s, reader *from, FILE *to) {
+    fl_call call;
+    size_t bytes = 0;
+    for (size_t b = 0; b < s->B; ++b) {
+        const size_t has = read_size(from) && fl_prepared_size(s->model);
+        if (!has) fl_drop(s->prepared[b]);
+        s->prepared[b] = has ? s->blocks[b] : NULL;
+    }
+    const size_t spoils = read_size(from);
+    memset(&call, 0, sizeof call);
+    call.struct_size = sizeof call;
+    call.B = s->B;
+    call.states = s->states;
+    call.prepared = s->prepared;
+    call.threads = s->threads > 1 ? &s->team : NULL;
+    fl_error error = fl_scratch_size(s->model, 1, s->B, s->threads, &bytes);
+    void *scratch = take(bytes);
+    if (!error) error = fl_scratch_init(s->model, 1, s->B, s->threads, scratch, bytes, &call.scratch);
+    if (!error) error = fl_prepare(s->model, &call);
+    if (spoils) spoil_prepared(s);
+    if (!error && spoils) error = fl_prepare(s->model, &call);
+    write_word(to, error);
+    free(scratch);
 }
 
 /* ---- Any program at all ---- */
@@ -371,12 +412,16 @@ static void make_calls(const subject *s, reader *from, FILE *to) {
         switch (kind) {
         case PARTS: tell_parts(s, to); break;
         case TRY: try_all(s, from, to); break;
+        case PREPARE: prepare(s, from, to); break;
         case SET_PART: set_part(s, from, to); break;
         case STATE:
             for (size_t b = 0; b < s->B; ++b) write_bytes(to, s->states[b], bytes);
             break;
         case SET_STATE:
-            for (size_t b = 0; b < s->B; ++b) memcpy(s->states[b], read_bytes(from, bytes), bytes);
+            for (size_t b = 0; b < s->B; ++b) {
+                memcpy(s->states[b], read_bytes(from, bytes), bytes);
+                fl_drop(s->prepared[b]);
+            }
             break;
         default: make_call(s, from, to, kind);
         }
@@ -399,14 +444,22 @@ static void run_case(reader from, FILE *to) {
         s.B = read_size(&from);
         s.threads = read_size(&from);
         s.states = take(s.B * sizeof *s.states);
-        for (size_t b = 0; b < s.B; ++b) s.states[b] = take(fl_state_size(s.model));
+        s.blocks = take(s.B * sizeof *s.blocks);
+        s.prepared = take(s.B * sizeof *s.prepared);
+        for (size_t b = 0; b < s.B; ++b) {
+            s.states[b] = take(fl_state_size(s.model));
+            s.blocks[b] = take(fl_prepared_size(s.model));
+            memset(s.blocks[b], 0, fl_prepared_size(s.model));
+            s.prepared[b] = NULL;
+        }
         if (s.threads > 1) s.team = begin_team(s.threads);
         make_calls(&s, &from, to);
         if (from.at != from.end) give_up("a case has words left over");
-        for (size_t b = 0; b < s.B; ++b) free(s.states[b]);
+        for (size_t b = 0; b < s.B; ++b) free(s.states[b]), free(s.blocks[b]);
         end_team(&s.team);
     }
     for (size_t i = 0; i < s.tensor_count; ++i) free((void *)(uintptr_t)s.tensors[i].data);
+    free(s.blocks), free(s.prepared);
     free(s.tensors), free(s.states), free(s.program_memory), free(s.model_memory);
 }
 

@@ -58,7 +58,7 @@ SOURCES = [
 EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
 
 ERRORS = ("ok", "argument", "program", "tensors", "state", "large", "memory", "kernel", "stopped")
-_KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try")
+_KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try", "prepare")
 
 
 @dataclass(eq=False)
@@ -143,6 +143,11 @@ class Case:
     def flush(self, *, whole: bool = False, batch_first: bool = False) -> None:
         """What is due at the end."""
         self._call("flush", 0, [], whole, batch_first=batch_first, answer=self._given)
+
+    def prepare(self, rows: Sequence[bool], *, spoils: bool = False) -> None:
+        """Make of the next step of these rows (B,) what needs no input, or spoil what was made."""
+        request = [word(_KINDS.index("prepare")), *map(word, map(int, rows)), word(spoils)]
+        self._add(request, lambda words: ERRORS[words.word()])
 
     def parts(self) -> None:
         """Every part of the states: (B, rows, count), or of a count (B,)."""

@@ -151,7 +151,7 @@ static void write_outputs(const subject *s, FILE *to, const fl_rows *outputs, co
 
 /* ---- Calls ---- */
 
-enum { RESET, RUN, STEP, FLUSH, GET, SET, MOVE, TRY };
+enum { RESET, RUN, STEP, FLUSH, GET, SET, MOVE, TRY, PREPARE };
 
 static fl_error reset(const subject *s, fl_stream *stream, reader *from) {
     fl_rows *held = read_inputs(s, from, 1, 1, 0);
@@ -294,6 +294,7 @@ static void make_calls(subject *s, reader *from, FILE *to) {
         case SET: set_state(s, from, to); break;
         case MOVE: move_stream(s, from, to); break;
         case TRY: write_word(to, try_all(s)); break;
+        case PREPARE: write_word(to, fl_stream_prepare(s->stream)); break;
         default: make_call(s, from, to, kind);
         }
     }
@@ -334,6 +335,7 @@ static void run_case(reader from, FILE *to) {
     s.config.B = read_size(&from);
     const size_t threads = read_size(&from);
     s.config.whole = (int)read_size(&from);
+    s.config.prepares = (int)read_size(&from);
     if (threads > 1) s.team = begin_team(threads);
     s.config.threads = threads > 1 ? &s.team : NULL;
     if (!error) error = pack_model(&s, message, sizeof message);

@@ -19,7 +19,7 @@ __all__ = ["Answer", "Streamed", "opened"]
 Array = npt.NDArray[Any]
 Rows = list[Array]
 
-_KINDS = ("reset", "run", "step", "flush", "get", "set", "move", "try")
+_KINDS = ("reset", "run", "step", "flush", "get", "set", "move", "try", "prepare")
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class Streamed:
         What to compute in.
     isa : str
         "" for the best there is.
-    keeps_tensors, whole : bool
+    keeps_tensors, whole, prepares : bool
     T, batch, threads : int
         The stream's.
     """
@@ -71,12 +71,13 @@ class Streamed:
         batch: int = 1,
         threads: int = 1,
         whole: bool = False,
+        prepares: bool = False,
     ) -> None:
         self._outputs, self._dtype, self._batch = outputs, dtype, batch
         name = isa.encode()
         self._head = [word(len(file)), filled(file)]
         self._head += [word(np.dtype(dtype) == np.float64), word(len(name)), filled(name)]
-        self._head += map(word, (keeps_tensors, T, batch, threads, whole))
+        self._head += map(word, (keeps_tensors, T, batch, threads, whole, prepares))
         self._calls: list[list[bytes]] = []
         self._readers: list[Callable[[Words], Any]] = []
 
@@ -97,6 +98,10 @@ class Streamed:
     def flush(self, room: Sequence[int], *, batch_first: bool = False) -> None:
         """What is due at the end."""
         self._call("flush", 0, [], room, batch_first)
+
+    def prepare(self) -> None:
+        """Make of the next step what needs no input."""
+        self._add("prepare", [], _error)
 
     def get_state(self) -> None:
         """The state as bytes."""
