@@ -1,4 +1,5 @@
-"""Promise 4: after a Stream exists, ``step(x, out=y)`` allocates nothing, in C and in Python.
+"""Promise 4: after a Stream exists, ``step(x, out=y)`` allocates nothing, in C and in Python; nor
+does ``prepare()`` before it, but when it is first called.
 
 In C every call of malloc and its kin is counted, by a library that is loaded before all others;
 with ``PYTHONMALLOC=malloc`` that also counts every object that Python makes, however short it
@@ -79,6 +80,13 @@ MEASURE = """
         # The least of three: the interpreter's own caches may still be growing in the first.
         return min(measure(STEPS) for _ in range(3)) - min(measure(0) for _ in range(3))
 
+    def prepared(stream):
+        prepare, step = stream.prepare, stream.step
+        def both(x, out):
+            prepare()
+            step(x, out=out)
+        return both
+
     layers = {cell: (recurrent(cell, 5, H),) for cell in CELLS}
     layers["lstm deep"] = (recurrent("lstm", 5, H, num_layers=3, proj_size=7),)
     layers["large"] = (recurrent("lstm", 32, 160),)  # one that releases the GIL
@@ -101,6 +109,8 @@ MEASURE = """
                 for kind, one in xs.items():
                     key = f"{name}{kind} batch={batch} {np.dtype(dtype)}"
                     found[key] = change(stream.step, one, y)
+                if batch is None:
+                    found[f"{key}, prepared"] = change(prepared(stream), one, y)
     # What does allocate is seen: a new output array, and a list.
     stream = build(layers["lstm"], rng, isa=isa).stream()
     kept = []

@@ -294,6 +294,7 @@ class TestInUse:
         attempts: tuple[Callable[[], Any], ...] = (
             lambda: stream.step(input_for(model, rng)),
             lambda: stream.run(input_for(model, rng, 2)),
+            stream.prepare,
             lambda: stream.state,
             lambda: setattr(stream, "state", twin.state),
             stream.reset,
@@ -324,6 +325,7 @@ class TestInUse:
             lambda: pool.step(slot, one[0]),
             lambda: pool.run(slots, several),
             lambda: pool.run(slots, [several[:, 0]]),
+            lambda: pool.prepare(slots),
             pool.open,
             lambda: pool.open(state),
             lambda: pool.close(slots),

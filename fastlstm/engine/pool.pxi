@@ -33,9 +33,13 @@ cdef class Pool(Slots):
     cdef Places places
     cdef Scratch scratch
     cdef size_t turn                # steps run before
+    cdef Packed prepared_by         # as what the network was packed; None: there is no memory
+    cdef Pages prepared             # what of the next step is made before, for each index
+    cdef Buffer prepared_rows       # (N,) pointers into it
 
     def __cinit__(self, Network network, *args, **kwargs):
         self.lengths = self.parts = self.active = self.x = self.y = self.counts = Buffer(0)
+        self.prepared_rows = Buffer(0)
         self.places, self.scratch = Places(network), Scratch()
 
     cdef int run_call(self, fl_call *call, void **states) except -1:
@@ -47,6 +51,8 @@ cdef class Pool(Slots):
         self.scratch.fit(network, network.packed, call.T, call.B)
         call.inputs, call.outputs = self.places.inputs, self.places.outputs
         call.states = <void *const *>states
+        if self.prepared_by is not self.scratch.packed:
+            call.prepared = NULL
         call.turn = self.turn
         network.run_ready(call, self.scratch)
         self.turn = call.turn
@@ -59,6 +65,7 @@ cdef class Pool(Slots):
         for i in range(N):
             taken[i].steps += T if lengths == NULL else min(lengths[i], T)
             taken[i].used = now
+            taken[i].made = 0
 
     cdef const size_t *count_rows(self, void **states, size_t N, size_t T,
                                   const size_t *lengths) except NULL:
@@ -140,6 +147,8 @@ cdef class Pool(Slots):
             return 0
         memset(&call, 0, sizeof(call))
         call.T, call.B = 1, N
+        if self.prepared_by is not None:
+            call.prepared = self.find_prepared(N)
         if not self.network.keeps_steps:
             call.lengths = self.fill_lengths(N, 1)
             counts = self.count_rows(<void **>self.rows.data, N, 1, NULL)
@@ -149,6 +158,73 @@ cdef class Pool(Slots):
         self.run_call(&call, <void **>self.rows.data)
         self.count_steps(N, 1, NULL)
         return 0
+
+    def prepare(self, slots):
+        """Make what of the next step of some streams does not need its input.
+
+        As :meth:`fastlstm.Stream.prepare`: the next :meth:`step` of each, in whatever company, then
+        reads the weights of the input only, and gives the same bits. What was made is dropped by
+        :meth:`step`, :meth:`run`, :meth:`reset` and :meth:`set_state`; a stream from :meth:`fork`
+        has none.
+
+        Parameters
+        ----------
+        slots : int64 array (N,), or int
+            Different ones, in any order. Each takes memory when it is first prepared.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a slot is not open or given twice.
+        RuntimeError
+            If another thread uses this pool.
+        MemoryError
+            If there is no memory for it.
+        """
+        cdef int ndim = 0
+        cdef Py_ssize_t N, i
+        cdef Packed packed
+        cdef fl_call call
+        cdef fl_slot **taken
+        cdef void **rows
+        self.enter()
+        try:
+            N = self.take_slots(slots, &ndim)
+            packed = self.network.packed
+            self.scratch.fit(self.network, packed, 1, N)
+            if self.prepared_by is not packed:
+                self.prepared_by = None
+                self.prepared = Pages(max(fl_prepared_size(packed.model), <size_t>64))
+            self.prepared.resize(self.capacity)
+            self.prepared_by = packed
+            self.prepared_rows = at_least(self.prepared_rows, N * sizeof(void *))
+            taken, rows = <fl_slot **>self.taken.data, <void **>self.prepared_rows.data
+            for i in range(N):
+                rows[i] = self.prepared.at(<size_t>(taken[i].number & INDEX_MASK))
+                if not taken[i].made:
+                    fl_drop(rows[i])
+            memset(&call, 0, sizeof(call))
+            call.B, call.turn = N, self.turn
+            call.states = <void *const *>self.rows.data
+            call.prepared = <void *const *>rows
+            prepare_states(self.network, &call, self.scratch)
+            for i in range(N):
+                taken[i].made = 1
+        finally:
+            fl_leave(&self.busy)
+
+    cdef void *const *find_prepared(self, Py_ssize_t N) except NULL:
+        """Where it is of the streams taken, (N,), or NULL for those that have none."""
+        cdef fl_slot **taken = <fl_slot **>self.taken.data
+        cdef void **rows
+        cdef Py_ssize_t i
+        self.prepared_rows = at_least(self.prepared_rows, N * sizeof(void *))
+        rows = <void **>self.prepared_rows.data
+        for i in range(N):
+            rows[i] = NULL
+            if taken[i].made:
+                rows[i] = self.prepared.at(<size_t>(taken[i].number & INDEX_MASK))
+        return <void *const *>rows
 
     def run(self, slots, x, lengths=None, *, out=None):
         """Advance some streams by a block of steps each, in one call.
@@ -342,6 +418,7 @@ cdef class Pool(Slots):
                 if parts[i].steps:
                     parts[i].slot.steps += min(parts[i].steps, call.steps_done)
                     parts[i].slot.used = now
+                    parts[i].slot.made = 0
         n = 0
         for i in range(N):
             if parts[i].steps == 0:

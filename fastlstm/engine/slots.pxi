@@ -47,6 +47,7 @@ cdef struct fl_slot:
     int64_t steps    # made since it was opened or reset
     double used      # seconds of the monotonic clock
     int32_t next     # the next free one; -1: none
+    int32_t made     # whether what of its next step does not need its input was, of this state
 
 
 cdef double monotonic() noexcept nogil:
@@ -204,7 +205,7 @@ cdef class Slots:
             self.touched += 1
         slot.number = (((fl_next_count(&openings) - 1) % MOST_OPENINGS + 1) << INDEX_BITS
                        | <int64_t>index)
-        slot.call = 0
+        slot.call = slot.made = 0
         slot.steps = steps
         slot.used = monotonic()
         memcpy(self.state_at(index), state, self.state_bytes())
@@ -361,7 +362,7 @@ cdef class Slots:
             self.network.begin_rows(<void **>self.rows.data, N,
                                     self.network.held_of(held, N, ndim != 0))
             for i in range(N):
-                (<fl_slot **>self.taken.data)[i].steps = 0
+                (<fl_slot **>self.taken.data)[i].steps = (<fl_slot **>self.taken.data)[i].made = 0
                 (<fl_slot **>self.taken.data)[i].used = monotonic()
         finally:
             fl_leave(&self.busy)
@@ -554,6 +555,7 @@ cdef class Slots:
                 memcpy((<void **>self.rows.data)[i],
                        <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
                        self.state_bytes())
+                (<fl_slot **>self.taken.data)[i].made = 0
                 (<fl_slot **>self.taken.data)[i].used = monotonic()
         finally:
             fl_leave(&self.busy)
@@ -584,6 +586,7 @@ cdef class Slots:
             for i in range(N):
                 slot = self.slot_at(number[i] & INDEX_MASK)
                 slot.number, slot.call, slot.steps, slot.used = number[i], 0, steps[i], monotonic()
+                slot.made = 0
                 memcpy(self.state_at(number[i] & INDEX_MASK),
                        <char *>cnp.PyArray_DATA(<cnp.ndarray>block) + i * self.state_bytes(),
                        self.state_bytes())

@@ -31,6 +31,9 @@ cdef class Stream:
     cdef Places places
     cdef Scratch scratch
     cdef Buffer counts                  # (outputs, B) rows that a call gives
+    cdef Packed prepared_by             # as what the network was packed; None: there is no memory
+    cdef Buffer prepared                # (B, fl_prepared_size)
+    cdef Buffer prepared_rows           # (B,) pointers into it
     cdef fl_call call                   # of a step: all set but the scratch
     cdef int x_ndim, y_ndim             # of the first input and output of a step
     cdef cnp.npy_intp x_shape[MOST_AXES]
@@ -104,6 +107,8 @@ cdef class Stream:
         cdef Packed packed = self.network.packed
         if self.scratch.packed is not packed:
             self.scratch.fit(self.network, packed, 1, self.rows)
+        if self.prepared_by is not packed:
+            self.call.prepared = NULL
         self.call.scratch = self.scratch.made
         if self.release:
             with nogil:
@@ -159,6 +164,66 @@ cdef class Stream:
             return result if rows else None
         finally:
             fl_leave(&self.busy)
+
+    def prepare(self):
+        """Make what of the next step does not need its input, while there is time for it.
+
+        After a step all is known that is recurrent: the products of h of every recurrence along
+        time, half of a step where its input is as wide as h. A step that finds them made reads the
+        weights of the input only, and gives the same bits; one that does not makes them itself.
+        This pays where time passes between inputs, and whoever sends one waits for the answer:
+        between ticks, frames or packets. It saves no work in all.
+
+        A second call before the next step does nothing. What was made is no part of a state: it is
+        dropped by :meth:`step`, which alone uses it, by :meth:`run` and :meth:`reset`, and where a
+        state is assigned or loaded; a clone has none.
+
+        The first call takes memory, as many numbers for each row and layer as there are in its
+        gates: 4 * hidden_size of an LSTM, in whole vectors. The product of the candidate of a GRU
+        that resets before it is left to the step, and so is all of a recurrence in a loop, along
+        positions, or with several rows a step.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread uses this stream.
+        MemoryError
+            If there is no memory for it.
+        """
+        cdef Packed packed
+        cdef fl_call call
+        self.enter()
+        try:
+            packed = self.network.packed
+            if self.scratch.packed is not packed:
+                self.scratch.fit(self.network, packed, 1, self.rows)
+            if self.prepared_by is not packed:
+                self.take_prepared(packed)
+            call = self.call
+            prepare_states(self.network, &call, self.scratch)
+        finally:
+            fl_leave(&self.busy)
+
+    cdef int take_prepared(self, Packed packed) except -1:
+        """Have memory for what is made by a network that is packed so."""
+        cdef size_t size = fl_prepared_size(packed.model)
+        cdef Py_ssize_t b
+        if size and <size_t>self.rows > (<size_t>-1) // 2 // size:
+            raise MemoryError(f"what is prepared for {self.rows} rows")
+        self.prepared_by, self.call.prepared = None, NULL
+        self.prepared = Buffer(size * self.rows)
+        self.prepared_rows = Buffer(self.rows * sizeof(void *))
+        for b in range(self.rows):
+            (<void **>self.prepared_rows.data)[b] = self.prepared.data + b * size
+        self.call.prepared = <void *const *>self.prepared_rows.data
+        self.prepared_by = packed
+        return 0
+
+    cdef void drop_prepared(self) noexcept:
+        cdef Py_ssize_t b
+        if self.call.prepared != NULL:
+            for b in range(self.rows):
+                fl_drop(self.call.prepared[b])
 
     def run(self, x, *, out=None):
         """Advance every row by a block of steps.
@@ -240,7 +305,8 @@ cdef class Stream:
             self.run_step()
         elif T:
             call = self.call
-            call.T = T
+            call.T, call.prepared = T, NULL
+            self.drop_prepared()
             try:
                 network.execute(&call)
             finally:
@@ -275,6 +341,7 @@ cdef class Stream:
         cdef list given
         self.enter()
         try:
+            self.drop_prepared()
             given = self.held
             if held is not None:
                 given = self.network.held_of(held, self.rows, self.batched)
@@ -326,6 +393,7 @@ cdef class Stream:
         """
         self.enter()
         try:
+            self.drop_prepared()
             (<object>self.state_view())[...] = block
             if steps is not None:
                 self.steps = steps
