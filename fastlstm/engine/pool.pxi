@@ -200,7 +200,7 @@ cdef class Pool(Slots):
             self.prepared_rows = at_least(self.prepared_rows, N * sizeof(void *))
             taken, rows = <fl_slot **>self.taken.data, <void **>self.prepared_rows.data
             for i in range(N):
-                rows[i] = self.prepared.at(<size_t>(taken[i].number & INDEX_MASK))
+                rows[i] = self.prepared.at(index_of(taken[i]))
                 if not taken[i].made:
                     fl_drop(rows[i])
             memset(&call, 0, sizeof(call))
@@ -223,7 +223,7 @@ cdef class Pool(Slots):
         for i in range(N):
             rows[i] = NULL
             if taken[i].made:
-                rows[i] = self.prepared.at(<size_t>(taken[i].number & INDEX_MASK))
+                rows[i] = self.prepared.at(index_of(taken[i]))
         return <void *const *>rows
 
     def run(self, slots, x, lengths=None, *, out=None):
