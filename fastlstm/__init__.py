@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastlstm.errors import ConvertError, FormatError
-from fastlstm.model import Model, load
+from fastlstm.loading import load
+from fastlstm.model import Model
 from fastlstm.pool import Pool
 from fastlstm.stream import Stream
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fastlstm.generation import generate, generate_steps
     from fastlstm.headers import get_include
     from fastlstm.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from fastlstm.quantisation import quantize
     from fastlstm.tokens import perplexity
     from fastlstm.verification import verify
 
@@ -41,6 +43,7 @@ __all__ = [
     "get_include",
     "load",
     "perplexity",
+    "quantize",
     "verify",
 ]
 
@@ -53,6 +56,7 @@ _LATER = {
     "generation": ("generate", "generate_steps"),
     "headers": ("get_include",),
     "nn": ("GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"),
+    "quantisation": ("quantize",),
     "tokens": ("perplexity",),
     "verification": ("verify",),
 }

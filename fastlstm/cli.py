@@ -23,6 +23,7 @@ from fastlstm.commands import (
     generate,
     info,
     perplexity,
+    quantize,
     terminal,
     verify,
 )
@@ -31,6 +32,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "convert": convert,
+    "quantize": quantize,
     "info": info,
     "verify": verify,
     "bench": bench,

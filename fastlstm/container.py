@@ -69,7 +69,8 @@ DTYPES |= {"U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64"}
 _RAW = {code: np.dtype(name) for code, name in (DTYPES | {"BF16": "u2", "BOOL": "u1"}).items()}
 _CODE = {code: code for code in DTYPES}  # one string for each, however many tensors have it
 
-CODES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # all that we write
+CODES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # all that we write, and
+CODES |= {"int8": "I8", "float16": "F16", "uint16": "BF16"}  # matrices in fewer bytes
 
 
 class Tensor(NamedTuple):
@@ -197,10 +198,11 @@ class Opened:
         """What the document's objects may take in memory."""
         return _memory(self.identity.size, len(self.header))
 
-    def load(self, *, check: bool) -> dict[str, Array]:
+    def load(self, *, check: bool, widen: bool = False) -> dict[str, Array]:
         """Arrays of their own memory; if `check`, those of the digest, which must be there.
 
-        What is widened is widened in place, so that bfloat16 takes twice its size and no more.
+        With `widen` bfloat16 becomes float32, in place, so that it takes twice its size and no
+        more; else its bits stay what they are, as uint16.
         """
         # Read, not mapped: a file that is cut short while mapped kills the process.
         digest = self._digest() if check else None
@@ -209,13 +211,14 @@ class Opened:
         for name in self._in_order():
             code, shape, _ = self.table[name]
             raw = _RAW[code]
-            array = np.empty(shape, np.float32 if code == "BF16" else raw)
+            widened = widen and code == "BF16"
+            array = np.empty(shape, np.float32 if widened else raw)
             last = _bytes(array)[-self.table[name].nbytes :] if array.size else memoryview(b"")
             for chunk in _chunks(last):
                 self._fill(chunk)
                 if digest:
                     digest.update(chunk)
-            if code == "BF16":
+            if widened:
                 _widen(array.reshape(-1))
             elif code == "BOOL":  # a byte may be 2 in a file, but never in a bool of NumPy's
                 array = np.not_equal(array, 0, out=array.view(np.bool_))
@@ -228,8 +231,7 @@ class Opened:
     def map(self, *, check: bool) -> dict[str, Array]:
         """Read-only arrays whose memory is the file's, where their dtype's alignment allows it.
 
-        With `check` all of the file is read once. None of the tensors is of a dtype that is
-        widened.
+        With `check` all of the file is read once. Nothing is widened: bfloat16 is uint16.
         """
         number = self.file.fileno()
         try:

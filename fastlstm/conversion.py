@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from fastlstm import format, spec
@@ -11,6 +11,7 @@ from fastlstm.errors import ConvertError
 from fastlstm.model import Model
 from fastlstm.options import Options, taking_options
 from fastlstm.paths import Path, at_path, name_of
+from fastlstm.quantisation import quantize
 
 __all__ = ["convert", "from_torch"]
 
@@ -21,6 +22,9 @@ def convert(
     destination: Path,
     *,
     outputs: Sequence[str] = (),
+    precision: str | Mapping[str, str] | None = None,
+    calibrate: Any = None,
+    target_error: float | None = None,
     **options: Unpack[Options],
 ) -> Model:
     """Convert a trained checkpoint to a model file.
@@ -64,6 +68,8 @@ def convert(
     outputs : sequence of str, optional
         Names of the values that the model gives instead of what the source gives: layers of
         ``model.graph``, as a layer whose rows an application wants beside the last one's.
+    precision, calibrate, target_error
+        What to store the matrices in, as :func:`quantize` takes it; float32 if none is given.
 
     Returns
     -------
@@ -77,8 +83,14 @@ def convert(
         If the source cannot be mapped; the message lists what was seen and what to pass.
     OSError
         If a file cannot be read or written.
+    TypeError, ValueError
+        If the matrices cannot be stored in that precision.
     """
     model = from_torch(source, outputs=outputs, **options)
+    if precision is not None or target_error is not None:
+        model = quantize(model, precision, calibrate=calibrate, target_error=target_error)
+    elif calibrate is not None:
+        raise ValueError("calibrate is given; expected a precision or a target_error with it")
     model.check()
     model.save(destination)
     return model

@@ -26,13 +26,16 @@ from fastlstm.container import (
     Array,
     Opened,
     Path,
-    Tensor,
     opened,
     write,
 )
+from fastlstm.container import Tensor as Entry
 from fastlstm.document import dump, judge, parse
 from fastlstm.errors import FormatError
 from fastlstm.identity import Identity
+from fastlstm.measured import Measured
+from fastlstm.reduced import Reduced, Tensor, Tensors
+from fastlstm.stored import REDUCED, SCALE, arrays_of, check_reduced, tensors_of
 
 __all__ = [
     "FormatError",
@@ -55,6 +58,8 @@ MAX_NOTES, MAX_NOTE_CHARS = 64, 4096
 MAX_STEPS, MAX_CHECK_WORK = 1024, 2**31
 
 _CHECK_INPUT, _CHECK_OUTPUT = "self_check.input.", "self_check.output."
+_CHECK = (_CHECK_INPUT, _CHECK_OUTPUT)
+
 _CONTENT = {
     "model": ("a model, which fastlstm.load reads", {"graph", "vocabulary", "source"}),
     "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
@@ -69,9 +74,9 @@ class ModelFile:
     Parameters
     ----------
     graph : spec.Graph
-    tensors : dict of str to ndarray
-        Exactly those that the graph asks for, all float32 or all float64. Those that were read
-        from a file are read-only.
+    tensors : dict of str to ndarray or Reduced
+        Exactly those that the graph asks for, all float32 or all float64, or among float32 some
+        matrices in fewer bytes. Those that were read from a file are read-only.
     self_check : tuple of two mappings of str to ndarray, optional
         A short input and the output that the reference gives for it, by name. Of each input
         (T, ...) of the tensors' dtype (float32 for a model without tensors) or int64 tokens,
@@ -84,15 +89,18 @@ class ModelFile:
         The file whose memory the tensors are; without it they have their own.
     facts : spec.Facts, optional
         What ``spec.check`` found of the graph, if it was asked.
+    measured : Measured, optional
+        What was lost, where there are matrices in fewer bytes.
     """
 
     graph: spec.Graph
-    tensors: dict[str, Array]
+    tensors: Tensors
     self_check: tuple[dict[str, Array], dict[str, Array]] | None = None
     vocabulary: tuple[str, ...] | None = None
     source: dict[str, str] = field(default_factory=dict)
     mapped_from: Identity | None = None
     facts: spec.Facts | None = None
+    measured: Measured | None = None
 
 
 def write_model(path: Path, model: ModelFile) -> None:
@@ -110,9 +118,9 @@ def write_model(path: Path, model: ModelFile) -> None:
         If the file cannot be written; an older one is left as it was.
     """
     for name in model.tensors:
-        if name.startswith((_CHECK_INPUT, _CHECK_OUTPUT)):
+        if name.startswith((*_CHECK, SCALE)):
             raise ValueError(f"tensor {name!r} belongs to no layer; the name is reserved")
-    arrays = dict(model.tensors)
+    arrays = arrays_of(model.tensors)
     for prefix, given in zip((_CHECK_INPUT, _CHECK_OUTPUT), model.self_check or (), strict=False):
         arrays |= {prefix + name: array for name, array in given.items()}
     arrays = {name: _plain(name, array) for name, array in arrays.items()}
@@ -121,7 +129,9 @@ def write_model(path: Path, model: ModelFile) -> None:
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
         "source": model.source,
     }
-    _check_model({n: Tensor(CODES[a.dtype.name], a.shape) for n, a in arrays.items()}, document)
+    if model.measured is not None:
+        document["precision"] = model.measured.to_dict()
+    _check_model({n: Entry(CODES[a.dtype.name], a.shape) for n, a in arrays.items()}, document)
     _check_tokens(model.graph, arrays)
     _write(path, arrays, "model", document)
 
@@ -158,15 +168,16 @@ def read_model(
         graph, facts = _check_model(given.table, document)
         arrays = given.map(check=check) if mapped else given.load(check=check)
         _check_tokens(graph, arrays)
+        for name, array in arrays.items():
+            array.flags.writeable &= name.startswith(_CHECK)
+        tensors = tensors_of(graph, facts, arrays)
     # Handed out as it is, so it is never a part of the file.
     pair = [
         {name[len(prefix) :]: np.array(a) for name, a in arrays.items() if name.startswith(prefix)}
         for prefix in (_CHECK_INPUT, _CHECK_OUTPUT)
     ]
     words = document["vocabulary"]
-    tensors = {name: arrays[name] for name in facts.tensors}
-    for array in tensors.values():
-        array.flags.writeable = False
+    entry = document.get("precision")
     return ModelFile(
         graph=graph,
         tensors=tensors,
@@ -175,6 +186,7 @@ def read_model(
         source=document["source"],
         mapped_from=given.identity if mapped else None,
         facts=facts,
+        measured=None if entry is None else Measured.from_dict(entry, graph.outputs),
     )
 
 
@@ -238,18 +250,21 @@ def read_tensors(path: Path) -> dict[str, tuple[Array, str]]:
         If the file cannot be opened or read.
     """
     with opened(path, ours=False) as given:
-        arrays = given.load(check=False)
+        arrays = given.load(check=False, widen=True)
         return {name: (array, DTYPES[given.table[name].code]) for name, array in arrays.items()}
 
 
-def fingerprint(graph: spec.Graph, tensors: Mapping[str, Array]) -> str:
+def fingerprint(graph: spec.Graph, tensors: Tensors) -> str:
     """SHA-256, in hexadecimal, of the graph and every tensor's name, dtype, shape and numbers.
+
+    An int8 tensor's scales are hashed as one more tensor is.
 
     The order of the tensors, their byte order and their layout in memory do not matter.
     """
     import hashlib  # loads OpenSSL, several milliseconds: not a part of importing the package
 
-    arrays = {name: _native(tensors[name]) for name in sorted(tensors)}
+    given = arrays_of(tensors)
+    arrays = {name: _native(given[name]) for name in sorted(given)}
     # The text fixes how many bytes follow it and whose they are, so that no two models hash the
     # same sequence of bytes.
     names = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
@@ -260,8 +275,15 @@ def fingerprint(graph: spec.Graph, tensors: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def constant(array: Array) -> Array:
-    """An array whose numbers nobody can change: the one given, if that holds for it, or a copy."""
+def constant(tensor: Tensor) -> Tensor:
+    """A tensor whose numbers nobody can change: the one given, if that holds for it, or a copy."""
+    if not isinstance(tensor, Reduced):
+        return _constant(tensor)
+    scale = None if tensor.scale is None else _constant(tensor.scale)
+    return tensor.with_numbers(_constant(tensor.numbers), scale)
+
+
+def _constant(array: Array) -> Array:
     base: object = array
     while isinstance(base, np.ndarray) and not base.flags.writeable:
         base = base.base
@@ -280,20 +302,28 @@ def check_steps(facts: spec.Facts) -> int:
 
 
 def _check_model(
-    table: Mapping[str, Tensor], document: Mapping[str, Any]
+    table: Mapping[str, Entry], document: Mapping[str, Any]
 ) -> tuple[spec.Graph, spec.Facts]:
     """The graph, once everything fits that can be judged without a tensor's numbers."""
     graph = spec.Graph.from_dict(document["graph"])
     facts = spec.check(graph)
     if all(given.held for given in graph.inputs):
         raise ValueError("all inputs are held; expected one that has a row for each step")
-    prefixes = (_CHECK_INPUT, _CHECK_OUTPUT)
-    weights = {name: entry for name, entry in table.items() if not name.startswith(prefixes)}
+    weights = {
+        name: entry for name, entry in table.items() if not name.startswith((*_CHECK, SCALE))
+    }
     spec.check_tensors(facts, {name: tensor.shape for name, tensor in weights.items()})
-    codes = {tensor.code for tensor in weights.values()} or {"F32"}
-    if len(codes) > 1 or "I64" in codes:
+    reduced = check_reduced(graph, facts, table, weights)
+    codes = {tensor.code for name, tensor in weights.items() if name not in reduced} or {"F32"}
+    if len(codes) > 1 or "I64" in codes or (reduced and codes != {"F32"}):
         raise ValueError(f"the tensors are {sorted(codes)}; expected all F32 or all F64")
-    if len(weights) < len(table):
+    if bool(reduced) != ("precision" in document):
+        raise ValueError(
+            "a model has matrices in fewer bytes if, and only if, it says what was lost by them"
+        )
+    if reduced:
+        Measured.from_dict(document["precision"], graph.outputs)
+    if any(name.startswith(_CHECK) for name in table):
         _check_self_check(graph, facts, table, codes.pop())
     if (words := document["vocabulary"]) is not None:
         moving = [given for given in graph.inputs if not given.held]
@@ -312,13 +342,13 @@ def _check_model(
 
 
 def _check_self_check(
-    graph: spec.Graph, facts: spec.Facts, table: Mapping[str, Tensor], code: str
+    graph: spec.Graph, facts: spec.Facts, table: Mapping[str, Entry], code: str
 ) -> None:
     """Check the names, types and shapes of the self-check's arrays."""
     found = {
         name: (tensor.code, tuple(tensor.shape))
         for name, tensor in table.items()
-        if name.startswith((_CHECK_INPUT, _CHECK_OUTPUT))
+        if name.startswith(_CHECK)
     }
     first = next(given for given in graph.inputs if not given.held)
     _, shape = found.get(_CHECK_INPUT + first.name, ("", ()))
@@ -404,13 +434,13 @@ def _document(given: Opened, content: str) -> dict[str, Any]:
     if document.get("content") != content:
         found, _ = _CONTENT.get(str(document.get("content")), ("of unknown content", None))
         raise ValueError(f"this is {found}; expected {wanted}")
-    if wrong := sorted(document.keys() ^ fields ^ {"version", "content", "sha256"}):
+    optional = {"precision"} & document.keys() if content == "model" else set()
+    if wrong := sorted(document.keys() ^ fields ^ {"version", "content", "sha256"} ^ optional):
         raise ValueError(f"'fastlstm' entry: missing or unknown keys {', '.join(wrong)!r:.80}")
     if document["sha256"] != given.digits:
         raise ValueError(f"the digest is not at its place in the header; {REWRITTEN}")
+    allowed = [code for code in CODES.values() if content == "model" or code not in REDUCED]
     for name, tensor in given.table.items():
-        if tensor.code not in CODES.values():
-            raise ValueError(
-                f"tensor {name!r} is {tensor.code}; expected {', '.join(CODES.values())}"
-            )
+        if tensor.code not in allowed:
+            raise ValueError(f"tensor {name!r} is {tensor.code}; expected {', '.join(allowed)}")
     return document

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from fastlstm import format, self_check, sequences, spec
 from fastlstm._engine import as_count
 from fastlstm.packed import PackedGraph
-from fastlstm.paths import Path, at_path
+from fastlstm.paths import Path
 from fastlstm.pool import Pool
+from fastlstm.reduced import Reduced, Tensor, Tensors
+from fastlstm.stored import arrays_of
 from fastlstm.stream import Stream
 from fastlstm.summary import Summary
 
-__all__ = ["Model", "load"]
+__all__ = ["Model"]
 
 Array = npt.NDArray[Any]
 
@@ -25,8 +27,8 @@ Array = npt.NDArray[Any]
 class Model(PackedGraph):
     """A recurrent network packed for one instruction set: shareable, picklable, never changed.
 
-    Made by :func:`load`, :func:`convert` and :func:`from_torch`. Only ``load(path, into=model)``
-    changes what one computes, for all that hold it at once.
+    Made by :func:`load`, :func:`convert`, :func:`from_torch` and :func:`quantize`. Only
+    ``load(path, into=model)`` changes what one computes, for all that hold it at once.
 
     Calling it runs whole sequences; :meth:`stream` gives an object that is fed step by step.
 
@@ -41,10 +43,16 @@ class Model(PackedGraph):
         ``input_size`` is the tokens it knows.
     takes_tokens : bool
         Whether the first input is integer tokens.
-    tensors : dict of str to array
-        The weights, bit for bit as they were given; RuntimeError if they were not kept.
+    tensors : dict of str to array or Reduced
+        The weights, bit for bit as they were given; RuntimeError if they were not kept. Those in
+        fewer bytes are Reduced, which NumPy takes as arrays of the numbers they stand for.
     dtype : numpy.dtype
         float32 or float64: what the model computes in.
+    precision : dict of str to str
+        Name of each layer that has matrices -> what they are stored in: "float32", "float64",
+        "float16", "bfloat16" or "int8".
+    measured : Measured or None
+        What a model with matrices in fewer bytes lost, as it was measured when it was made.
     isa : str
         The instruction set that runs it.
     threads : int
@@ -80,7 +88,9 @@ class Model(PackedGraph):
         )
         self.vocabulary = file.vocabulary
         self.source = dict(file.source)
-        self._tensors: dict[str, Array] | None = tensors
+        self.measured = file.measured
+        self.precision = self._precision(tensors)
+        self._tensors: dict[str, Tensor] | None = tensors
         self._self_check = file.self_check
         self._asked_isa = isa
         self._mapped_from = file.mapped_from
@@ -114,11 +124,20 @@ class Model(PackedGraph):
         """The layers of the graph, in the order in which they run."""
         return tuple(node.layer for group in self.facts.groups for node in group.nodes)
 
-    @property
-    def tensors(self) -> dict[str, Array]:
-        return {name: array.copy() for name, array in self._kept().items()}
+    def _precision(self, tensors: Tensors) -> dict[str, str]:
+        known = spec.stored(self.graph, self.facts.tensors)
+        if self.dtype != np.float32:
+            return {name: self.dtype.name for one in known for name in one.layers}
+        reduced = {n: t.precision for n, t in tensors.items() if isinstance(t, Reduced)}
+        return spec.check_precisions(known, reduced)
 
-    def _kept(self) -> dict[str, Array]:
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of them; those in fewer bytes themselves, which nobody can change."""
+        kept = self._kept().items()
+        return {name: t if isinstance(t, Reduced) else t.copy() for name, t in kept}
+
+    def _kept(self) -> dict[str, Tensor]:
         if self._tensors is None:
             raise RuntimeError(
                 "the tensors of this model were not kept, so it cannot be saved, pickled or read "
@@ -139,8 +158,14 @@ class Model(PackedGraph):
         more than 2**31 multiply-adds until then: a load must not take long.
         """
         if self._self_check is None and self._tensors is not None:
-            self._self_check = self_check.make(self.graph, self.facts, self._tensors, self.dtype)
+            self._self_check = self_check.make(
+                self.graph, self.facts, self._tensors, self.dtype, self._tolerance
+            )
         return self._self_check
+
+    @property
+    def _tolerance(self) -> float:
+        return self_check.tolerance(self.dtype, self.precision, self.measured)
 
     def check(self) -> float:
         """Run the self-check and return the largest error, relative to the largest output.
@@ -159,14 +184,14 @@ class Model(PackedGraph):
         error = self_check.largest_error(
             truth, made if len(truth) > 1 else {next(iter(truth)): made}
         )
-        limit = self_check.TOLERANCE[self.dtype.name]
+        limit = self._tolerance
         if not error <= limit:
             found = (
                 f"by {error:.2g} of its size" if error == error else "in what is infinite or NaN"
             )
             raise format.FormatError(
                 f"the self-check failed: the {self.isa} kernel differs from the recorded output "
-                f"{found}; expected at most {limit:.0e}. The file is damaged, or this build is: "
+                f"{found}; expected at most {limit:.1e}. The file is damaged, or this build is: "
                 f"convert the checkpoint again, and compare with isa='scalar'"
             )
         return error
@@ -327,12 +352,19 @@ class Model(PackedGraph):
             self_check=self.self_check,
             vocabulary=self.vocabulary,
             source=self.source,
+            measured=self.measured,
         )
+
+    def like(self, file: format.ModelFile, keep: bool = True) -> Model:
+        """A model of another file that is run as this one is."""
+        options: dict[str, Any] = {"threads": self.threads, "reproducible": self.reproducible}
+        return Model(file, isa=self._asked_isa, keep=keep, **options)
 
     def _take(self, other: Model) -> None:
         """Be another model of the same graph, in all but how it is run."""
         self.take_weights(other)
         self.vocabulary, self.source = other.vocabulary, other.source
+        self.precision, self.measured = other.precision, other.measured
         self._tensors, self._self_check = other._tensors, other._self_check
         self._mapped_from = other._mapped_from
         self.__dict__.pop("fingerprint", None)
@@ -357,7 +389,8 @@ class Model(PackedGraph):
 def _restore(
     file: format.ModelFile, threads: int, isa: str | None, reproducible: bool, keep: bool
 ) -> Model:
-    for array in file.tensors.values():  # nobody else's, so that no copy of them is needed
+    # Nobody else's, so that no copy of them is needed.
+    for array in arrays_of(file.tensors).values():
         array.flags.writeable = False
     return Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
 
@@ -367,111 +400,3 @@ def _restore_mapped(
 ) -> Model:
     file = format.read_model(identity.path, mapped=True, check=False, expected=identity)
     return _restore(file, threads, isa, reproducible, keep)
-
-
-def load(
-    path: Path | BinaryIO,
-    *,
-    threads: int = 1,
-    isa: str | None = None,
-    reproducible: bool = False,
-    check: bool = True,
-    mmap: bool = False,
-    keep: bool = True,
-    into: Model | None = None,
-) -> Model:
-    """Read a model file and pack it for this machine.
-
-    Parameters
-    ----------
-    path : path or binary file
-        A file that :func:`convert` or :meth:`Model.save` wrote.
-    threads : int, default 1
-        Threads a call may use, the caller's among them: no more than the processors that this
-        process may use, and fewer, down to one, where the work is too small to be shared or a
-        second call runs at the same time. The others start when a call first needs them, belong to
-        the model, and wait for the next call spinning for 50 microseconds, then asleep. The numbers
-        are the same bits with any number of threads, with the exceptions of `reproducible`.
-    isa : str, optional
-        Instruction set to force, one of ``fastlstm doctor``'s list; the environment variable
-        ``FASTLSTM_ISA`` does the same. The best one by default.
-    reproducible : bool, default False
-        Whether results must be the same bits however a sequence is cut into calls. Only the scalar
-        and the float64 kernels do otherwise: they leave the input projection of long sequences to
-        BLAS, which is faster and sums in another order.
-    check : bool, default True
-        Whether to compare the file with the SHA-256 stored in it, which finds a changed bit and
-        takes about half a second for each GB, and to run the stored self-check, which takes a few
-        milliseconds. Without it a mapped file is not read beyond what is packed: for a file that
-        is known to be whole.
-    mmap : bool, default False
-        Whether to map the file instead of reading it. Processes that map one file share in memory
-        what the kernels read just as it lies there, an Embedding's table above all, and the tensors
-        that are only kept to give them back, as biases are. Matrices are packed into memory of each
-        process, mapped or not. Four processes of a model with an Embedding of 100,000 by 256 and
-        6 MB of other weights had 106 MB each of their own, and mapped 8 MB each and 105 MB in
-        common.
-
-        Such a model pickles as a reference to the file, a few hundred bytes, as long as the file
-        is the one that was loaded and nobody has written to it; later it pickles whole, as other
-        models do. Unpickling a reference raises OSError if the file is gone by then, and
-        FormatError if it has changed.
-
-        Replacing or deleting the file is harmless, as :meth:`Model.save` replaces it, also while it
-        is being loaded. The digest is checked when the file is loaded, not when a reference is
-        unpickled, which stands for the very file that was loaded. Writing into
-        it changes the model, and cutting it short kills every process that then reads what is gone
-        (SIGBUS), as does a disk that fails; no program can turn that into an error, hence off by
-        default. The file stays open as long as the model lives.
-    keep : bool, default True
-        Whether the model holds its tensors beside their packed form, which together take twice the
-        bytes of the file; an Embedding's table is held once, and read where it lies. Without them
-        the model computes the same, and ``tensors``, ``save`` and pickling raise RuntimeError, but
-        for a reference to a mapped file.
-    into : Model, optional
-        A model of the same graph, which from now on computes with the weights of this file, and is
-        returned: its streams and pools go on in their states, each from its next call on, and a
-        call that runs meanwhile ends with the weights that it began with. What was computed of
-        held inputs as a sequence began stays until it is reset. `threads`, `isa` and
-        `reproducible` are the model's own. Nothing has changed whenever this raises. On an
-        interpreter without the GIL no other thread may begin a call meanwhile.
-
-    Raises
-    ------
-    FormatError
-        If the file is not a sound model, is not the one that was written, or fails its
-        self-check.
-    OSError
-        If it cannot be read or mapped.
-    TypeError, ValueError
-        If `threads` or `isa` cannot be had here, or are given with `into`; if `into` is of another
-        graph or dtype.
-    """
-    if into is not None:
-        if not isinstance(into, Model):
-            raise TypeError(f"into is a {type(into).__qualname__}; expected a Model")
-        if (threads, isa, reproducible) != (1, None, False):
-            raise TypeError(
-                "threads, isa and reproducible are those of the model that is given as into; "
-                "expected none of them with it"
-            )
-        threads, isa, reproducible = into.threads, into.isa, into.reproducible
-    if mmap and not isinstance(path, str | bytes | os.PathLike):
-        raise TypeError(f"path is a {type(path).__name__}; with mmap=True expected a path")
-    with at_path(path) as name:
-        file = format.read_model(name, mapped=mmap, check=check)
-    if into is not None:
-        try:
-            into.check_weights(file.graph, file.tensors)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    try:
-        model = Model(file, threads=threads, isa=isa, reproducible=reproducible, keep=keep)
-    except MemoryError as error:
-        raise format.FormatError(f"{name}: the model does not fit in memory: {error}") from error
-    if check and file.self_check is not None:  # to make one takes the reference, and longer
-        model.check()
-    if into is None:
-        return model
-    into._take(model)
-    return into

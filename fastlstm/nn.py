@@ -73,7 +73,7 @@ class _Module:
         """The weights under PyTorch's names."""
         tensors = self.model.tensors
         return {
-            suffix.removesuffix(self._suffix): tensors[name]
+            suffix.removesuffix(self._suffix): np.asarray(tensors[name])
             for suffix, name in self.model.layers[0].names().items()
         }
 

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import format, spec
+from fastlstm.measured import Measured
+from fastlstm.reduced import Reduced, Tensor, Tensors
 
-__all__ = ["TOLERANCE", "largest_error", "make"]
+__all__ = ["TOLERANCE", "drawn", "largest_error", "make", "tolerance"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -28,10 +30,39 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 DRAWS = 2  # of weights with other last bits
 
 
+def tolerance(
+    dtype: np.dtype[Any], precision: Mapping[str, str], measured: Measured | None
+) -> float:
+    """The largest error with which a check passes, relative to the largest output.
+
+    Where float32 and float64 differ in a last bit, an activation may be rounded to another integer.
+    That is as far off as those that were when the error of int8 was measured.
+    """
+    least = TOLERANCE[dtype.name]
+    integers = measured is not None and "int8" in precision.values()
+    return max(least, measured.relative(1.0)) if measured and integers else least
+
+
 def make(
-    graph: spec.Graph, facts: spec.Facts, tensors: Mapping[str, Array], dtype: np.dtype[Any]
+    graph: spec.Graph,
+    facts: spec.Facts,
+    tensors: Tensors,
+    dtype: np.dtype[Any],
+    tolerance: float,
+    begins: Mapping[str, Array] | None = None,
 ) -> tuple[Arrays, Arrays] | None:
     """An input and the float64 output of the reference for it; None of a model of too much work.
+
+    Parameters
+    ----------
+    graph, facts, tensors
+        The model.
+    dtype : dtype
+        What it computes in.
+    tolerance : float
+        The largest error with which it passes, relative to the largest output.
+    begins : mapping of str to array (T, ...), optional
+        Of each input what the check begins with, if it is not to be random; without T if held.
 
     Returns
     -------
@@ -46,9 +77,13 @@ def make(
     if least > longest:
         return None
     rng = np.random.default_rng(SEED)
-    inputs = _drawn(graph, facts, least, longest, dtype, rng)
+    steps = _steps(graph, facts, least, longest)
+    inputs = drawn(graph, steps, dtype, rng)
+    if begins is not None:
+        for i in graph.inputs:
+            inputs[i.name] = begins[i.name] if i.held else begins[i.name][:steps]
 
-    def outputs(weights: Mapping[str, Array], kind: npt.DTypeLike) -> Arrays:
+    def outputs(weights: Tensors, kind: npt.DTypeLike) -> Arrays:
         batch = {
             i.name: inputs[i.name][None] if i.held else inputs[i.name][:, None]
             for i in graph.inputs
@@ -62,7 +97,7 @@ def make(
         others += [outputs(_with_other_bits(tensors, rng), np.float64) for _ in range(DRAWS)]
         steps = len(next(inputs[i.name] for i in graph.inputs if not i.held))
         for name, value in graph.outputs.items():
-            limit = 0.1 * TOLERANCE[dtype.name] * np.abs(truth[name]).max(initial=0)
+            limit = 0.1 * tolerance * np.abs(truth[name]).max(initial=0)
             off = np.any([np.abs(truth[name] - other[name]) > limit for other in others], axis=0)
             lost = np.flatnonzero(off.reshape(len(off), -1).any(axis=1))
             timing = facts.rows[value].timing
@@ -77,25 +112,20 @@ def make(
     return inputs, truth
 
 
-def _drawn(
-    graph: spec.Graph,
-    facts: spec.Facts,
-    least: int,
-    longest: int,
-    dtype: np.dtype[Any],
-    rng: np.random.Generator,
-) -> Arrays:
-    """An input of so many steps as show enough of the model."""
+def _steps(graph: spec.Graph, facts: spec.Facts, least: int, longest: int) -> int:
+    """So many steps as show enough of the model."""
     moving = [given for given in graph.inputs if not given.held]
     if len(moving) == 1 and moving[0].tokens and not moving[0].shape:
-        known = moving[0].tokens
-        steps = min(max(min(known, TOKENS), least), longest)
-    else:
-        rates = [row.timing.rate for v in graph.outputs.values() if (row := facts.rows[v]).timing]
-        stride = max((rate.steps for rate in rates), default=1)
-        widest = max(row.size for row in facts.rows.values())
-        steps = least - 1 + STEPS * stride
-        steps = min(max(min(steps, max(NUMBERS // widest, 1)), least), longest)
+        return min(max(min(moving[0].tokens, TOKENS), least), longest)
+    rates = [row.timing.rate for v in graph.outputs.values() if (row := facts.rows[v]).timing]
+    stride = max((rate.steps for rate in rates), default=1)
+    widest = max(row.size for row in facts.rows.values())
+    steps = least - 1 + STEPS * stride
+    return min(max(min(steps, max(NUMBERS // widest, 1)), least), longest)
+
+
+def drawn(graph: spec.Graph, steps: int, dtype: np.dtype[Any], rng: np.random.Generator) -> Arrays:
+    """Random inputs (steps, ...) of a model, those that are held without steps."""
     inputs: Arrays = {}
     for given in graph.inputs:
         shape = given.shape if given.held else (steps, *given.shape)
@@ -108,13 +138,16 @@ def _drawn(
     return inputs
 
 
-def _with_other_bits(tensors: Mapping[str, Array], rng: np.random.Generator) -> Arrays:
+def _with_other_bits(tensors: Tensors, rng: np.random.Generator) -> dict[str, Tensor]:
     """Weights of which every other one is less by its last two bits or so.
 
     The same ones for all outputs of a matrix: it is as if its inputs were rounded another way.
+    Those in fewer bytes stay what they are.
     """
-    found = {}
+    found = dict(tensors)
     for name, tensor in tensors.items():
+        if isinstance(tensor, Reduced):
+            continue
         less = 2 * np.finfo(tensor.dtype).eps * rng.integers(2, size=tensor.shape[-1:])
         found[name] = tensor * (1 - less).astype(tensor.dtype)
     return found

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_conversion", "conversion_options", "given_options"]
+from fastlstm.commands.arguments import number
+
+__all__ = [
+    "add_conversion",
+    "add_precision",
+    "conversion_options",
+    "given_options",
+    "precision_options",
+]
 
 
 def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -45,6 +53,48 @@ def add_conversion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         default=[],
         help="a layer whose rows the model gives instead of the last one's; may be given again",
     )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Declare what the matrices are stored in."""
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        action="append",
+        default=[],
+        help="what to store matrices in: int8, float16 or bfloat16; or of one layer, LAYER=P, the "
+        "others staying float32, which may be given again",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE.npz",
+        help="inputs to measure the error with, the array of each under its name, (T, ...) or "
+        "(T, B, ...), or the one there is; without it they are random",
+    )
+    parser.add_argument(
+        "--target-error",
+        metavar="E",
+        type=number,
+        help="choose how each layer is stored, so that the largest error of an output stays at or "
+        "below E and a step reads few bytes",
+    )
+
+
+def precision_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As ``fastlstm.convert`` and ``fastlstm.quantize`` take them."""
+    given: list[str] = arguments.precision
+    layers = dict(text.rpartition("=")[::2] for text in given if "=" in text)
+    if len(given) > 1 and len(layers) < len(given):
+        raise ValueError(
+            f"--precision is {' and '.join(given):.100}; expected one for all layers, or one for "
+            f"each of several, as LAYER=int8"
+        )
+    precision = layers or (given[0] if given else None)
+    return {
+        "precision": precision,
+        "calibrate": arguments.calibrate,
+        "target_error": arguments.target_error,
+    }
 
 
 def conversion_options(arguments: argparse.Namespace) -> dict[str, Any]:

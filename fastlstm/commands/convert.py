@@ -10,7 +10,13 @@ from pathlib import Path
 
 import fastlstm
 from fastlstm.commands import terminal
-from fastlstm.commands.conversion import add_conversion, conversion_options
+from fastlstm.commands.conversion import (
+    add_conversion,
+    add_precision,
+    conversion_options,
+    precision_options,
+)
+from fastlstm.commands.precision import show_measured
 from fastlstm.commands.verify import next_command
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
@@ -28,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="the trained model")
     parser.add_argument("destination", metavar="DESTINATION", help="the file to write or replace")
     add_conversion(parser)
+    add_precision(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "float64"),
@@ -53,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         destination,
         dtype=arguments.dtype,
         vocabulary=vocabulary,
+        **precision_options(arguments),
         **conversion_options(arguments),
     )
     size = os.path.getsize(destination)
@@ -63,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "destination": destination,
                 "bytes": size,
                 "dtype": model.dtype.name,
+                "precision": model.precision,
+                "measured": model.measured and model.measured.to_dict(),
                 "graph": model.graph.to_dict(),
                 "report": model.source["report"].split("\n"),
                 "verify": next_command(source, destination, model),
@@ -71,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     page = terminal.open_page()
     page.text(model.source["report"])
+    show_measured(page, model)
     page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {model.dtype}")
     command = next_command(source, destination, model)
     yours = ", CLASS being the module that it is of" if ":CLASS" in command else ""

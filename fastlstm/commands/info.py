@@ -10,6 +10,7 @@ from typing import Any
 from fastlstm import Model
 from fastlstm.commands import terminal
 from fastlstm.commands.arguments import add_model, load_model
+from fastlstm.commands.precision import show_measured
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
                 ],
                 "parameters": summary.parameters,
                 "dtype": model.dtype.name,
+                "precision": model.precision,
+                "measured": model.measured and model.measured.to_dict(),
                 "isa": model.isa,
                 "file_bytes": file_bytes,
                 "packed_bytes": model.nbytes,
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             "reads": "; ".join(_input_line(given) for given in model.graph.inputs),
             "gives": "; ".join(_output_line(model, *item) for item in model.graph.outputs.items()),
             "parameters": f"{summary.parameters:,}",
-            "precision": model.dtype.name,
+            "computed in": model.dtype.name,
             "instruction set": model.isa,
             "file": terminal.byte_count(file_bytes),
             "packed in memory": terminal.byte_count(model.nbytes),
@@ -75,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             **{f"source: {key}": note for key, note in model.source.items()},
         }
     )
+    show_measured(page, model)
     return 0
 
 

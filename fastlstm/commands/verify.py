@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import shlex
 from pathlib import Path
@@ -63,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="what the model was made of: an .onnx file, a TorchScript archive, a .pt2, "
         ".keras or .h5 file, which onnxruntime, torch or keras runs, with what is in it; or a "
-        "checkpoint, which is converted again and must have the same weights",
+        "checkpoint, which is converted again and must have the same weights, or of a quantised "
+        "model the model file it was made of",
     )
     parser.add_argument(
         "--module",
@@ -120,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = load_model(arguments, check=False)
         self_check = str(error)
     against, unused = _source(arguments, model)
+    unquantised = _unquantised(arguments, model, against)
     with terminal.progress("verifying", arguments.steps) as advance:
         found = verify(
             model,
@@ -131,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
             tolerance=arguments.tolerance,
             seconds=arguments.seconds,
             advance=advance,
+            unquantised=unquantised,
         )
     outcome = found.outcome if self_check == "passed" else "differs"
     if arguments.plot:
@@ -194,8 +198,26 @@ def _source(arguments: argparse.Namespace, model: Model) -> tuple[Any, list[str]
         return None, []
     if _runs(source, model):
         return source, options
-    options_of = conversion_options(arguments)
-    return fastlstm.from_torch(source, dtype=model.dtype.name, **options_of), []
+    return _converted(arguments, model), []
+
+
+def _converted(arguments: argparse.Namespace, model: Model) -> Model:
+    """The source as a model: the one it is, if it is a model file, or as it is converted again."""
+    with contextlib.suppress(fastlstm.FormatError):
+        return fastlstm.load(arguments.against)
+    options = conversion_options(arguments)
+    return fastlstm.from_torch(arguments.against, dtype=model.dtype.name, **options)
+
+
+def _unquantised(arguments: argparse.Namespace, model: Model, against: Any) -> Model | None:
+    """What a model in fewer bytes was made of, where that was run itself and converts again."""
+    if model.measured is None or against is None or isinstance(against, Model):
+        return None
+    with contextlib.suppress(fastlstm.ConvertError):
+        if arguments.module is not None:
+            return fastlstm.from_torch(against, **conversion_options(arguments))
+        return _converted(arguments, model)
+    return None
 
 
 def _about(model: Model, comparison: Comparison) -> str:
@@ -245,6 +267,20 @@ def _show(
                 for name, errors in comparison.errors.items()
             ],
             right="error rms step row feature limit",
+        )
+    for comparison in found.quantised:
+        where = f", {comparison.output}" if several else ""
+        page.heading(
+            f"errors against float64 with the weights before they were quantised: "
+            f"{_compared(comparison)}{where}"
+        )
+        page.table(
+            ("", "error", "rms"),
+            [
+                (name, f"{errors.worst.error:.2e}", f"{errors.total_rms:.2e}")
+                for name, errors in comparison.errors.items()
+            ],
+            right="error rms",
         )
     for comparison in found.drifts:
         _show_drift(page, found, comparison)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fastlstm.spec.convolution import Convolution
@@ -60,29 +60,30 @@ def stored(graph: Graph, shapes: Mapping[str, Shape]) -> list[Stored]:
     for first in matrices:
         if first in seen:
             continue
-        together = [first]
-        seen.add(first)
-        for layer in together:
-            for name in matrices[layer]:
-                more = [other for other, _ in users[name] if other in matrices]
-                together += dict.fromkeys(other for other in more if other not in seen)
-                seen.update(more)
-        names_of = dict.fromkeys(name for layer in together for name in matrices[layer])
-        axes_of = {name: {axis for _, axis in users[name]} for name in names_of}
-        refused = {}
-        for name, several in axes_of.items():
-            if len(several) > 1:
-                who = " and ".join(repr(layer) for layer, _ in users[name][:4])
-                why = f"tensor {name!r} is shared by {who}, which use it in different ways"
-                refused = dict.fromkeys(PRECISIONS[1:], why)
-        own = {name: max(axis for axis in axes_of[name] if axis is not None) for name in names_of}
-        if "int8" not in refused and (why := _no_integers(own, shapes, transposed & {*together})):
-            refused["int8"] = why
-        found.append(Stored(tuple(together), own, refused))
+        together, tensors = {first: None}, dict[str, int]()
+        waiting, refused = [first], dict[str, str]()
+        while waiting:
+            for name in matrices[waiting.pop()]:
+                if name in tensors:
+                    continue
+                using = users[name]
+                tensors[name] = max(axis for _, axis in using if axis is not None)
+                more = [layer for layer, _ in using if layer in matrices and layer not in together]
+                together |= dict.fromkeys(more)
+                waiting += more
+                if len({axis for _, axis in using}) > 1:
+                    who = " and ".join(repr(layer) for layer, _ in using[:4])
+                    why = f"tensor {name!r} is shared by {who}, which use it in different ways"
+                    refused = dict.fromkeys(PRECISIONS[1:], why)
+        seen |= together.keys()
+        if "int8" not in refused:
+            why = _no_integers(tensors, shapes, bool(transposed & together.keys()))
+            refused |= {"int8": why} if why else {}
+        found.append(Stored(tuple(together), tensors, refused))
     return found
 
 
-def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape], transposed: set[str]) -> str:
+def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape], transposed: bool) -> str:
     """Why some matrices cannot be int8; "" if they can."""
     if transposed:
         return "a transposed convolution has no products of integers"
@@ -96,23 +97,20 @@ def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape], transpose
     return ""
 
 
-def check_precisions(
-    graph: Graph, shapes: Mapping[str, Shape], precisions: Mapping[str, str]
-) -> dict[str, str]:
+def check_precisions(known: Sequence[Stored], precisions: Mapping[str, str]) -> dict[str, str]:
     """Check that tensors are stored as the plan of their graph can take them.
 
     Parameters
     ----------
-    graph : Graph
-    shapes : mapping of str to tuple of int
-        Of every tensor.
+    known : sequence of Stored
+        All layers that have matrices.
     precisions : mapping of str to str
         Of every tensor that is not stored as it is computed with, its precision.
 
     Returns
     -------
     dict of str to str
-        Name of each layer that has matrices -> their precision.
+        Name of each of these layers -> the precision of its matrices.
 
     Raises
     ------
@@ -121,7 +119,7 @@ def check_precisions(
     """
     found: dict[str, str] = {}
     left = dict(precisions)
-    for one in stored(graph, shapes):
+    for one in known:
         kinds = {left.pop(name, "float32") for name in one.axes}
         who = f"layer {one.layers[0]!r}"
         if len(kinds) > 1:

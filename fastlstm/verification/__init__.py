@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.model import Model
+from fastlstm.reduced import Tensors
+from fastlstm.stored import arrays_of
 from fastlstm.verification.comparison import RESTART_STEPS, Comparison, compare
 from fastlstm.verification.errors import Deviation, deviation
 from fastlstm.verification.evaluations import (
@@ -23,6 +25,7 @@ from fastlstm.verification.evaluations import (
     stepwise,
     waits_for_end,
 )
+from fastlstm.verification.quantised import OWN, against_unquantised, differing
 from fastlstm.verification.result import (
     ASPECTS,
     BLOCKS,
@@ -41,6 +44,7 @@ __all__ = [
     "BLOCKS",
     "ENGINE",
     "NOT_COMPARED",
+    "OWN",
     "SECONDS",
     "STEPS",
     "TOLERANCE",
@@ -59,6 +63,9 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 STEPS, BATCH_SIZE, SECONDS = 10_000, 4, 20.0
+
+# An output that was never larger has no size to speak of.
+TINY = 1e-6
 
 # Tensors that are told to differ.
 MOST_SHOWN = 5
@@ -80,6 +87,7 @@ def verify(
     tolerance: float | None = None,
     seconds: float = SECONDS,
     advance: Callable[[int], None] = lambda steps: None,
+    unquantised: Model | None = None,
 ) -> Verification:
     """Compare a model with an exact evaluation of its weights, and with what it was made of.
 
@@ -101,6 +109,10 @@ def verify(
     them are run again, from the exact state every 4 steps, and judged by that; over the whole
     sequence an error may then be 100 times the yardstick's. A recording is compared as far as
     rounding is small.
+
+    A model in fewer bytes is compared with the equations of what it is, integers and all. Where
+    float32 and float64 differ in a last bit, an activation may be rounded to another integer, so
+    that the tolerance of int8 is the error that was measured when it was quantised.
 
     A model that looks ahead has no state to carry on from: it is given whole sequences, longer and
     longer ones. So are modules and files that pool, or have a fixed length and no state.
@@ -132,6 +144,10 @@ def verify(
         The sequence is shorter, and a note says so, where the exact evaluation would take longer.
     advance : callable of int, optional
         Told of every few of the `steps` that are done.
+    unquantised : Model, optional
+        Of a model in fewer bytes the one that it was quantised from, if `against` is not that one
+        already: its errors against the float64 equations with those weights are told, beside those
+        of float32 and, where torch is there, of torch's dynamic int8.
 
     Returns
     -------
@@ -168,6 +184,8 @@ def verify(
     left: Sequence[Source] = [source for source in sources if not trial.follows(source)]
     drifts = trial.long(steps, follow, advance)
     judged: tuple[Comparison, ...] = drifts
+    if tolerance is None and model.measured is not None and "int8" in model.precision.values():
+        tolerance = max(TOLERANCE[model.dtype.name], model.measured.relative(TINY))
     allowed = TOLERANCE[model.dtype.name] if tolerance is None else tolerance
     diverges = any(one.errors[measure].worst.error > allowed * one.scale for one in drifts)
     if diverges:
@@ -175,6 +193,18 @@ def verify(
     # What comes of the end of a sequence only, one that is carried on does not have.
     if left or (drifts[0].starts == "carried" and waits_for_end(model)):
         judged += trial.anew(steps, left, RESTART_STEPS if diverges else None)
+    if isinstance(against, Model) and model.measured is not None:
+        unquantised = against
+    quantised: tuple[Comparison, ...] = ()
+    if unquantised is not None:
+        quantised = against_unquantised(
+            *(model, unquantised, notes),
+            steps=steps,
+            batch_size=rows,
+            seed=seed,
+            seconds=seconds,
+            advance=lambda steps: None,
+        )
     dtypes = dict.fromkeys(evaluations, model.dtype) | {one.name: one.dtype for one in sources}
     given = {output for source in sources for output in source.outputs}
     names = [source.name for source in sources]
@@ -214,6 +244,7 @@ def verify(
         left_out=tuple(name for name in model.outputs if original and name not in given),
         on_word=_on_word(model),
         notes=(*notes, *dict.fromkeys(trial.notes)),
+        quantised=quantised,
     )
 
 
@@ -282,8 +313,10 @@ def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[Sequence[So
     if model.graph != other.graph:
         notes.append("the source has other layers: their numbers are compared, not their weights")
         return [source], None
-    if differing := _differing(model.tensors, tensors):
-        return [source], differing
+    if model.measured is not None:
+        return [source], differing(model, other)
+    if differs := _differing(arrays_of(model.tensors), arrays_of(tensors)):
+        return [source], differs
     return [], ""  # its evaluation is the one that everything is compared with
 
 
@@ -322,8 +355,10 @@ def _rows(given: int | None, sources: Sequence[Source]) -> int:
     return BATCH_SIZE if given is None else given
 
 
-def _yardstick(model: Model, tensors: Mapping[str, Array], notes: list[str]) -> tuple[str, Run]:
-    if not importlib.util.find_spec("torch"):
+def _yardstick(model: Model, tensors: Tensors, notes: list[str]) -> tuple[str, Run]:
+    if "int8" in model.precision.values():
+        notes.append("torch does not round to integers as the model does; NumPy is the yardstick")
+    elif not importlib.util.find_spec("torch"):
         notes.append("torch is not installed: NumPy in the model's precision is the yardstick")
     else:
         from fastlstm.verification.torch_equations import TorchStream, missing

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastlstm import reference, spec
 from fastlstm.model import Model
+from fastlstm.reduced import Tensors
 
 __all__ = [
     "Arrays",
@@ -105,7 +106,7 @@ class Equations:
 
     name: str
     graph: spec.Graph
-    tensors: Arrays
+    tensors: Tensors
     dtype: np.dtype[Any]
     batch_size: int | None = None
     length: int | None = None
@@ -216,7 +217,7 @@ def rows_of(graph: spec.Graph, facts: spec.Facts, made: Arrays) -> dict[str, Arr
 
 def equations(
     graph: spec.Graph,
-    tensors: Arrays,
+    tensors: Tensors,
     dtype: npt.DTypeLike,
     made: type[reference.Stream] = reference.Stream,
 ) -> Run:

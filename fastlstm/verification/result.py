@@ -90,6 +90,10 @@ class Verification:
         What the conversion took on its caller's word, as its report says.
     notes : tuple of str
         What was shortened, and why, and how the original was called.
+    quantised : tuple of Comparison
+        Of each output of a model in fewer bytes, against the float64 equations with the weights
+        that it was made of, where these were given: errors of it, of float32, and of torch's
+        dynamic int8. They are told, not judged.
     """
 
     drifts: tuple[Comparison, ...]
@@ -105,6 +109,7 @@ class Verification:
     left_out: tuple[str, ...]
     on_word: tuple[str, ...]
     notes: tuple[str, ...]
+    quantised: tuple[Comparison, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -130,7 +135,7 @@ class Verification:
             ASPECTS, f"by the outputs of {self.original}" if self.original else NOT_COMPARED
         )
         if self.weights is not None:
-            found["weights"] = "bit for bit"
+            found["weights"] = "bit for bit" + ", quantised" * bool(self.quantised)
         return found
 
     @property
@@ -230,7 +235,8 @@ class Verification:
         for name in self.sources:
             yield self._verdict(name, (name,))
         if self.weights is not None:
-            text = self.weights or "the weights are the source's, bit for bit"
+            as_source = ", quantised" * bool(self.quantised)
+            text = self.weights or f"the weights are the source's{as_source}, bit for bit"
             yield Verdict(not self.weights, text)
 
     def _verdict(self, called: str, names: Sequence[str]) -> Verdict:
@@ -272,6 +278,16 @@ class Verification:
             "diverges": self.diverges,
             "comparisons": [self._comparison_facts(comparison) for comparison in self.judged],
             "drift": [self._drift_facts(comparison) for comparison in self.drifts],
+            "quantised": [
+                {"output": one.output, "steps": one.steps, "scale": one.scale}
+                | {
+                    "evaluations": {
+                        name: {"error": errors.worst.error, "rms": errors.total_rms}
+                        for name, errors in one.errors.items()
+                    }
+                }
+                for one in self.quantised
+            ],
             "weights": self.weights,
             "notes": list(self.notes),
         }
