@@ -60,6 +60,8 @@ MAX_STEPS, MAX_CHECK_WORK = 1024, 2**31
 _CHECK_INPUT, _CHECK_OUTPUT = "self_check.input.", "self_check.output."
 _CHECK = (_CHECK_INPUT, _CHECK_OUTPUT)
 
+_PLAIN = ("float32", "float64", "int64")  # arrays that are no matrices in fewer bytes
+
 _CONTENT = {
     "model": ("a model, which fastlstm.load reads", {"graph", "vocabulary", "source"}),
     "state": ("a stream's saved state, which Stream.load reads", {"metadata"}),
@@ -120,10 +122,14 @@ def write_model(path: Path, model: ModelFile) -> None:
     for name in model.tensors:
         if name.startswith((*_CHECK, SCALE)):
             raise ValueError(f"tensor {name!r} belongs to no layer; the name is reserved")
-    arrays = arrays_of(model.tensors)
+    tensors = {
+        name: tensor if isinstance(tensor, Reduced) else _plain(name, tensor)
+        for name, tensor in model.tensors.items()
+    }
+    arrays = arrays_of(tensors)
     for prefix, given in zip((_CHECK_INPUT, _CHECK_OUTPUT), model.self_check or (), strict=False):
-        arrays |= {prefix + name: array for name, array in given.items()}
-    arrays = {name: _plain(name, array) for name, array in arrays.items()}
+        arrays |= {prefix + n: _plain(prefix + n, array) for n, array in given.items()}
+    arrays = {name: _native(array) for name, array in arrays.items()}
     document = {
         "graph": model.graph.to_dict(),
         "vocabulary": None if model.vocabulary is None else list(model.vocabulary),
@@ -402,9 +408,9 @@ def _check_notes(what: str, notes: object) -> None:
 def _plain(name: str, array: Array) -> Array:
     if isinstance(array, np.ndarray):
         array = np.asarray(array)  # of no subclass, whose dtype may say anything
-    if not isinstance(array, np.ndarray) or array.dtype.name not in CODES:
+    if not isinstance(array, np.ndarray) or array.dtype.name not in _PLAIN:
         kind = getattr(array, "dtype", type(array).__name__)
-        raise ValueError(f"tensor {name!r} is {kind}; expected an array of {', '.join(CODES)}")
+        raise ValueError(f"tensor {name!r} is {kind}; expected an array of {', '.join(_PLAIN)}")
     return _native(array)
 
 
@@ -439,7 +445,7 @@ def _document(given: Opened, content: str) -> dict[str, Any]:
         raise ValueError(f"'fastlstm' entry: missing or unknown keys {', '.join(wrong)!r:.80}")
     if document["sha256"] != given.digits:
         raise ValueError(f"the digest is not at its place in the header; {REWRITTEN}")
-    allowed = [code for code in CODES.values() if content == "model" or code not in REDUCED]
+    allowed = [CODES[name] for name in _PLAIN] + [*REDUCED] * (content == "model")
     for name, tensor in given.table.items():
         if tensor.code not in allowed:
             raise ValueError(f"tensor {name!r} is {tensor.code}; expected {', '.join(allowed)}")
