@@ -14,8 +14,8 @@ __all__ = ["MAX_INT8_WIDTH", "PRECISIONS", "Stored", "check_precisions", "stored
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
-# Numbers that an int8 output may be a sum over: so many products of 127 and 127 are an int32.
-MAX_INT8_WIDTH = 2**17
+# Numbers that an int8 output may be a sum over, as core/program.h has it: FL_MOST_INT8_COLUMNS.
+MAX_INT8_WIDTH = 2**16
 
 
 class Stored(NamedTuple):

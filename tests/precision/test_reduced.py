@@ -159,8 +159,12 @@ class TestOfAGraph:
         assert not stored(chain(spec.Linear("o", wide - 1, 1)))[0].refused
 
     def test_layers_that_share_a_matrix_are_stored_alike(self):
-        graph = chain(spec.Embedding("e", 9, 4), spec.GRU("g", 4, 4),
-                      spec.Linear("o", 4, 9, bias=False, tensor_names=(("weight", "e.weight"),)))  # fmt: skip
+        tied = (("weight", "e.weight"),)
+        graph = chain(
+            spec.Embedding("e", 9, 4),
+            spec.GRU("g", 4, 4),
+            spec.Linear("o", 4, 9, bias=False, tensor_names=tied),
+        )
         found = stored(graph)
         assert [set(one.layers) for one in found] == [{"e", "o"}, {"g"}]
         assert not found[0].refused
@@ -185,7 +189,7 @@ class TestOfAGraph:
         assert spec.check_precisions(known, both) == {"l": "int8", "o": "float32"}
         with pytest.raises(ValueError, match="float32 and int8; expected one precision"):
             spec.check_precisions(known, {"l.weight_ih_l0": "int8"})
-        with pytest.raises(ValueError, match="'o.bias' is int8, and is no matrix"):
+        with pytest.raises(ValueError, match=r"'o.bias' is int8, and is no matrix"):
             spec.check_precisions(known, {"o.bias": "int8"})
 
     def test_thousands_of_layers_of_one_tensor(self):
