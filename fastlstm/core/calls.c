@@ -55,18 +55,12 @@ int fl_have_threads(const fl_threads *threads) {
 /* Whether a pointer is there, and a multiple of `size`, a power of two. */
 static int is_at(const void *data, size_t size) { return data && !((uintptr_t)data & (size - 1)); }
 
-/* What a call has of fl_prepare, or NULL. */
-static void *const *prepared_of(const fl_model *model, const fl_call *call) {
-    return call->struct_size == sizeof *call && model->prepared_bytes ? call->prepared : NULL;
-}
-
 void fl_drop(void *prepared) {
     if (prepared) ((fl_prepared *)prepared)->made = 0;
 }
 
-static void drop_all(const fl_model *model, const fl_call *call) {
-    void *const *prepared = prepared_of(model, call);
-    for (size_t b = 0; prepared && b < call->B; ++b) fl_drop(prepared[b]);
+static __attribute__((noinline)) void drop_all(void *const *prepared, size_t B) {
+    for (size_t b = 0; b < B; ++b) fl_drop(prepared[b]);
 }
 
 /* Whether all that a call reads and writes is there. */
@@ -78,9 +72,6 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
         if (!is_at(call->states[b], size)) return 0;
         if (call->lengths && call->lengths[b] > call->T) return 0;
     }
-    void *const *prepared = prepared_of(model, call);
-    for (size_t b = 0; prepared && b < call->B; ++b)
-        if (prepared[b] && !is_at(prepared[b], FL_ALIGNMENT)) return 0;
     if ((reads && program->input_count && !call->inputs) ||
         (writes && program->output_count && !call->outputs))
         return 0;
@@ -91,6 +82,13 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
     }
     for (size_t i = 0; writes && i < program->output_count; ++i)
         if (!is_at(call->outputs[i].data, size)) return 0;
+    return 1;
+}
+
+/* Whether what fl_prepare makes is where it must be. */
+static __attribute__((noinline)) int is_aligned(void *const *prepared, size_t B) {
+    for (size_t b = 0; b < B; ++b)
+        if ((uintptr_t)prepared[b] % FL_ALIGNMENT) return 0;
     return 1;
 }
 
@@ -105,6 +103,9 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     if (scratch->model != model || call->T > scratch->T || call->B != scratch->B ||
         !is_whole(model, call, reads, writes))
         return FL_BAD_ARGUMENT;
+    made->prepared = NULL;
+    if (call->struct_size == sizeof *call && model->prepared_bytes) made->prepared = call->prepared;
+    if (made->prepared && !is_aligned(made->prepared, call->B)) return FL_BAD_ARGUMENT;
     made->model = model;
     made->T = call->T;
     made->B = call->B;
@@ -114,7 +115,6 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     made->whole = call->whole;
     made->ending = made->prepares = 0;
     made->states = call->states;
-    made->prepared = NULL;
     made->scratch = scratch->memory;
     made->gemm = call->gemm;
     made->watch = NULL;
@@ -149,8 +149,9 @@ fl_error fl_begin(const fl_model *model, fl_call *call) {
     const fl_error error = translate(model, call, -1, 0, &running);
     if (error || !call->B) return error;
     if (call->T) return FL_BAD_ARGUMENT;
+    if (running.prepared) drop_all(running.prepared, call->B);
+    running.prepared = NULL;
     fl_begin_alone(&running, &call->scratch->plan);
-    drop_all(model, call);
     return FL_OK;
 }
 
@@ -163,7 +164,6 @@ fl_error fl_prepare(const fl_model *model, fl_call *call) {
     if (error) return error;
     if (call->T || call->struct_size != sizeof *call || (call->B && !call->prepared))
         return FL_BAD_ARGUMENT;
-    running.prepared = prepared_of(model, call);
     if (!running.prepared) return FL_OK;
     for (size_t b = 0; b < call->B; ++b) {
         const fl_prepared *prepared = running.prepared[b];
@@ -186,11 +186,13 @@ fl_error fl_run(const fl_model *model, fl_call *call) {
     count_none(model, call);
     if (!call->B) return FL_OK;
     if (call->T) {
-        if (call->T == 1) running.prepared = prepared_of(model, call);
+        void *const *prepared = running.prepared;
+        if (call->T > 1) running.prepared = NULL;
         const fl_error stopped = run_shared(call, &running);
-        drop_all(model, call);
+        if (prepared) drop_all(prepared, call->B);
         return stopped;
     }
+    running.prepared = NULL;
     /* Without steps there are no rows, but what a sequence that is told whole has besides. */
     running.ending = model->program.looks_ahead;
     return running.ending ? run_shared(call, &running) : FL_OK;
@@ -204,6 +206,7 @@ fl_error fl_flush(const fl_model *model, fl_call *call) {
     count_none(model, call);
     if (!call->B || model->program.looks_ahead) return FL_OK;
     running.ending = 1;
+    running.prepared = NULL;
     return run_shared(call, &running);
 }
 

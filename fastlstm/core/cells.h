@@ -112,17 +112,18 @@ INLINE void load_h(const int G, vec *total, const row *r, size_t p) {
         total[g] = v_load(r->from_h + (p * (size_t)G + (size_t)g) * L);
 }
 
-/* Of one row, in panels [p, p + N): what x gives, from what the row starts from, and what h gives.
- * `side`, if not NULL, is computed on the way (N = 1 then, and nothing was made before). */
-INLINE void sum_both(const int N, const int G, cell a, size_t p, const row *r, const real *h_init,
-                     slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
+/* Of one row, in panels [p, p + N): what x gives, from what the row starts from, and what h gives,
+ * which is read where it was `made` before. `side`, if not NULL, is computed on the way (N = 1 then,
+ * and nothing was made). */
+INLINE void sum_both(const int N, const int G, const int made, cell a, size_t p, const row *r,
+                     const real *h_init, slice *side, vec (*from_x)[4], vec (*from_h)[4]) {
     const fl_panels *gates = &a.packed->gates;
     const real *w = (const real *)gates->weights + p * gates->stride;
     for (int n = 0; n < N; ++n) start_sums(G, from_x[n], r, (p + (size_t)n) * (size_t)(G * L));
     if (r->x) accumulate(1, N, G, from_x, w, gates->stride, &r->x, 0, a.packed->input_rows);
     w += a.packed->input_rows * (size_t)(G * L);
     if (N > 1 || side) IN_MEMORY(from_x);
-    if (r->from_h) {
+    if (made) {
         for (int n = 0; n < N; ++n) load_h(G, from_h[n], r, p + (size_t)n);
         return;
     }
@@ -131,33 +132,22 @@ INLINE void sum_both(const int N, const int G, cell a, size_t p, const row *r, c
     else accumulate(1, N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
 }
 
-/* What h gives n rows, TILE at most, in panel p; w is the part of it that h is multiplied by, and
- * `next` what is read after that. */
-INLINE void sum_h_of_rows(const int G, cell a, size_t p, const real *w, const real *next,
-                          const row *rows, size_t n, const real *h_init, vec (*from_h)[4]) {
-    for (size_t r = 0, end; r < n; r = end) {
-        end = r + 1;
-        if (rows[r].from_h) {
-            load_h(G, from_h[r], rows + r, p);
-            continue;
-        }
-        start_h(G, from_h[r], h_init, p);
-        for (; end < n && !rows[end].from_h; ++end) start_h(G, from_h[end], h_init, p);
-        sum_rows(G, rows + r, end - r, 1, w, a.is->h_size, next, from_h + r);
-    }
-}
-
-/* The same of n rows, TILE at most, in panel p; `next` is the panel read after it. */
+/* The same of n rows, TILE at most, in panel p; `next` is the panel read after it. Rows whose product
+ * of h was made before come first (put_in_order). */
 INLINE void sum_both_of_rows(const int G, cell a, size_t p, size_t next, const row *rows, size_t n,
                              const real *h_init, vec (*from_x)[4], vec (*from_h)[4]) {
     const fl_panels *gates = &a.packed->gates;
     const size_t I = a.packed->input_rows, of_h = I * (size_t)(G * L);
     const real *w = (const real *)gates->weights + p * gates->stride;
     const real *w_next = (const real *)gates->weights + next * gates->stride;
+    size_t made = 0;
+    for (; made < n && rows[made].from_h; ++made) load_h(G, from_h[made], rows + made, p);
+    for (size_t r = made; r < n; ++r) start_h(G, from_h[r], h_init, p);
     for (size_t r = 0; r < n; ++r) start_sums(G, from_x[r], rows + r, p * (size_t)(G * L));
-    if (rows->x) sum_rows(G, rows, n, 0, w, I, rows->from_h ? w_next : w + of_h, from_x);
+    if (rows->x) sum_rows(G, rows, n, 0, w, I, made == n ? w_next : w + of_h, from_x);
     else w_next += of_h;
-    sum_h_of_rows(G, a, p, w + of_h, w_next, rows, n, h_init, from_h);
+    if (made == n) return;
+    sum_rows(G, rows + made, n - made, 1, w + of_h, a.is->h_size, w_next, from_h + made);
 }
 
 /* The gates of one row from both sums, and its unit as far as it goes before its end. `gate` may be
@@ -190,10 +180,10 @@ INLINE const real *h_init_of(const fl_cell_kind kind, cell a) {
 
 /* One step of a row in panels [p, p + N). `kind` is FL_CELL_lstm or FL_CELL_gru, G its gates;
  * `side` as above. */
-INLINE void gated_block(const fl_cell_kind kind, const int N, const int G, cell a, size_t p,
-                        const row *r, slice *side) {
+INLINE void gated_block(const fl_cell_kind kind, const int N, const int G, const int made, cell a,
+                        size_t p, const row *r, slice *side) {
     vec from_x[ROWS][4], from_h[ROWS][4], gate[4];
-    sum_both(N, G, a, p, r, h_init_of(kind, a), side, from_x, from_h);
+    sum_both(N, G, made, a, p, r, h_init_of(kind, a), side, from_x, from_h);
     for (int n = 0; n < N; ++n) {
         begin_unit(kind, G, a, p + (size_t)n, r, from_x[n], from_h[n], gate);
         end_unit(kind, a, p + (size_t)n, r, gate);
@@ -261,21 +251,25 @@ INLINE void gated_rows(const fl_cell_kind kind, const int G, cell a, size_t p, s
 
 INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *rows, size_t n,
                        share mine, ahead *later) {
-#define BLOCK(N, p) gated_block(kind, N, G, a, p, rows, NULL)
+#define BLOCK(N, p) gated_block(kind, N, G, 0, a, p, rows, NULL)
+#define BLOCK_MADE(N, p) gated_block(kind, N, G, 1, a, p, rows, NULL)
 #define BLOCK_OF_ROWS(p, next, r, m) gated_rows(kind, G, a, p, next, rows + (r), m)
     if (later && later->block < later->blocks) {
         const size_t P = mine.panels->end - mine.panels->first;
         for (size_t i = 0; i < P; ++i) {
             slice side;
-            gated_block(kind, 1, G, a, panel_at(*mine.panels, i, mine.back), rows,
+            gated_block(kind, 1, G, 0, a, panel_at(*mine.panels, i, mine.back), rows,
                         take_slice(later, a.packed, &side));
         }
+    } else if (n == 1 && rows->from_h) {
+        FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
     } else if (n == 1) {
         FOR_PANELS(BLOCK, *mine.panels, mine.back);
     } else {
         FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
     }
 #undef BLOCK
+#undef BLOCK_MADE
 #undef BLOCK_OF_ROWS
 }
 
@@ -288,9 +282,9 @@ static void gru_step(cell a, const row *rows, size_t n, share mine, ahead *later
 }
 
 /* One step of an RNN row in panels [p, p + N). */
-INLINE void rnn_block(const int N, const int G, cell a, size_t p, const row *r) {
+INLINE void rnn_block(const int N, const int G, const int made, cell a, size_t p, const row *r) {
     vec from_x[ROWS][4], from_h[ROWS][4];
-    sum_both(N, G, a, p, r, NULL, NULL, from_x, from_h);
+    sum_both(N, G, made, a, p, r, NULL, NULL, from_x, from_h);
     for (int n = 0; n < N; ++n) rnn_unit(G, a, p + (size_t)n, r, from_x[n], from_h[n]);
 }
 
@@ -302,11 +296,14 @@ INLINE void rnn_rows(const int G, cell a, size_t p, size_t next, const row *rows
 }
 
 INLINE void rnn_groups(const int G, cell a, const row *rows, size_t n, share mine) {
-#define BLOCK(N, p) rnn_block(N, G, a, p, rows)
+#define BLOCK(N, p) rnn_block(N, G, 0, a, p, rows)
+#define BLOCK_MADE(N, p) rnn_block(N, G, 1, a, p, rows)
 #define BLOCK_OF_ROWS(p, next, r, m) rnn_rows(G, a, p, next, rows + (r), m)
-    if (n == 1) FOR_PANELS(BLOCK, *mine.panels, mine.back);
+    if (n == 1 && rows->from_h) FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
+    else if (n == 1) FOR_PANELS(BLOCK, *mine.panels, mine.back);
     else FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
 #undef BLOCK
+#undef BLOCK_MADE
 #undef BLOCK_OF_ROWS
 }
 

@@ -94,12 +94,12 @@ INLINE void one_recurrent(const constant_call *of, char *scratch, const size_t n
     if (table) table += token_at(&x, 0, 0, 0, packed->tokens) * gates->panels * gates->groups * L;
     const row one = {gates->bias, table, table ? NULL : x.base, h,
                      is->c < 0 ? NULL : of->state + is->c, y, NULL};
-#define BLOCK_LSTM(N, p) gated_block(FL_CELL_lstm, N, 4, a, p, &one, NULL)
-#define BLOCK_GRU(N, p) gated_block(FL_CELL_gru, N, 3, a, p, &one, NULL)
-#define BLOCK_1(N, p) rnn_block(N, 1, a, p, &one)
-#define BLOCK_2(N, p) rnn_block(N, 2, a, p, &one)
-#define BLOCK_3(N, p) rnn_block(N, 3, a, p, &one)
-#define BLOCK_4(N, p) rnn_block(N, 4, a, p, &one)
+#define BLOCK_LSTM(N, p) gated_block(FL_CELL_lstm, N, 4, 0, a, p, &one, NULL)
+#define BLOCK_GRU(N, p) gated_block(FL_CELL_gru, N, 3, 0, a, p, &one, NULL)
+#define BLOCK_1(N, p) rnn_block(N, 1, 0, a, p, &one)
+#define BLOCK_2(N, p) rnn_block(N, 2, 0, a, p, &one)
+#define BLOCK_3(N, p) rnn_block(N, 3, 0, a, p, &one)
+#define BLOCK_4(N, p) rnn_block(N, 4, 0, a, p, &one)
     if (is->cell == FL_CELL_lstm) ONE_ROW(BLOCK_LSTM, gates->panels);
     else if (is->cell == FL_CELL_gru) ONE_ROW(BLOCK_GRU, gates->panels);
     else if (gates->groups == 1) ONE_ROW(BLOCK_1, gates->panels);

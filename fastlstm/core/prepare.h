@@ -23,6 +23,26 @@ INLINE const real *prepared_of(const fl_running *call, const fl_cell *packed, si
     return place_prepared(call, packed, b, p);
 }
 
+/* Rows [0, n) of a step, and one behind them, whose product of h was made if the first `made` of them
+ * and this one: have those come first. */
+INLINE void put_in_order(row *rows, size_t n, size_t *made) {
+    if (!rows[n].from_h) return;
+    const row last = rows[n];
+    rows[n] = rows[*made];
+    rows[(*made)++] = last;
+}
+
+/* Have rows of one step, from position `first` of all batch rows on, read what was made. */
+static __attribute__((noinline)) void read_prepared(const fl_running *call, cell of, size_t first,
+                                                    row *rows, size_t n) {
+    const size_t P = of.is->positions;
+    size_t made = 0;
+    for (size_t i = 0; i < n; ++i) {
+        rows[i].from_h = prepared_of(call, of.packed, (first + i) / P, (first + i) % P);
+        put_in_order(rows, i, &made);
+    }
+}
+
 /* Make it of all rows that do not have it, this rank's panels. */
 static void prepare_recurrence(const run *in, cell of) {
     const fl_running *call = in->call;

@@ -156,7 +156,7 @@ INLINE const real *product_of_token(const fl_cell *packed, const view *x, size_t
 static size_t gather(const tracks *a, size_t t, const real *gates) {
     const fl_cell *packed = a->of.packed;
     const int along = a->of.is->along_positions;
-    size_t n = 0;
+    size_t n = 0, made = 0;
     for (size_t i = 0; i < a->n; ++i) {
         track *k = a->tracks + i;
         if (t >= k->steps) continue;
@@ -165,7 +165,7 @@ static size_t gather(const tracks *a, size_t t, const real *gates) {
             if (writes(a->in)) memcpy(y, k->held, a->of.is->h_size * sizeof(real));
             continue;
         }
-        row *r = a->rows + n++;
+        row *r = a->rows + n;
         r->init = gates ? gates + i * a->tile.width : packed->gates.bias;
         r->table = !packed->table ? NULL
                    : along        ? product_of_token(packed, &a->x, k->t, k->b, k->place + t)
@@ -176,6 +176,7 @@ static size_t gather(const tracks *a, size_t t, const real *gates) {
         r->y = y;
         r->from_h = k->from_h;
         k->h = k->held = y;
+        put_in_order(a->rows, n++, &made);
     }
     return n;
 }
@@ -375,6 +376,7 @@ static __attribute__((noinline)) void step_time(const run *in, const fl_recurren
     find_view(in, is->x, &x);
     find_view(in, is->y, &y);
     for (size_t b = 0, p = 0; b < B;) {
+        const size_t first = b * P + p;
         size_t n = 0;
         for (; n < room && b < B; ++n) {
             real *state = call->states[b];
@@ -385,9 +387,10 @@ static __attribute__((noinline)) void step_time(const run *in, const fl_recurren
             r->h = state + is->h + p * is->h_size;
             r->c = is->c < 0 ? NULL : state + is->c + p * is->hidden_size;
             r->y = at(&y, t, b) + p * is->width + is->h_column;
-            r->from_h = prepared_of(call, packed, b, p);
+            r->from_h = NULL;
             if (++p == P) p = 0, ++b;
         }
+        if (call->prepared) read_prepared(call, of, first, rows, n);
         plain_step(of, rows, n, mine, NULL);
         meet_panels(in);
         if (stopped(call, n * (packed->gates.panels * packed->gates.stride +
