@@ -384,14 +384,20 @@ def compared(model: Any, x: Array, right: Sequence[Array]) -> tuple[float, float
     return whole, worst
 
 
+def options_of(real: Real, directory: str) -> dict[str, Any]:
+    """Those of ``fastlstm.convert``, the text of a recipe as a file in a directory."""
+    options = dict(real.options)
+    if "\n" in str(options.get("recipe", "")):
+        recipe = Path(directory, "recipe.toml")
+        recipe.write_text(options["recipe"])
+        options["recipe"] = recipe
+    return options
+
+
 def tried(real: Real, folder: Path, seed: int) -> tuple[str, bool]:
     """A line on a model, and whether something is wrong with it."""
-    options = dict(real.options)
     with tempfile.TemporaryDirectory() as directory:
-        if "\n" in str(options.get("recipe", "")):
-            recipe = Path(directory, "recipe.toml")
-            recipe.write_text(options["recipe"])
-            options["recipe"] = recipe
+        options = options_of(real, directory)
         try:
             model = fastlstm.convert(
                 folder / real.file, Path(directory, "m.safetensors"), **options
