@@ -95,7 +95,7 @@ def row(name: str, model: fastlstm.Model, x: Array | None, steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="the folder of trained models")
-    parser.add_argument("--steps", type=int, default=10_000, help="for ours beside torch's")
+    parser.add_argument("--steps", type=int, default=2000, help="for ours beside torch's")
     parser.add_argument("--only", default="", help="models that have this in their name")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -11,7 +11,16 @@ import numpy.typing as npt
 from fastlstm.reduced import MOST, Reduced, Tensor
 from fastlstm.reference.functions import Array
 
-__all__ = ["Integers", "Weight", "Weights", "grouped", "looked_up", "times", "weight_of"]
+__all__ = [
+    "Integers",
+    "Weight",
+    "Weights",
+    "grouped",
+    "looked_up",
+    "products",
+    "times",
+    "weight_of",
+]
 
 # Of the largest number of a row: below it, its integers are 0.
 LEAST = np.float32(2.0**-100)
@@ -22,7 +31,7 @@ class Integers(NamedTuple):
 
     Parameters
     ----------
-    numbers : float64 array (O, ...)
+    numbers : float64 array (O, ...), or, of a transposed kernel, (I, O, ...)
     scale : float32 array (O,)
     """
 
@@ -37,8 +46,6 @@ Weights = Mapping[str, Any]  # arrays, and Integers among the matrices
 def weight_of(tensor: Tensor, dtype: npt.DTypeLike) -> Weight:
     """A tensor as the equations take it: in the dtype they compute in, but for integers."""
     if isinstance(tensor, Reduced) and tensor.scale is not None:
-        if tensor.axis:
-            raise ValueError(f"outputs of an int8 tensor are its axis {tensor.axis}; expected 0")
         return Integers(tensor.numbers.astype(np.float64), tensor.scale)
     return np.asarray(tensor).astype(dtype)
 
@@ -46,7 +53,7 @@ def weight_of(tensor: Tensor, dtype: npt.DTypeLike) -> Weight:
 def times(x: Array, weight: Weight) -> Array:
     """``x W^T`` of rows x (..., I) and a matrix W (O, I): (..., O)."""
     if isinstance(weight, Integers):
-        return _of_integers(x, *weight)
+        return products(x, *weight)
     y: Array = x @ weight.T
     return y
 
@@ -60,7 +67,7 @@ def grouped(x: Array, weight: Weight) -> Array:
     """
     G, _, width = x.shape
     if isinstance(weight, Integers):
-        return _of_integers(x, weight.numbers.reshape(G, -1, width), weight.scale.reshape(G, 1, -1))
+        return products(x, weight.numbers.reshape(G, -1, width), weight.scale.reshape(G, 1, -1))
     y: Array = x @ weight.reshape(G, -1, width).swapaxes(-1, -2)
     return y
 
@@ -73,7 +80,7 @@ def looked_up(weight: Weight, tokens: Array) -> Array:
     return weight[tokens]
 
 
-def _of_integers(x: Array, numbers: Array, scale: Array) -> Array:
+def products(x: Array, numbers: Array, scale: Array) -> Array:
     """Products of rows with integers, in float32, whatever else is computed in.
 
     The largest number of a row decides which integers stand for it. A row that has NaN or infinity
@@ -83,7 +90,7 @@ def _of_integers(x: Array, numbers: Array, scale: Array) -> Array:
     ----------
     x : array (..., I)
     numbers : float64 array (O, I), or (G, O, I) if x is (G, N, I)
-    scale : float32 array (O,) or (G, 1, O)
+    scale : float32 array (O,), or (G, 1, O)
     """
     rows = x.astype(np.float32)
     largest = np.abs(rows).max(axis=-1, initial=0, keepdims=True)

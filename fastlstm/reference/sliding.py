@@ -11,7 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from fastlstm import spec
 from fastlstm.reference.functions import Array
 from fastlstm.reference.over_time import OverTime, State, read_before
-from fastlstm.reference.products import Weights, grouped
+from fastlstm.reference.products import Integers, Weights, grouped
+from fastlstm.reference.transposed import transposed_of_integers
 
 __all__ = ["SlidingOverTime", "within_step"]
 
@@ -43,6 +44,8 @@ def convolve(layer: spec.Convolution, w: Weights, x: Array) -> Array:
 
 def convolve_transposed(layer: spec.Convolution, w: Weights, x: Array) -> Array:
     """Before anything is cut off: x (N, C, *axes) -> y (N, O, *places)."""
+    if isinstance(w["weight"], Integers):
+        return _with_bias(layer, w, transposed_of_integers(layer, w["weight"], x))
     groups, axes = layer.groups, x.shape[2:]
     sizes = [
         (size - 1) * stride + reach + 1 + extra

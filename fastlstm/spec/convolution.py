@@ -227,21 +227,21 @@ class Convolution(Sliding):
         if not (self.over_time and self.transposed):
             return super().terms
         before, stride, tail = self.paddings[0][0], self.strides[0], self.tail(0)
-        return Term(stride, tail), Term(stride, self._late - before)
+        return Term(stride, tail), Term(stride, -self.late - before)
 
     @property
-    def _late(self) -> int:
-        """Minus the rows that a stream of a transposed kernel cannot give before the end.
+    def late(self) -> int:
+        """Rows that a stream of a transposed kernel cannot give before the end.
 
         What is cut off behind a sequence may be more than what the last input alone makes.
         """
-        return min(self.tail(0) + self.paddings[0][0], 0)
+        return max(-self.tail(0) - self.paddings[0][0], 0)
 
     @property
     def kept(self) -> int:
         if not self.transposed:
             return super().kept
-        return -((self._late - self.reaches[0]) // self.strides[0])
+        return -((-self.late - self.reaches[0]) // self.strides[0])
 
     def tensors(self) -> dict[str, Shape]:
         rows, columns = self.out_channels, self.in_channels // self.groups

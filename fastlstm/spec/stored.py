@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fastlstm.spec.convolution import Convolution
 from fastlstm.spec.graph import Graph
 from fastlstm.spec.row import Shape
 
@@ -47,15 +46,12 @@ def stored(graph: Graph, shapes: Mapping[str, Shape]) -> list[Stored]:
     """
     users: dict[str, list[tuple[str, int | None]]] = {}  # of each tensor: the layer, and the axis
     matrices: dict[str, list[str]] = {}
-    transposed = set()
     for node in graph.nodes:
         axes, names = node.layer.matrices(), node.layer.names()
         for suffix, name in names.items():
             users.setdefault(name, []).append((node.name, axes.get(suffix)))
         if axes:
             matrices[node.name] = [names[suffix] for suffix in axes]
-        if isinstance(node.layer, Convolution) and node.layer.transposed:
-            transposed.add(node.name)
     found, seen = [], set[str]()
     for first in matrices:
         if first in seen:
@@ -77,16 +73,14 @@ def stored(graph: Graph, shapes: Mapping[str, Shape]) -> list[Stored]:
                     refused = dict.fromkeys(PRECISIONS[1:], why)
         seen |= together.keys()
         if "int8" not in refused:
-            why = _no_integers(tensors, shapes, bool(transposed & together.keys()))
+            why = _no_integers(tensors, shapes)
             refused |= {"int8": why} if why else {}
         found.append(Stored(tuple(together), tensors, refused))
     return found
 
 
-def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape], transposed: bool) -> str:
+def _no_integers(axes: Mapping[str, int], shapes: Mapping[str, Shape]) -> str:
     """Why some matrices cannot be int8; "" if they can."""
-    if transposed:
-        return "a transposed convolution has no products of integers"
     for name, axis in axes.items():
         width = math.prod(shapes[name]) // shapes[name][axis]
         if width > MAX_INT8_WIDTH:

@@ -53,6 +53,33 @@ def test_random_graphs(seed):
         planned.check_streamed(random_inputs(rng, graph, 9, 2), 2, rng)
 
 
+@pytest.mark.parametrize("over_time", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "padding"),
+    [
+        ((4,), (2,), (1,), ((1, 1),)),
+        ((3,), (1,), (2,), ((0, 3),)),
+        ((1,), (3,), (1,), ((0, 0),)),
+        ((4,), (3,), (2,), ((2, 0),)),
+        ((3, 4), (2, 3), (1, 2), ((1, 0), (0, 1))),
+    ],
+)
+def test_transposed_kernels_of_integers(kernel, stride, dilation, padding, groups, over_time, rng):
+    """Their rows are what reaches as many outputs as the stride is, in the plan as in NumPy."""
+    layer = spec.Convolution(
+        *("n", 4, 6, kernel, groups),
+        **{"stride": stride, "dilation": dilation, "padding": padding},
+        over_time=over_time,
+        transposed=True,
+    )
+    graph = graph_of(layer, [(4, 5, 3)[: 1 + len(kernel) - over_time]])
+    planned = Planned(graph, reduced(graph, draw(graph, rng), "int8"))
+    planned.check_whole(inputs_of(graph, 9, 2, rng), 2, rng)
+    if not planned.facts.looks_ahead:
+        planned.check_streamed(inputs_of(graph, 9, 2, rng), 2, rng)
+
+
 def parallel(precisions):
     """Products of one input, each in a precision, side by side."""
     nodes = [spec.Linear(f"l{i}", 6, 3)("x") for i in range(len(precisions))]

@@ -33,11 +33,12 @@ def test_what_is_written_comes_back(scheme, mapped, tmp_path, rng):
     assert format.fingerprint(GRAPH, found.tensors) == format.fingerprint(GRAPH, given.tensors)
 
 
-def test_a_transposed_kernel_comes_back(tmp_path, rng):
+@pytest.mark.parametrize("precision", spec.PRECISIONS[1:])
+def test_a_transposed_kernel_comes_back(precision, tmp_path, rng):
     graph = spec.Graph.chain(
         [spec.Convolution("c", 4, 6, (3,), 2, transposed=True, over_time=True)]
     )
-    tensors = in_precision(graph, weights(graph, rng), "float16")
+    tensors = in_precision(graph, weights(graph, rng), precision)
     file = format.ModelFile(graph, tensors, measured=MEASURED)
     format.write_model(tmp_path / "m", file)
     found = format.read_model(tmp_path / "m").tensors["c.weight"]

@@ -117,19 +117,18 @@ def test_tokens_and_held_inputs(rng):
 
 
 def test_a_layer_that_cannot_be_stays_float32_and_is_told(rng):
-    graph = spec.Graph.chain(
-        [
-            spec.Convolution("up", 4, 6, (3,), transposed=True, over_time=True),
-            spec.LSTM("l", 6, 5),
-        ]
-    )
+    wide = spec.MAX_INT8_WIDTH + 1
+    graph = spec.Graph.chain([spec.Linear("wide", wide, 2), spec.LSTM("l", 2, 5)])
     model = float32_model(graph, rng)
     made = fastlstm.quantize(model, "int8")
-    assert made.precision == {"up": "float32", "l": "int8"}
-    assert "'up' cannot be int8: a transposed convolution" in made.source["precision"]
-    with pytest.raises(ValueError, match="'up' cannot be int8: a transposed"):
-        fastlstm.quantize(model, {"up": "int8"})
-    assert fastlstm.quantize(model, "bfloat16").precision["up"] == "bfloat16"
+    assert made.precision == {"wide": "float32", "l": "int8"}
+    assert (
+        f"'wide' cannot be int8: an output of tensor 'wide.weight' is a sum over {wide}"
+        in (made.source["precision"])
+    )
+    with pytest.raises(ValueError, match="'wide' cannot be int8"):
+        fastlstm.quantize(model, {"wide": "int8"})
+    assert fastlstm.quantize(model, "bfloat16").precision["wide"] == "bfloat16"
 
 
 def test_layers_that_share_a_matrix(rng):
