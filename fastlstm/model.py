@@ -303,7 +303,13 @@ class Model(PackedGraph):
         Summary
             As a string a table of text; in a notebook one of HTML.
         """
-        return Summary(f"fastlstm.Model, {self.dtype}, {self.isa}", self.graph, self.facts)
+        return Summary(f"fastlstm.Model, {self._numbers}, {self.isa}", self.graph, self.facts)
+
+    @property
+    def _numbers(self) -> str:
+        """What it computes in, and what matrices are stored in if that is something else."""
+        kinds = sorted({*self.precision.values()} - {self.dtype.name})
+        return f"{self.dtype}{' with ' * bool(kinds)}{', '.join(kinds)}"
 
     def stream(
         self, batch_size: int | None = None, *, held: Mapping[str, Array] | None = None
@@ -383,7 +389,7 @@ class Model(PackedGraph):
         if len(nodes) > 8 or len(layers) > 400:
             layers = f"{len(nodes)} nodes: {layers[:80]}…"
         threads = f", {self.threads} threads" if self.threads > 1 else ""
-        return f"<fastlstm.Model {layers}; {self.dtype}, {self.isa}{threads}>"
+        return f"<fastlstm.Model {layers}; {self._numbers}, {self.isa}{threads}>"
 
 
 def _restore(

@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     page = terminal.open_page()
     page.text(model.source["report"])
     show_measured(page, model)
-    page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {model.dtype}")
+    stored = ", ".join(sorted({*model.precision.values()})) or model.dtype.name
+    page.verdict(True, f"wrote {destination}: {terminal.byte_count(size)}, {stored}")
     command = next_command(source, destination, model)
     yours = ", CLASS being the module that it is of" if ":CLASS" in command else ""
     page.text(f"verify it: {command}{yours}")
