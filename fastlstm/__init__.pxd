@@ -21,7 +21,7 @@ cdef extern from "fastlstm_api.h" nogil:
         FL_LITTLE_MEMORY, FL_NO_KERNEL, FL_STOPPED, FL_NO_FILE, FL_NO_MEMORY
 
     ctypedef enum fl_type:
-        FL_FLOAT32, FL_FLOAT64
+        FL_FLOAT32, FL_FLOAT64, FL_FLOAT16, FL_BFLOAT16, FL_INT8
 
     ctypedef enum fl_count_of:
         FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_TENSORS, FL_COUNT_STATE
@@ -54,7 +54,6 @@ cdef extern from "fastlstm_api.h" nogil:
         const void *data
         size_t count
         fl_type type
-        const void *scales
 
     ctypedef struct fl_model_config:
         size_t struct_size

@@ -10,6 +10,7 @@ cdef extern from "core/model.h":
     ctypedef struct fl_kernel:
         const char *name
         size_t lanes, real_size
+        void (*run)()
     const fl_kernel *const *fl_kernels
     const fl_kernel *fl_find(const char *name, size_t real_size)
 

@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "fastlstm" / "core"
 DRIVERS = ROOT / "tests" / "core"
 
-KERNELS = ("avx512", "avx2", "neon", "simd128", "fused", "scalar", "scalar64")
+KERNELS = (
+    *("avx512vnni", "avx512", "avxvnni", "avx2", "neondot", "neon"),
+    *("simd128", "fused", "scalar", "scalar64"),
+)
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wmissing-prototypes"]
 FLAGS = ["-std=c11", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]

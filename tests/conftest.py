@@ -129,9 +129,15 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
 
 
-@pytest.fixture(params=[name for name, _ in _engine.kernels(4)])
+@pytest.fixture(params=[name for name, _ in _engine.kernels(4, of_floats=True)])
 def isa(request: pytest.FixtureRequest) -> str:
     """Every instruction set that this machine has, in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[name for name, _ in _engine.kernels(4)])
+def isa_of_int8(request: pytest.FixtureRequest) -> str:
+    """The same, and those that differ from one of them in products of int8 alone."""
     return str(request.param)
 
 

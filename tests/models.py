@@ -20,8 +20,8 @@ from fastlstm import Model, _engine
 from fastlstm.format import ModelFile
 from fastlstm.spec import check
 
-LANES = dict(_engine.kernels(4))
-"""Lanes of every float32 kernel that this machine can run, best first."""
+LANES = dict(_engine.kernels(4, of_floats=True))
+"""Lanes of every kernel for floats that this machine can run, best first."""
 
 ISAS = list(LANES)
 

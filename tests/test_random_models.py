@@ -18,7 +18,7 @@ from ways import assert_same_bits, assert_same_state
 
 from fastlstm import Model, _engine
 
-ISAS = [name for name, _ in _engine.kernels(4)]
+ISAS = [name for name, _ in _engine.kernels(4, of_floats=True)]
 
 FUNCTIONS = (
     *("relu", "tanh", "sigmoid", "softsign", "softplus", "silu", "gelu", "gelu_tanh"),

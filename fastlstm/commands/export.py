@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--isa",
         metavar="NAME",
         help="the instruction set of a specialised model, which this processor need not have: "
-        "avx512, avx2, neon, simd128, fused (a microcontroller with fused multiply-adds) or scalar",
+        "avx512vnni, avx512, avxvnni, avx2, neondot, neon, simd128, fused (a microcontroller with "
+        "fused multiply-adds) or scalar",
     )
     parser.add_argument(
         "--name", metavar="NAME", help="what a specialised model is called in C (default: model)"

@@ -4,7 +4,7 @@
 #define FL_KERNEL fl_avx2
 #define FL_NAME "avx2"
 #define FL_NEEDS FL_CPU_AVX2
-#define FL_TARGET "avx2,fma"
+#define FL_TARGET "avx2,fma,f16c"
 #define GEMM_ROWS 0
 #define ROWS 3
 #define PANELS 2

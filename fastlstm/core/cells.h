@@ -9,6 +9,8 @@
 typedef struct {
     const fl_recurrent *is;
     const fl_cell *packed;
+    char *x_twins, *h_twins; /* of int8: of the rows of a step, in scratch memory */
+    fl_sum_int8 *sum_int8;
 } cell;
 
 /* A unit is made in two parts, of which the second waits for the functions of the first: of many
@@ -132,18 +134,45 @@ INLINE void sum_both(const int N, const int G, const int made, cell a, size_t p,
     else accumulate(1, N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
 }
 
-/* The same of n rows, TILE at most, in panel p; `next` is the panel read after it. Rows whose product
- * of h was made before come first (put_in_order). */
-INLINE void sum_both_of_rows(const int G, cell a, size_t p, size_t next, const row *rows, size_t n,
-                             const real *h_init, vec (*from_x)[4], vec (*from_h)[4]) {
+/* The part of a cell's panels that x is multiplied by, and the one of h, for rows [first, ...) of a step;
+ * their weights are stored in fewer bits than reals. */
+INLINE stored_part stored_x(cell a, size_t first) {
     const fl_panels *gates = &a.packed->gates;
-    const size_t I = a.packed->input_rows, of_h = I * (size_t)(G * L);
+    const size_t I = a.packed->input_rows;
+    const stored_part made = {gates->weights, gates->stride, gates->stored, gates->unit, I,
+                              a.x_twins + first * fl_twin_bytes(I), a.sum_int8};
+    return made;
+}
+INLINE stored_part stored_h(const int G, cell a, size_t first) {
+    const fl_panels *gates = &a.packed->gates;
+    const size_t words = fl_words(gates->stored, a.packed->input_rows), H = a.is->h_size;
+    const stored_part made = {(const real *)gates->weights + words * (size_t)(G * L),
+                              gates->stride, gates->stored, a.packed->h_unit, H,
+                              a.h_twins + first * fl_twin_bytes(H), a.sum_int8};
+    return made;
+}
+
+/* The same of the rows [first, first + n) of all, TILE at most, in panel p; `next` is the panel read
+ * after it. Rows whose product of h was made before come first (put_in_order). */
+INLINE void sum_both_of_rows(const int G, cell a, size_t p, size_t next, const row *all,
+                             size_t first, size_t n, const real *h_init, vec (*from_x)[4],
+                             vec (*from_h)[4]) {
+    const fl_panels *gates = &a.packed->gates;
+    const row *rows = all + first;
+    const size_t I = a.packed->input_rows;
+    const size_t of_h = fl_words(gates->stored, I) * (size_t)(G * L);
     const real *w = (const real *)gates->weights + p * gates->stride;
     const real *w_next = (const real *)gates->weights + next * gates->stride;
     size_t made = 0;
     for (; made < n && rows[made].from_h; ++made) load_h(G, from_h[made], rows + made, p);
     for (size_t r = made; r < n; ++r) start_h(G, from_h[r], h_init, p);
     for (size_t r = 0; r < n; ++r) start_sums(G, from_x[r], rows + r, p * (size_t)(G * L));
+    if (gates->stored != FL_STORED_real) {
+        const stored_part of_x = stored_x(a, first), with_h = stored_h(G, a, first + made);
+        if (rows->x) sum_stored(G, &of_x, p, rows, n, 0, from_x);
+        if (made < n) sum_stored(G, &with_h, p, rows + made, n - made, 1, from_h + made);
+        return;
+    }
     if (rows->x) sum_rows(G, rows, n, 0, w, I, made == n ? w_next : w + of_h, from_x);
     else w_next += of_h;
     if (made == n) return;
@@ -239,11 +268,12 @@ typedef struct {
     int back;
 } share;
 
-/* One step of n rows, TILE at most, in panel p. */
+/* One step of the rows [first, first + n) of all, TILE at most, in panel p. */
 INLINE void gated_rows(const fl_cell_kind kind, const int G, cell a, size_t p, size_t next,
-                       const row *rows, size_t n) {
+                       const row *all, size_t first, size_t n) {
+    const row *rows = all + first;
     vec from_x[TILE][4], from_h[TILE][4];
-    sum_both_of_rows(G, a, p, next, rows, n, h_init_of(kind, a), from_x, from_h);
+    sum_both_of_rows(G, a, p, next, all, first, n, h_init_of(kind, a), from_x, from_h);
     for (size_t r = 0; r < n; ++r)
         begin_unit(kind, G, a, p, rows + r, from_x[r], from_h[r], from_h[r]);
     for (size_t r = 0; r < n; ++r) end_unit(kind, a, p, rows + r, from_h[r]);
@@ -253,7 +283,7 @@ INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *
                        share mine, ahead *later) {
 #define BLOCK(N, p) gated_block(kind, N, G, 0, a, p, rows, NULL)
 #define BLOCK_MADE(N, p) gated_block(kind, N, G, 1, a, p, rows, NULL)
-#define BLOCK_OF_ROWS(p, next, r, m) gated_rows(kind, G, a, p, next, rows + (r), m)
+#define BLOCK_OF_ROWS(p, next, r, m) gated_rows(kind, G, a, p, next, rows, r, m)
     if (later && later->block < later->blocks) {
         const size_t P = mine.panels->end - mine.panels->first;
         for (size_t i = 0; i < P; ++i) {
@@ -261,12 +291,12 @@ INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *
             gated_block(kind, 1, G, 0, a, panel_at(*mine.panels, i, mine.back), rows,
                         take_slice(later, a.packed, &side));
         }
-    } else if (n == 1 && rows->from_h) {
-        FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
-    } else if (n == 1) {
-        FOR_PANELS(BLOCK, *mine.panels, mine.back);
-    } else {
+    } else if (n > 1 || a.packed->gates.stored != FL_STORED_real) {
         FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
+    } else if (rows->from_h) {
+        FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
+    } else {
+        FOR_PANELS(BLOCK, *mine.panels, mine.back);
     }
 #undef BLOCK
 #undef BLOCK_MADE
@@ -288,20 +318,25 @@ INLINE void rnn_block(const int N, const int G, const int made, cell a, size_t p
     for (int n = 0; n < N; ++n) rnn_unit(G, a, p + (size_t)n, r, from_x[n], from_h[n]);
 }
 
-/* One step of n RNN rows, TILE at most, in panel p. */
-INLINE void rnn_rows(const int G, cell a, size_t p, size_t next, const row *rows, size_t n) {
+/* One step of the RNN rows [first, first + n) of all, TILE at most, in panel p. */
+INLINE void rnn_rows(const int G, cell a, size_t p, size_t next, const row *all, size_t first,
+                     size_t n) {
+    const row *rows = all + first;
     vec from_x[TILE][4], from_h[TILE][4];
-    sum_both_of_rows(G, a, p, next, rows, n, NULL, from_x, from_h);
+    sum_both_of_rows(G, a, p, next, all, first, n, NULL, from_x, from_h);
     for (size_t r = 0; r < n; ++r) rnn_unit(G, a, p, rows + r, from_x[r], from_h[r]);
 }
 
 INLINE void rnn_groups(const int G, cell a, const row *rows, size_t n, share mine) {
 #define BLOCK(N, p) rnn_block(N, G, 0, a, p, rows)
 #define BLOCK_MADE(N, p) rnn_block(N, G, 1, a, p, rows)
-#define BLOCK_OF_ROWS(p, next, r, m) rnn_rows(G, a, p, next, rows + (r), m)
-    if (n == 1 && rows->from_h) FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
-    else if (n == 1) FOR_PANELS(BLOCK, *mine.panels, mine.back);
-    else FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
+#define BLOCK_OF_ROWS(p, next, r, m) rnn_rows(G, a, p, next, rows, r, m)
+    if (n > 1 || a.packed->gates.stored != FL_STORED_real)
+        FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
+    else if (rows->from_h)
+        FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
+    else
+        FOR_PANELS(BLOCK, *mine.panels, mine.back);
 #undef BLOCK
 #undef BLOCK_MADE
 #undef BLOCK_OF_ROWS

@@ -76,6 +76,13 @@ static int check_matrix(fl_checker *check, size_t number) {
     const size_t n = matrix->pieces;
     if (!matrix->rows || !matrix->columns)
         return fl_refuse(check, "matrix %zu is empty", number);
+    if (matrix->scale >= 0 && program->vector[matrix->scale].count != matrix->rows)
+        return fl_refuse(check, "matrix %zu has %zu rows, and %zu scales", number, matrix->rows,
+                         program->vector[matrix->scale].count);
+    if (matrix->stored == FL_STORED_int8 &&
+        (matrix->scale < 0 || matrix->columns > FL_MOST_INT8_COLUMNS))
+        return fl_refuse(check, "matrix %zu of int8 has %zu columns, at most %d are supported, or no "
+                                "scales", number, matrix->columns, (int)FL_MOST_INT8_COLUMNS);
     if (n > program->piece_count || matrix->first_piece > program->piece_count - n)
         return fl_refuse(check, "matrix %zu has pieces beyond the %zu there are", number,
                          program->piece_count);
@@ -187,6 +194,9 @@ static int check_tables(fl_checker *check) {
         if (!of_tensor(check, "vector", i, vector->tensor, (int64_t)vector->first,
                        (int64_t)(vector->first + vector->count) - 1))
             return 0;
+        if (vector->tensor >= 0 && program->tensor[vector->tensor].stored != FL_STORED_real)
+            return fl_refuse(check, "vector %zu is of tensor %td, whose numbers are not reals", i,
+                             vector->tensor);
     }
     for (size_t i = 0; i < program->piece_count; ++i)
         if (!check_piece(check, i)) return 0;

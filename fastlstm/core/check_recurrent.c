@@ -72,6 +72,10 @@ static int check_matrices(fl_checker *check, const fl_recurrent *r, uint64_t gat
     if (!fl_check_matrix(check, "input", r->input, all, r->input_size, 0) ||
         !fl_check_matrix(check, "hidden", r->hidden, all, r->h_size, 0) || !find_twin(check, r))
         return 0;
+    const fl_matrix *input = check->program->matrix + r->input;
+    const fl_matrix *hidden = check->program->matrix + r->hidden;
+    if (!x->tokens && input->stored != hidden->stored)
+        return fl_refuse(check, "input and hidden are not stored alike");
     if (r->projection < 0 && r->h_size != r->hidden_size)
         return fl_refuse(check, "h_size is %zu without a projection of %zu", r->h_size,
                          r->hidden_size);

@@ -184,7 +184,7 @@ static int check_tokens(fl_checker *check, size_t x, size_t y, const fl_list *pl
 }
 
 static int check_lookup(fl_checker *check, const fl_lookup *lookup, ptrdiff_t line) {
-    if (!fl_check_matrix(check, "table", lookup->table, 0, 0, FL_USE_ROWS)) return 0;
+    if (!fl_check_matrix(check, "table", lookup->table, 0, 0, FL_USE_TABLE)) return 0;
     return check_tokens(check, lookup->x, lookup->y, &lookup->places, line,
                         check->program->matrix[lookup->table].columns);
 }

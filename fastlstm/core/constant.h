@@ -7,7 +7,8 @@
  * runs it. The numbers are those of run.h.
  */
 
-_Static_assert(L == FL_CONSTANT_LANES, "the weights are packed for another instruction set");
+_Static_assert(L == FL_CONSTANT_LANES && DOT_OFFSET == FL_CONSTANT_OFFSET,
+               "the weights are packed for another instruction set");
 
 FL_REGION(FL_TARGET)
 
@@ -54,7 +55,7 @@ INLINE void one_product(const constant_call *of, char *scratch, const size_t num
     const size_t read = from ? (size_t)is->reads.at[from->read] : (size_t)is->reads.at[0];
     const range all = {0, panels->panels};
     product a;
-    fill_product(&a, panels, all, packed->columns, packed->outputs);
+    fill_product(&a, panels, all, packed->columns, packed->outputs, NULL, NULL);
     a.activation = &model_operations[number].product.function;
     const row one = {panels->bias, NULL,
                      constant_row(of, scratch, read) + (from ? from->first : 0), NULL, NULL,

@@ -21,28 +21,44 @@ uint32_t fl_cpu_features(void) {
     uint32_t a, b, c, d, found = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const int fma = (c >> 12) & 1, osxsave = (c >> 27) & 1, avx = (c >> 28) & 1;
-    if (!fma || !osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const int f16c = (c >> 29) & 1;
+    if (!fma || !osxsave || !avx || !f16c || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     const uint64_t saved = xgetbv0();
     const uint32_t wide = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); /* F DQ BW VL */
     if ((saved & 0x6) == 0x6 && (b & (1u << 5))) found |= FL_CPU_AVX2;
     if (found && (saved & 0xe6) == 0xe6 && (b & wide) == wide) found |= FL_CPU_AVX512;
+    if ((found & FL_CPU_AVX512) && (c & (1u << 11))) found |= FL_CPU_AVX512VNNI;
+    if (found && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)))
+        found |= FL_CPU_AVXVNNI;
     return found;
 }
 #elif defined(__aarch64__)
-uint32_t fl_cpu_features(void) { return FL_CPU_NEON; } /* part of the base architecture */
+#if defined(__linux__)
+#include <sys/auxv.h>
+/* NEON is part of the base architecture. Bit 20 of AT_HWCAP, ASIMDDP: Linux, arm64 ELF hwcaps. */
+uint32_t fl_cpu_features(void) {
+    return FL_CPU_NEON | (getauxval(AT_HWCAP) & (1u << 20) ? FL_CPU_DOT : 0);
+}
+#elif defined(__ARM_FEATURE_DOTPROD) /* the compiler was told so */
+uint32_t fl_cpu_features(void) { return FL_CPU_NEON | FL_CPU_DOT; }
+#else
+uint32_t fl_cpu_features(void) { return FL_CPU_NEON; }
+#endif
 #else
 uint32_t fl_cpu_features(void) { return 0; }
 #endif
 
-extern const fl_kernel fl_avx512, fl_avx2, fl_neon, fl_simd128, fl_fused, fl_scalar, fl_scalar64;
+extern const fl_kernel fl_avx512vnni, fl_avx512, fl_avxvnni, fl_avx2, fl_neondot, fl_neon;
+extern const fl_kernel fl_simd128, fl_fused, fl_scalar, fl_scalar64;
 
 /* A build that wants fewer, as one for one processor does, says which, best first, each with a comma
  * behind it: -DFL_KERNELS='&fl_fused,'. */
 #if !defined(FL_KERNELS)
 #if defined(__x86_64__)
-#define FL_KERNELS &fl_avx512, &fl_avx2, &fl_scalar, &fl_scalar64,
+#define FL_KERNELS \
+    &fl_avx512vnni, &fl_avx512, &fl_avxvnni, &fl_avx2, &fl_scalar, &fl_scalar64,
 #elif defined(__aarch64__)
-#define FL_KERNELS &fl_neon, &fl_scalar, &fl_scalar64,
+#define FL_KERNELS &fl_neondot, &fl_neon, &fl_scalar, &fl_scalar64,
 #elif defined(__wasm_simd128__)
 #define FL_KERNELS &fl_simd128, &fl_scalar, &fl_scalar64,
 #elif defined(__ARM_FEATURE_FMA)

@@ -60,7 +60,9 @@ typedef enum {
 /* What an error means, in English, without a full stop; never NULL. */
 const char *fl_error_text(fl_error error);
 
-typedef enum { FL_FLOAT32, FL_FLOAT64 } fl_type;
+/* Models compute in one of the first two; tensors may be of any. A bfloat16 is the upper half of a
+ * float's bits; an int8 is from -127 to 127, and has its scales in the program. */
+typedef enum { FL_FLOAT32, FL_FLOAT64, FL_FLOAT16, FL_BFLOAT16, FL_INT8 } fl_type;
 
 /* ---- Programs: what to compute ---- */
 
@@ -130,15 +132,14 @@ typedef struct {
     const void *data;    /* (count,) */
     size_t count;
     fl_type type;
-    const void *scales;  /* of a type that has them; else NULL */
 } fl_tensor_data;
 
 typedef struct {
     size_t struct_size;  /* sizeof(fl_model_config) */
     fl_type type;        /* of all that is computed */
     const char *isa;     /* the name of an instruction set, or NULL: the best there is */
-    int keeps_tensors;   /* not 0: the tensors are of `type`, and stay where and as they are for as */
-                         /* long as the model: one that is read as it lies is not copied */
+    int keeps_tensors;   /* not 0: tensors of floats or doubles are of `type`, and all stay where and */
+                         /* as they are for as long as the model: one read as it lies is not copied */
 } fl_model_config;
 
 fl_error fl_model_size(const fl_program *program, const fl_model_config *config, size_t *bytes,

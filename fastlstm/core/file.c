@@ -154,15 +154,14 @@ static int read_tensors(const file_parts *is, const fl_program *program, opened_
     if (is->tensors != program->tensor_count) return 0;
     for (size_t i = 0; i < is->tensors; ++i) {
         const uint64_t type = word_at(is->types + 8 * i);
-        const size_t size = type == FL_FLOAT32 ? sizeof(float) : sizeof(double);
-        if (type != FL_FLOAT32 && type != FL_FLOAT64) return 0;
+        const size_t size = fl_type_bytes((int64_t)type);
+        if (!size) return 0;
         for (; at % FL_ALIGNMENT; ++at)
             if (at >= is->size || is->bytes[at]) return 0;
         to->tensors[i].count = program->tensor[i].count;
         if (at > is->size || to->tensors[i].count > (is->size - at) / size) return 0;
         to->tensors[i].data = is->bytes + at;
         to->tensors[i].type = (fl_type)type;
-        to->tensors[i].scales = NULL;
         at += to->tensors[i].count * size;
     }
     return at == is->size;

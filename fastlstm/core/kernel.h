@@ -4,6 +4,9 @@
  *   FL_AVX512 | FL_AVX2 | FL_NEON | FL_SIMD128 | FL_FUSED | FL_SCALAR | FL_SCALAR64
  *                which operations vec.h gives
  *   FL_KERNEL    the fl_kernel object to define; without one the templates are all there is
+ *   FL_SHARES    the fl_kernel whose templates this one runs too: it has only sums of int8 of its
+ *                own; where FL_WHOLE is defined it has all
+ *   FL_DOT       vec_int8.h: there are instructions for products of int8
  *   FL_NAME      its name, a string
  *   FL_NEEDS     the FL_CPU_ bits it needs
  *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
@@ -41,12 +44,20 @@ FL_REGION(FL_TARGET)
 
 #define UNROLL FL_PRAGMA(GCC unroll 8)
 
+#if !defined(FL_SCALAR64)
+#include "vec_int8.h"
+#include "sum_int8.h"
+#endif
+
+#if !defined(FL_SHARES) || defined(FL_WHOLE)
+
 #include "ranks.h"
 #include "view.h"
 
 #include "activations.h"
 #include "functions.h"
 #include "panels.h"
+#include "stored.h"
 #include "multiply.h"
 #include "cells.h"
 #include "rows.h"
@@ -60,11 +71,38 @@ FL_REGION(FL_TARGET)
 #include "over_time.h"
 #include "folds.h"
 #include "run.h"
+#endif
 
 FL_REGION_END
 
 #if defined(FL_KERNEL)
+#define FL_JOINED(a, b) a##b
+#define FL_PART_OF(kernel, part) FL_JOINED(kernel, part)
+#if !defined(FL_SHARES) || defined(FL_WHOLE)
+#undef FL_SHARES
+#define FL_SHARES FL_KERNEL
+#define FL_SHARED(part, body)                                   \
+    void FL_PART_OF(FL_SHARES, part)(fl_running *call);         \
+    void FL_PART_OF(FL_SHARES, part)(fl_running *call) { body(call); }
+#else
+#define FL_SHARED(part, body) void FL_PART_OF(FL_SHARES, part)(fl_running *call);
+#endif
+FL_SHARED(_run, run_call)
+FL_SHARED(_begin, begin_call)
+FL_SHARED(_count, count_call)
 extern const fl_kernel FL_KERNEL;
-const fl_kernel FL_KERNEL = {FL_NAME, L, sizeof(real), FL_NEEDS, GEMM_ROWS, run_call, begin_call,
-                             count_call};
+const fl_kernel FL_KERNEL = {
+    .name = FL_NAME,
+    .lanes = L,
+    .real_size = sizeof(real),
+    .needs = FL_NEEDS,
+    .gemm_rows = GEMM_ROWS,
+#if !defined(FL_SCALAR64)
+    .int8_offset = DOT_OFFSET,
+    .sum_int8 = sum_products,
+#endif
+    .run = FL_PART_OF(FL_SHARES, _run),
+    .begin = FL_PART_OF(FL_SHARES, _begin),
+    .count = FL_PART_OF(FL_SHARES, _count),
+};
 #endif

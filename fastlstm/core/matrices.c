@@ -3,8 +3,11 @@
  * Numbers pass through double on their way from a tensor's type to the kernel's, which keeps all of
  * every float, and are rounded once.
  */
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
+#include "halves.h"
 #include "pack.h"
 
 /* Columns, and rows, that are put together. */
@@ -14,16 +17,36 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
                      size_t n, double *to) {
     const int own = tensor < 0;
     const void *data = own ? from->program->reals : from->tensors[tensor].data;
-    if (own || from->tensors[tensor].type == FL_FLOAT64) {
-        const double *x = (const double *)data + first;
-        for (size_t i = 0; i < n; ++i) to[i] = x[(int64_t)i * stride];
-    } else {
-        const float *x = (const float *)data + first;
-        if (stride == 1) /* the usual case, in vectors */
-            for (size_t i = 0; i < n; ++i) to[i] = (double)x[i];
-        else
-            for (size_t i = 0; i < n; ++i) to[i] = (double)x[(int64_t)i * stride];
+    const int64_t end = (int64_t)n;
+#define READ(type, number)                                                          \
+    do {                                                                            \
+        const type *x = (const type *)data + first;                                 \
+        if (stride == 1) /* the usual case, in vectors */                           \
+            for (int64_t i = 0, at = 0; i < end; ++i, ++at) to[i] = (double)number; \
+        else                                                                        \
+            for (int64_t i = 0, at; i < end; ++i)                                   \
+                at = i * stride, to[i] = (double)number;                            \
+    } while (0)
+    switch (own ? FL_FLOAT64 : from->tensors[tensor].type) {
+    case FL_FLOAT64: READ(double, x[at]); break;
+    case FL_FLOAT32: READ(float, x[at]); break;
+    case FL_FLOAT16: READ(uint16_t, fl_float_of_float16(x[at])); break;
+    case FL_BFLOAT16: READ(uint16_t, fl_float_of_bfloat16(x[at])); break;
+    case FL_INT8: READ(int8_t, x[at]); break;
     }
+#undef READ
+}
+
+fl_stored_kind fl_packed_as(const fl_packer *to, const fl_matrix *matrix) {
+    if (to->kernel->real_size != sizeof(float)) return FL_STORED_real;
+    return matrix->stored == FL_STORED_float16 && to->widens_float16 ? FL_STORED_real
+                                                                     : matrix->stored;
+}
+
+/* A number of a matrix of int8 as it is stored; no program of ours has another than -127 to 127. */
+static unsigned char integer_of(double number, uint32_t offset) {
+    const double most = number < 127 ? number : 127, is = most > -127 ? most : -127;
+    return (unsigned char)((int)is + (int)offset);
 }
 
 /* Put numbers (rows, AT_ONCE), of which n columns count, into reals: column i from `at` + i * step on,
@@ -104,24 +127,51 @@ static size_t vectors_of(const fl_layout *at) {
 /* Where numbers of a matrix go. */
 typedef struct {
     const fl_packer *to;
-    void *reals;            /* NULL: to doubles */
+    void *reals;            /* words; NULL: to doubles */
+    fl_stored_kind stored;  /* as what numbers are put into words */
     double *doubles;
-    const fl_layout *at;    /* outputs go as column_of() says, of so many inputs */
-    size_t inputs, input;   /* the first column is this input */
+    const fl_layout *at;    /* outputs go as column_of() says, of so many words */
+    size_t words, word;     /* the first column begins this word */
     size_t row_stride, column_stride; /* else, where `at` is NULL */
     size_t first_row, rows; /* of the matrix, that are wanted */
     int by_token;           /* inputs are tokens, which come before the panels */
 } target;
 
+/* Where number k of a lane lies, of those in its word of a panel and the words behind it. */
+static size_t place_in_panel(const target *t, size_t word, size_t step, size_t k) {
+    const size_t each = fl_per_word(t->stored), L = t->at->lanes;
+    const size_t in = word + k / each * step;
+    if (t->stored == FL_STORED_float16) return (in - in % L) * each + k % each * L + in % L;
+    return in * each + k % each;
+}
+
+static void put_stored(const target *t, size_t place, double number) {
+    if (t->stored == FL_STORED_int8)
+        ((unsigned char *)t->reals)[place] =
+            integer_of(number, t->at ? t->to->kernel->int8_offset : 0);
+    else
+        ((uint16_t *)t->reals)[place] = t->stored == FL_STORED_float16
+                                            ? fl_float16_of_float((float)number)
+                                            : fl_bfloat16_of_float((float)number);
+}
+
 /* numbers (rows, AT_ONCE), of which n columns count, of the matrix from (row, column_) on. */
 static void put_numbers(const target *t, size_t row, size_t column_, size_t rows, size_t n,
                         const double *numbers) {
+    const size_t each = fl_per_word(t->stored);
     column where = {row * t->row_stride + column_ * t->column_stride, t->column_stride};
     if (t->at) {
-        where = column_of(t->at, row, t->by_token ? 1 : t->inputs);
+        where = column_of(t->at, row, t->by_token ? 1 : t->words);
         if (t->by_token) where.step = vectors_of(t->at) * t->at->lanes;
-        where.first += (t->input + column_) * where.step;
+        where.first += (t->word + column_ / each) * where.step;
     }
+    for (size_t i = 0; i < n && t->stored != FL_STORED_real; ++i)
+        for (size_t r = 0; r < rows; ++r)
+            put_stored(t,
+                       t->at ? place_in_panel(t, where.first + r, where.step, column_ % each + i)
+                             : where.first + i * where.step,
+                       numbers[r * AT_ONCE + i]);
+    if (t->stored != FL_STORED_real) return;
     if (t->reals) {
         put_reals(t->to, t->reals, where.first, where.step, n, rows, numbers);
         return;
@@ -138,9 +188,18 @@ static size_t rows_together(const target *t, size_t row, size_t most) {
     return fewer < most ? fewer : most;
 }
 
+/* What row `row` of a matrix is multiplied by on its way to where its numbers go. */
+static double scale_of(const target *t, const fl_matrix *matrix, size_t row) {
+    double scale = 1;
+    if (matrix->scale < 0 || t->stored == FL_STORED_int8) return scale;
+    const fl_vector *from = t->to->program->vector + matrix->scale;
+    fl_read_numbers(t->to, from->tensor, (int64_t)(from->first + row), 1, 1, &scale);
+    return scale;
+}
+
 /* Columns [first, first + n) of some rows of a piece, which go where they lie behind one another. */
-static void put_block(const target *t, const fl_piece *piece, size_t r, size_t rows, size_t first,
-                      size_t n) {
+static void put_block(const target *t, const fl_matrix *matrix, const fl_piece *piece, size_t r,
+                      size_t rows, size_t first, size_t n) {
     double numbers[MOST_ROWS * AT_ONCE];
     for (size_t i = 0; i < rows; ++i) {
         const int64_t begin = (int64_t)piece->first + (int64_t)(r + i) * piece->row_stride;
@@ -148,13 +207,15 @@ static void put_block(const target *t, const fl_piece *piece, size_t r, size_t r
         if (!piece->order.at) {
             fl_read_numbers(t->to, piece->tensor, begin + (int64_t)first * piece->column_stride,
                             piece->column_stride, n, row);
-            continue;
+        } else {
+            for (size_t k = 0; k < n; ++k) {
+                const int64_t place = piece->order.at[first + k];
+                row[k] = 0;
+                if (place >= 0) fl_read_numbers(t->to, piece->tensor, begin + place, 1, 1, row + k);
+            }
         }
-        for (size_t k = 0; k < n; ++k) {
-            const int64_t place = piece->order.at[first + k];
-            row[k] = 0;
-            if (place >= 0) fl_read_numbers(t->to, piece->tensor, begin + place, 1, 1, row + k);
-        }
+        const double scale = scale_of(t, matrix, piece->row + r + i);
+        for (size_t k = 0; k < n && matrix->scale >= 0; ++k) row[k] *= scale;
     }
     put_numbers(t, piece->row + r - t->first_row, piece->column + first, rows, n, numbers);
 }
@@ -170,27 +231,35 @@ static void put_matrix(const target *t, ptrdiff_t number) {
             rows = piece->rows - r < end - row ? piece->rows - r : end - row;
             rows = rows_together(t, row - t->first_row, rows);
             for (size_t c = 0; c < piece->columns; c += AT_ONCE)
-                put_block(t, piece, r, rows, c,
+                put_block(t, matrix, piece, r, rows, c,
                           piece->columns - c < AT_ONCE ? piece->columns - c : AT_ONCE);
         }
     }
 }
 
-void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t inputs) {
-    return fl_take_reals(to, vectors_of(at), at->lanes, inputs);
+void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t words) {
+    return fl_take_reals(to, vectors_of(at), at->lanes, words);
 }
 
-void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t inputs,
-                     ptrdiff_t matrix, size_t first_row, size_t input) {
-    const target t = {.to = to, .reals = weights, .at = at, .inputs = inputs, .input = input,
+/* Of int8, what no piece covers is a 0 that is stored as other zeros are: all of it before the first
+ * word is filled. */
+void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t words,
+                     ptrdiff_t matrix, size_t first_row, size_t word) {
+    const target t = {.to = to, .reals = weights, .at = at, .words = words, .word = word,
+                      .stored = fl_packed_as(to, to->program->matrix + matrix),
                       .first_row = first_row, .rows = at->gates * at->units};
-    if (weights) put_matrix(&t, matrix);
+    if (!weights) return;
+    if (t.stored == FL_STORED_int8 && !word)
+        memset(weights, (int)to->kernel->int8_offset,
+               vectors_of(at) * at->lanes * words * fl_per_word(FL_STORED_int8));
+    put_matrix(&t, matrix);
 }
 
-fl_panels fl_panels_of(const fl_layout *at, size_t inputs, const void *weights, const void *bias) {
+fl_panels fl_panels_of(const fl_layout *at, fl_stored_kind stored, size_t words,
+                       const void *weights, const void *bias) {
     const fl_panels made = {.weights = weights, .bias = bias, .panels = at->panels,
-                            .stride = inputs * at->groups * at->lanes, .groups = at->groups,
-                            .last_groups = at->last_groups};
+                            .stride = words * at->groups * at->lanes, .groups = at->groups,
+                            .last_groups = at->last_groups, .stored = stored};
     return made;
 }
 
@@ -198,6 +267,8 @@ fl_panels fl_panels_of(const fl_layout *at, size_t inputs, const void *weights, 
 static const fl_piece *whole_piece(const fl_packer *to, const fl_matrix *matrix) {
     const fl_piece *piece = to->program->piece + matrix->first_piece;
     const int is_whole = matrix->pieces == 1 && piece->tensor >= 0 && !piece->order.at &&
+                         matrix->scale < 0 &&
+                         to->program->tensor[piece->tensor].stored == FL_STORED_real &&
                          piece->rows == matrix->rows && piece->columns == matrix->columns &&
                          (piece->columns == 1 || piece->column_stride == 1) &&
                          (piece->rows == 1 || piece->row_stride == (ptrdiff_t)piece->columns);
@@ -220,6 +291,18 @@ static const void *pack_rows(fl_packer *to, ptrdiff_t number) {
     return t.reals;
 }
 
+/* The same as it is stored: (rows, columns). */
+static const void *pack_table(fl_packer *to, ptrdiff_t number) {
+    const fl_matrix *matrix = to->program->matrix + number;
+    const fl_stored_kind stored = fl_packed_as(to, matrix);
+    if (stored == FL_STORED_real) return pack_rows(to, number);
+    target t = {.to = to, .stored = stored, .row_stride = matrix->columns, .column_stride = 1};
+    t.rows = matrix->rows;
+    t.reals = fl_take_reals(to, matrix->rows, fl_words(stored, matrix->columns), 1);
+    if (t.reals) put_matrix(&t, number);
+    return t.reals;
+}
+
 /* ---- Vectors ---- */
 
 const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, size_t first,
@@ -238,6 +321,12 @@ const void *fl_pack_gates(fl_packer *to, const fl_layout *at, ptrdiff_t vector, 
     return made;
 }
 
+const void *fl_pack_units(fl_packer *to, const fl_layout *at, ptrdiff_t matrix, size_t first_row) {
+    const fl_matrix *from = to->program->matrix + matrix;
+    if (fl_packed_as(to, from) != FL_STORED_int8) return NULL;
+    return fl_pack_gates(to, at, from->scale, first_row, 0, at->gates);
+}
+
 const void *fl_plain_vector(const fl_packer *to, ptrdiff_t vector, size_t first) {
     if (!to->vectors) return NULL;
     return vector < 0 ? to->zeros
@@ -249,33 +338,40 @@ const void *fl_plain_vector(const fl_packer *to, ptrdiff_t vector, size_t first)
 static const void *pack_panels(fl_packer *to, ptrdiff_t number) {
     const fl_matrix *matrix = to->program->matrix + number;
     const fl_layout at = fl_plain_layout(to, matrix->rows);
-    void *weights = fl_take_weights(to, &at, matrix->columns);
-    fl_fill_weights(to, &at, weights, matrix->columns, number, 0, 0);
+    const size_t words = fl_words(fl_packed_as(to, matrix), matrix->columns);
+    void *weights = fl_take_weights(to, &at, words);
+    fl_fill_weights(to, &at, weights, words, number, 0, 0);
     return weights;
 }
 
-void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows) {
+void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows, const void **tables) {
     const fl_program *program = to->program;
     size_t most = 0;
     for (size_t m = 0; m < program->matrix_count; ++m) {
-        const void *as_panels = NULL, *as_rows = NULL;
+        const void *as_panels = NULL, *as_rows = NULL, *as_table = NULL;
         if (program->uses[m] & FL_USE_PANELS) {
             as_panels = pack_panels(to, (ptrdiff_t)m);
             most = fl_most(most, program->matrix[m].rows);
         }
         if (program->uses[m] & FL_USE_ROWS) as_rows = pack_rows(to, (ptrdiff_t)m);
-        if (panels) panels[m] = as_panels, rows[m] = as_rows;
+        if (program->uses[m] & FL_USE_TABLE) as_table = pack_table(to, (ptrdiff_t)m);
+        if (panels) panels[m] = as_panels, rows[m] = as_rows, tables[m] = as_table;
         if (to->arena.used == SIZE_MAX) return;
     }
     to->zeros = fl_take_reals(to, most + to->kernel->lanes, 1, 1);
     to->panels = panels;
     to->rows = rows;
+    to->tables = tables;
 }
 
 fl_panels fl_shared_panels(const fl_packer *to, ptrdiff_t number, const void *bias) {
     const fl_matrix *matrix = to->program->matrix + number;
     const fl_layout at = fl_plain_layout(to, matrix->rows);
-    return fl_panels_of(&at, matrix->columns, to->panels ? to->panels[number] : NULL, bias);
+    const fl_stored_kind stored = fl_packed_as(to, matrix);
+    const void *weights = to->panels ? to->panels[number] : NULL;
+    fl_panels made = fl_panels_of(&at, stored, fl_words(stored, matrix->columns), weights, bias);
+    if (stored == FL_STORED_int8) made.unit = fl_plain_vector(to, matrix->scale, 0);
+    return made;
 }
 
 /* ---- Tokens ---- */
@@ -292,8 +388,25 @@ static void read_row(const fl_packer *from, ptrdiff_t number, size_t row, double
         const fl_piece *piece = from->program->piece + matrix->first_piece + p;
         if (row < piece->row || row >= piece->row + piece->rows) continue;
         for (size_t c = 0; c < piece->columns; c += AT_ONCE)
-            put_block(&t, piece, row - piece->row, 1, c,
+            put_block(&t, matrix, piece, row - piece->row, 1, c,
                       piece->columns - c < AT_ONCE ? piece->columns - c : AT_ONCE);
+    }
+}
+
+/* A row as what a product of int8 takes it for (operations.h), as floats. */
+static void round_row(double *row, size_t n) {
+    const float middle = 0x1.8p23f; /* a float of this size is whole */
+    float most = 0;
+    int finite = 1;
+    for (size_t i = 0; i < n; ++i) {
+        const float size = row[i] < 0 ? (float)-row[i] : (float)row[i];
+        finite &= size <= FLT_MAX;
+        if (size > most) most = size;
+    }
+    const float scale = !finite ? (float)NAN : most / 127, inverse = 127 / most;
+    for (size_t i = 0; i < n; ++i) {
+        const volatile float raised = (float)row[i] * inverse + middle;
+        row[i] = (double)scale * (most < 0x1p-100f ? 0.0 : (double)(raised - middle));
     }
 }
 
@@ -304,12 +417,16 @@ static void multiply_tokens(const fl_packer *to, const fl_layout *at, ptrdiff_t 
     double *w = to->scratch /* (I, all) */, *sums = w + I * all /* (TOKENS, all) */;
     double *rows = sums + TOKENS * all /* (TOKENS, I) */;
     const target t = {.to = to, .doubles = w, .row_stride = 1, .column_stride = all, .rows = all};
+    const int as_integers = fl_packed_as(to, to->program->matrix + input) == FL_STORED_int8;
     memset(w, 0, I * all * sizeof *w);
     put_matrix(&t, input);
     for (size_t v = 0; v < V; v += TOKENS) {
         const size_t n = V - v < TOKENS ? V - v : TOKENS;
         memset(sums, 0, TOKENS * all * sizeof *sums);
-        for (size_t m = 0; m < TOKENS; ++m) read_row(to, table, v + (m < n ? m : 0), rows + m * I);
+        for (size_t m = 0; m < TOKENS; ++m) {
+            read_row(to, table, v + (m < n ? m : 0), rows + m * I);
+            if (as_integers) round_row(rows + m * I, I);
+        }
         for (size_t i = 0; i < I; ++i) {
             const double a = rows[i], b = rows[I + i], c = rows[2 * I + i], d = rows[3 * I + i];
             const double *x = w + i * all;

@@ -34,7 +34,10 @@ static void pack_norm(const fl_packer *to, const fl_norm *norm, fl_packed_norm *
 }
 
 static void pack_lookup(const fl_packer *to, const fl_lookup *lookup, fl_packed_lookup *made) {
-    made->table = to->rows ? to->rows[lookup->table] : NULL;
+    const fl_matrix *table = to->program->matrix + lookup->table;
+    made->table = to->tables ? to->tables[lookup->table] : NULL;
+    made->stored = fl_packed_as(to, table);
+    made->unit = made->stored == FL_STORED_int8 ? fl_plain_vector(to, table->scale, 0) : NULL;
     made->tokens = to->program->matrix[lookup->table].rows;
     made->width = to->program->matrix[lookup->table].columns;
 }
@@ -109,6 +112,7 @@ static fl_model *pack(fl_packer *to) {
     const void **vectors = fl_take(&to->arena, program->vector_count, sizeof *vectors);
     const void **panels = fl_take(&to->arena, program->matrix_count, sizeof *panels);
     const void **rows = fl_take(&to->arena, program->matrix_count, sizeof *rows);
+    const void **tables = fl_take(&to->arena, program->matrix_count, sizeof *tables);
     fl_course *courses = fl_take(&to->arena, n, sizeof *courses);
     fl_bound *bounds = fl_take(&to->arena, program->lines, sizeof *bounds);
     fl_room *rooms = fl_take(&to->arena, program->buffers + 1, sizeof *rooms);
@@ -117,7 +121,7 @@ static fl_model *pack(fl_packer *to) {
         if (rooms) vectors[v] = made;
     }
     to->vectors = vectors;
-    fl_pack_matrices(to, rooms ? panels : NULL, rooms ? rows : NULL);
+    fl_pack_matrices(to, rooms ? panels : NULL, rooms ? rows : NULL, rooms ? tables : NULL);
     for (size_t i = 0; i < n && to->arena.used != SIZE_MAX; ++i)
         pack_operation(to, i, rooms ? packed : NULL);
     const size_t bytes = to->arena.used;
@@ -142,6 +146,21 @@ static fl_model *pack(fl_packer *to) {
     return model;
 }
 
+/* To widen a float16 takes two operations of the two that a processor makes at once, so that a matrix
+ * is read no faster than 55 bytes of it in a nanosecond, where a second-level cache gives 135 of floats
+ * (benchmarks/precision.py): it pays only where floats would not fit there. */
+enum { WIDENED_BYTES = 512 * 1024 };
+
+static int widens_float16(const fl_program *program) {
+    size_t bytes = 0;
+    for (size_t m = 0; m < program->matrix_count && bytes <= WIDENED_BYTES; ++m) {
+        const fl_matrix *matrix = program->matrix + m;
+        if (program->uses[m] != FL_USE_TABLE)
+            bytes = fl_checked(fl_checked(matrix->rows, matrix->columns, 0), sizeof(float), bytes);
+    }
+    return bytes <= WIDENED_BYTES;
+}
+
 /* foreign: the kernel, or NULL for the config's instruction set. */
 static fl_error read_config(const fl_program *program, const fl_model_config *config,
                             const fl_kernel *foreign, fl_packer *to, note message) {
@@ -154,6 +173,7 @@ static fl_error read_config(const fl_program *program, const fl_model_config *co
                       (int)config->type);
     to->program = program;
     to->keeps_tensors = config->keeps_tensors;
+    to->widens_float16 = widens_float16(program);
     to->kernel = foreign ? foreign : fl_find(config->isa, config->type == FL_FLOAT32 ? 4 : 8);
     if (to->kernel) return FL_OK;
     return refuse(message, FL_NO_KERNEL, "no instruction set %s for reals of %d bytes here",
@@ -188,6 +208,13 @@ fl_error fl_model_size(const fl_program *program, const fl_model_config *config,
     return fl_model_size_for(NULL, program, config, bytes, message, message_bytes);
 }
 
+static fl_stored_kind stored_as(fl_type type) {
+    return type == FL_FLOAT16    ? FL_STORED_float16
+           : type == FL_BFLOAT16 ? FL_STORED_bfloat16
+           : type == FL_INT8     ? FL_STORED_int8
+                                 : FL_STORED_real;
+}
+
 static fl_error check_tensors(const fl_program *program, const fl_model_config *config,
                               const fl_tensor_data *tensors, size_t count, note message) {
     if (count != program->tensor_count || (count && !tensors))
@@ -195,11 +222,16 @@ static fl_error check_tensors(const fl_program *program, const fl_model_config *
                       program->tensor_count);
     for (size_t i = 0; i < count; ++i) {
         const fl_tensor_data *one = tensors + i;
-        const size_t size = one->type == FL_FLOAT32 ? sizeof(float) : sizeof(double);
-        if (one->type != FL_FLOAT32 && one->type != FL_FLOAT64)
+        const size_t size = fl_type_bytes(one->type);
+        if (!size)
             return refuse(message, FL_BAD_TENSORS, "tensor %zu is of type %d, which is unknown", i,
                           (int)one->type);
-        if (config->keeps_tensors && one->type != config->type)
+        if (stored_as(one->type) != program->tensor[i].stored)
+            return refuse(message, FL_BAD_TENSORS,
+                          "tensor %zu is of type %d, which is not what the program says of it", i,
+                          (int)one->type);
+        if (config->keeps_tensors && stored_as(one->type) == FL_STORED_real &&
+            one->type != config->type)
             return refuse(message, FL_BAD_TENSORS,
                           "tensor %zu is of another type than the model, and must be converted", i);
         if (one->count != program->tensor[i].count)

@@ -2,7 +2,7 @@
  *
  * Dimension letters in the shape comments:
  *   T time, B batch, I input, H hidden, O output (of a cell H, or the projection's size), G gates,
- *   L lanes of one vector, P panels, K rows of a panel, V tokens known.
+ *   L lanes of one vector, P panels, K words of a panel for each lane, V tokens known.
  * `real` is the type the model is packed for: float, or double where fl_kernel.real_size is 8.
  * All sizes, strides and offsets count elements, not bytes, unless a name says bytes.
  */
@@ -12,14 +12,27 @@
 #include "lines.h"
 #include "program.h"
 
+/* Numbers of a lane that lie together: a word, which is a real, or as large as a float. Of int8 and
+ * bfloat16 each lane's lie together; of float16 the first ones of all L lanes come before the second.
+ * What is left of the last word is 0. An int8 is stored as fl_kernel.int8_offset more. */
+static inline size_t fl_per_word(fl_stored_kind stored) {
+    return stored == FL_STORED_real ? 1 : stored == FL_STORED_int8 ? 4 : 2;
+}
+static inline size_t fl_words(fl_stored_kind stored, size_t inputs) {
+    const size_t each = fl_per_word(stored);
+    return inputs / each + (inputs % each != 0);
+}
+
 /* A matrix packed in panels: panel p holds outputs [p * G * L, (p + 1) * G * L), zero padded. Of a
  * matrix that is not a cell's the last panel may hold fewer vectors, none of them padding only. */
 typedef struct {
-    const void *weights;  /* real (P, K, G, L), 64-byte aligned; panels lie `stride` apart */
+    const void *weights;  /* words (P, K, G, L), 64-byte aligned; panels lie `stride` apart */
+    const void *unit;     /* real (P, G, L), of int8: the scale of each output's weights */
     const void *bias;     /* real (P, G, L) */
     const void *scale;    /* real (P, G, L), of the sum of bias and products, or NULL, */
     const void *shift;    /* and what is then added, likewise */
     size_t stride;        /* K * G * L */
+    fl_stored_kind stored;
     size_t panels;        /* P */
     size_t groups;        /* G: the gates of a cell, else 1 to 4 vectors of outputs a panel */
     size_t last_groups;   /* those of the last panel */
@@ -46,7 +59,8 @@ typedef struct {
 
 /* FL_RECURRENT. Offsets, columns and sizes are those of the operation. */
 typedef struct {
-    fl_panels gates;        /* K = input_rows + O: rows of the input first, then of h */
+    fl_panels gates;        /* words of the input first, fl_words(input_rows), then of h */
+    const void *h_unit;     /* real (P, G, L), of int8: gates.unit is of the input's weights */
     fl_panels projection;   /* K = H; weights NULL if there is none */
     const fl_variant *variant;  /* NULL for PyTorch's cell */
     fl_activation activation;   /* RNN */
@@ -138,9 +152,10 @@ typedef struct {
     int weight_each, bias_each;
 } fl_packed_norm;
 
-/* FL_LOOKUP: real (V, width). */
+/* FL_LOOKUP: (V, width), of int8 with a scale of each row, real (V,). */
 typedef struct {
-    const void *table;
+    const void *table, *unit;
+    fl_stored_kind stored;
     size_t tokens, width;
 } fl_packed_lookup;
 
@@ -156,6 +171,18 @@ typedef union {
 
 struct fl_running;  /* a call under way: call.h */
 
+/* A row of floats as integers, of int8: fl_twin, and then (fl_words(int8, K), 4) of them, zeros behind
+ * the last. */
+typedef struct {
+    float scale;    /* that an integer is multiplied by */
+    int32_t total;  /* of all integers */
+} fl_twin;
+
+/* sums (n, G, L) of the integers of n rows, whose twins lie `bytes` apart, times those of the weights
+ * w (K, G, L) of one panel. */
+typedef void fl_sum_int8(size_t G, const void *w, size_t K, const void *twins, size_t bytes,
+                         size_t n, int32_t *sums);
+
 /* What a file of an instruction set fills. */
 typedef struct {
     const char *name;
@@ -163,6 +190,8 @@ typedef struct {
     size_t real_size;         /* 4 or 8 */
     uint32_t needs;           /* FL_CPU_ bits */
     size_t gemm_rows;         /* rows from which a BLAS projects faster than the kernel; 0: never */
+    uint32_t int8_offset;     /* what is added to weights of int8, which are then unsigned; or 0 */
+    fl_sum_int8 *sum_int8;    /* NULL: it is for doubles, and has reals of all */
     void (*run)(struct fl_running *call);    /* the operations behind the held ones, of a call */
     void (*begin)(struct fl_running *call);  /* the held ones */
     void (*count)(struct fl_running *call);  /* only tell how many rows `run` would give */
@@ -171,7 +200,14 @@ typedef struct {
 /* Instruction sets, best first, the plain kernels for float and double last; ends with NULL. */
 extern const fl_kernel *const fl_kernels[];
 
-enum { FL_CPU_AVX2 = 1, FL_CPU_AVX512 = 2, FL_CPU_NEON = 4 };
+enum {
+    FL_CPU_AVX2 = 1,
+    FL_CPU_AVX512 = 2,
+    FL_CPU_NEON = 4,
+    FL_CPU_AVXVNNI = 8,
+    FL_CPU_AVX512VNNI = 16,
+    FL_CPU_DOT = 32
+};
 
 /* The FL_CPU_ bits that processor and operating system support, each checked (CPUID, XGETBV). */
 uint32_t fl_cpu_features(void);

@@ -12,6 +12,10 @@ typedef struct {
     size_t y_size;         /* outputs to write: the rest of the last panel is padding */
     const real *scale, *shift; /* (P, G, L), or NULL */
     const fl_activation *activation;
+    fl_stored_kind stored;
+    const real *unit;      /* (P, G, L), of int8, */
+    char *twins;           /* and scratch memory for those of as many rows as are multiplied at once */
+    fl_sum_int8 *sum_int8;
 } product;
 
 /* r->y = function(scale total + shift) of one row in panel p. */
@@ -34,13 +38,19 @@ INLINE void product_block(const int N, const int G, const product *a, size_t p, 
     for (int n = 0; n < N; ++n) finish_product(G, a, p + (size_t)n, r, total[n]);
 }
 
-/* The product of n rows, TILE at most, in panel p. */
-INLINE void product_rows(const int G, const product *a, size_t p, size_t next, const row *rows,
-                         size_t n) {
+/* The product of the rows [first, first + n) of all, TILE at most, in panel p. */
+INLINE void product_rows(const int G, const product *a, size_t p, size_t next, const row *all,
+                         size_t first, size_t n) {
+    const row *rows = all + first;
     vec total[TILE][4];
     for (size_t r = 0; r < n; ++r)
         start_sums(G, total[r], rows + r, a->first + p * (size_t)(G * L));
-    if (rows->x)
+    if (rows->x && a->stored != FL_STORED_real) {
+        const stored_part part = {a->weights, a->stride, a->stored,
+                                  a->unit ? a->unit + a->first : NULL, a->x_size,
+                                  a->twins + first * fl_twin_bytes(a->x_size), a->sum_int8};
+        sum_stored(G, &part, p, rows, n, 0, total);
+    } else if (rows->x)
         sum_rows(G, rows, n, 0, a->weights + p * a->stride, a->x_size,
                  a->weights + next * a->stride, total);
     for (size_t r = 0; r < n; ++r) finish_product(G, a, p, rows + r, total[r]);
@@ -48,8 +58,8 @@ INLINE void product_rows(const int G, const product *a, size_t p, size_t next, c
 
 INLINE void multiply_groups(const int G, const product *a, const row *rows, size_t n, int back) {
 #define BLOCK(N, p) product_block(N, G, a, p, rows)
-#define BLOCK_OF_ROWS(p, next, r, m) product_rows(G, a, p, next, rows + (r), m)
-    if (n == 1) FOR_PANELS(BLOCK, a->panels, back);
+#define BLOCK_OF_ROWS(p, next, r, m) product_rows(G, a, p, next, rows, r, m)
+    if (n == 1 && a->stored == FL_STORED_real) FOR_PANELS(BLOCK, a->panels, back);
     else FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, a->panels, n, back);
 #undef BLOCK
 #undef BLOCK_OF_ROWS
@@ -66,6 +76,7 @@ static void multiply_panels(const product *a, const row *rows, size_t n, int bac
 
 /* The product of a matrix and n rows: its full panels and the narrower one, or the other way. */
 static void multiply(const product *a, const row *rows, size_t n, int back) {
+    if (a->stored == FL_STORED_int8 && n && rows->x) make_twins(rows, n, 0, a->x_size, a->twins);
     if (!a->last_groups || a->panels.end <= a->full) {
         multiply_panels(a, rows, n, back);
         return;
@@ -84,9 +95,10 @@ static void multiply(const product *a, const row *rows, size_t n, int back) {
 
 static const fl_activation identity = {FL_FUNCTION_identity, 0, 0};
 
-/* Panels of a matrix applied to rows that all have an x and start from its bias. */
+/* Panels of a matrix applied to rows that all have an x and start from its bias. twins: scratch memory
+ * for those of the rows. */
 INLINE void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
-                         size_t y_size) {
+                         size_t y_size, fl_sum_int8 *sum_int8, char *twins) {
     const int narrow = a->last_groups < a->groups;
     made->weights = a->weights;
     made->stride = a->stride;
@@ -100,4 +112,8 @@ INLINE void fill_product(product *made, const fl_panels *a, range panels, size_t
     made->scale = a->scale;
     made->shift = a->shift;
     made->activation = &identity;
+    made->stored = a->stored;
+    made->unit = a->unit;
+    made->twins = twins;
+    made->sum_int8 = sum_int8;
 }

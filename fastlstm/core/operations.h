@@ -49,6 +49,14 @@
  * belongs to no part, only those see who copy all of a state. */
 #define FL_PARTS(E) E(plain) E(ring) E(count)
 
+/* How the numbers of a tensor, or of the panels of a matrix, are stored: as the reals of the model;
+ * as half of a float's bits, of which products of floats are made; or as integers from -127 to 127,
+ * which meet rows of such integers. Products of int8 are made so, of a row x of floats: m is the
+ * largest |x|; where it is infinite or NaN, all products are NaN; where it is below 2^-100, the
+ * integers of x are 0; else they are x * (127 / m), rounded half to even. A sum of products is counted
+ * in integers, becomes a float, and is scaled by (m / 127) * the scale of its output. */
+#define FL_STORED(E) E(real) E(float16) E(bfloat16) E(int8)
+
 /* Types of fields:
  *   value     number of a value             some_value   or -1
  *   vector    number of a vector, or -1     matrix       number of a matrix, or -1
@@ -56,18 +64,23 @@
  *   size      0 to 2^31 - 1                 integer      -2^31 to 2^31 - 1
  *   number    the bits of a double          flag         0 or 1
  *   function  three words: a function of one number, and the bits of alpha and beta
- *   reduction, fold, norm, cell, cell_norm, place, part: those of the lists above
+ *   reduction, fold, norm, cell, cell_norm, place, part, stored: those of the lists above
  */
 
 /* ---- Tables. Each begins with how many entries it has. ---- */
 
-#define FL_TENSOR_FIELDS(F) F(size, count) /* numbers of a tensor that lies beside the program */
+/* A tensor of so many numbers that lies beside the program; real: of floats or doubles. */
+#define FL_TENSOR_FIELDS(F) F(size, count) F(stored, stored)
 
 /* `count` numbers of a tensor from `first` on, or where tensor is -1 of the program's own reals. */
 #define FL_VECTOR_FIELDS(F) F(integer, tensor) F(size, first) F(size, count)
 
-/* A matrix is the sum of its pieces, which do not overlap; what none covers is 0. */
-#define FL_MATRIX_FIELDS(F) F(size, rows) F(size, columns) F(size, first_piece) F(size, pieces)
+/* A matrix is the sum of its pieces, which do not overlap; what none covers is 0. Row r is what they
+ * say times scale[r] (rows,), where there is a scale; of int8 there is. stored: as what panels have
+ * it, and tables of tokens to look up. */
+#define FL_MATRIX_FIELDS(F)                                                                        \
+    F(size, rows) F(size, columns) F(size, first_piece) F(size, pieces) F(stored, stored)          \
+    F(vector, scale)
 
 /* Row r and column c of a piece, counted from its first: number first + r * row_stride + order[c] of
  * a tensor (-1: of the program's reals), with c * column_stride instead where order is -1. A -1

@@ -14,9 +14,11 @@ typedef struct {
     const fl_kernel *kernel;
     const fl_tensor_data *tensors;  /* (tensors,), or NULL while sizes are counted */
     int keeps_tensors;              /* as of fl_model_config */
+    int widens_float16;             /* the matrices are few enough to be read faster as reals */
     const void *const *vectors;     /* (vectors,), packed before all else, and then what operations */
     const void *const *panels;      /* (matrices,) share: the weights of panels, */
-    const void *const *rows;        /* (matrices,) and matrices as they are; NULL while counted */
+    const void *const *rows;        /* (matrices,) matrices as they are, and as they are stored; */
+    const void *const *tables;      /* (matrices,) NULL while counted */
     const void *zeros;              /* as many as any product without a bias starts from */
     fl_arena arena;                 /* of the model */
     double *scratch;                /* behind the model, as much as any operation counts in */
@@ -36,6 +38,10 @@ fl_layout fl_plain_layout(const fl_packer *to, size_t outputs);
  * for, unless padding then costs a fifth. */
 fl_layout fl_cell_layout(const fl_packer *to, size_t units, size_t gates);
 
+/* How a matrix lies in panels and tables: a kernel for doubles has reals of all. The numbers are the
+ * same either way. */
+fl_stored_kind fl_packed_as(const fl_packer *to, const fl_matrix *matrix);
+
 /* `count` reals, or NULL while sizes are counted. */
 void *fl_take_reals(fl_packer *to, size_t a, size_t b, size_t c);
 
@@ -46,23 +52,28 @@ void fl_put(const fl_packer *to, void *reals, size_t at, double number);
 void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int64_t stride,
                      size_t n, double *to);
 
-/* Weights of panels of so many inputs in this layout, all 0 as yet; NULL while counted. */
-void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t inputs);
+/* Weights of panels of so many words in this layout, all 0 as yet; NULL while counted. */
+void *fl_take_weights(fl_packer *to, const fl_layout *at, size_t words);
 
-/* Put rows [first_row, first_row + gates * units) of a matrix into the weights of panels, as inputs
- * from `input` on. */
-void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t inputs,
-                     ptrdiff_t matrix, size_t first_row, size_t input);
+/* Put rows [first_row, first_row + gates * units) of a matrix into the weights of panels of so many
+ * words, from word `word` on. */
+void fl_fill_weights(const fl_packer *to, const fl_layout *at, void *weights, size_t words,
+                     ptrdiff_t matrix, size_t first_row, size_t word);
 
-/* Panels of so many inputs in this layout. */
-fl_panels fl_panels_of(const fl_layout *at, size_t inputs, const void *weights, const void *bias);
+/* Panels of so many words in this layout, of numbers that are stored so. */
+fl_panels fl_panels_of(const fl_layout *at, fl_stored_kind stored, size_t words,
+                       const void *weights, const void *bias);
+
+/* The scales, in the order of panels, of rows [first_row, first_row + gates * units) of a matrix of
+ * int8; NULL of another, and while counted. */
+const void *fl_pack_units(fl_packer *to, const fl_layout *at, ptrdiff_t matrix, size_t first_row);
 
 /* The panels of a matrix in the plain layout, whose weights all who use it share, with a bias. */
 fl_panels fl_shared_panels(const fl_packer *to, ptrdiff_t matrix, const void *bias);
 
-/* Pack what operations share, once the vectors are: panels and rows (matrices,), or NULL while it is
- * counted. */
-void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows);
+/* Pack what operations share, once the vectors are: panels, rows and tables (matrices,), or NULL while
+ * it is counted. */
+void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows, const void **tables);
 
 /* Outputs of a plain layout lie as they do in a vector: numbers of it from `first` on, which are
  * read up to a whole vector of lanes; zeros for -1. NULL while counted. */

@@ -49,9 +49,13 @@ static void pack_norms(fl_packer *to, const fl_recurrent *r, const fl_layout *at
 /* The panels of gates that resets come before, K = H of a part of `hidden`: of z and r, or of n. */
 static fl_panels pack_resets(fl_packer *to, const fl_recurrent *r, const fl_layout *at,
                              size_t first_row, const void *bias) {
-    void *weights = fl_take_weights(to, at, r->h_size);
-    fl_fill_weights(to, at, weights, r->h_size, r->hidden, first_row, 0);
-    return fl_panels_of(at, r->h_size, weights, bias);
+    const fl_stored_kind stored = fl_packed_as(to, to->program->matrix + r->hidden);
+    const size_t words = fl_words(stored, r->h_size);
+    void *weights = fl_take_weights(to, at, words);
+    fl_fill_weights(to, at, weights, words, r->hidden, first_row, 0);
+    fl_panels made = fl_panels_of(at, stored, words, weights, bias);
+    made.unit = fl_pack_units(to, at, r->hidden, first_row);
+    return made;
 }
 
 static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *at,
@@ -87,13 +91,25 @@ static void pack_variant(fl_packer *to, const fl_recurrent *r, const fl_layout *
         fl_pack_gates(to, &units, r->peepholes, r->coupled ? H : 2 * H, 0, 1);
 }
 
-/* Weights whose rows are those of the input, and then those of h. */
-static const void *pack_weights(fl_packer *to, const fl_recurrent *r, const fl_layout *at, size_t I,
-                                size_t O) {
-    void *weights = fl_take_weights(to, at, I + O);
-    if (I) fl_fill_weights(to, at, weights, I + O, r->input, 0, 0);
-    if (O) fl_fill_weights(to, at, weights, I + O, r->hidden, 0, I);
-    return weights;
+/* Panels whose words are those of I inputs, and then those of O numbers of h. */
+static void pack_gates(fl_packer *to, const fl_recurrent *r, const fl_layout *at, size_t I, size_t O,
+                       const fl_cell *twin, const void *bias, fl_cell *made) {
+    const fl_stored_kind stored = fl_packed_as(to, to->program->matrix + r->hidden);
+    const size_t of_x = fl_words(stored, I), words = of_x + fl_words(stored, O);
+    made->gates = fl_panels_of(at, stored, words, NULL, bias);
+    made->input_rows = I;
+    if (twin) {
+        made->gates.weights = twin->gates.weights;
+        made->gates.unit = twin->gates.unit;
+        made->h_unit = twin->h_unit;
+        return;
+    }
+    void *weights = fl_take_weights(to, at, words);
+    if (I) fl_fill_weights(to, at, weights, words, r->input, 0, 0);
+    if (O) fl_fill_weights(to, at, weights, words, r->hidden, 0, of_x);
+    if (I) made->gates.unit = fl_pack_units(to, at, r->input, 0);
+    if (O) made->h_unit = fl_pack_units(to, at, r->hidden, 0);
+    made->gates.weights = weights;
 }
 
 void fl_pack_cell(fl_packer *to, const fl_recurrent *r, const fl_cell *twin, fl_cell *made) {
@@ -106,9 +122,7 @@ void fl_pack_cell(fl_packer *to, const fl_recurrent *r, const fl_cell *twin, fl_
     const size_t I = tokens ? 0 : r->input_size, O = resets_before ? 0 : r->h_size;
     fl_variant variant;
     const ptrdiff_t bias = r->norm == FL_CELL_NORM_none ? r->bias : -1;
-    const void *weights = twin ? twin->gates.weights : pack_weights(to, r, &at, I, O);
-    made->gates = fl_panels_of(&at, I + O, weights, fl_pack_gates(to, &at, bias, 0, 0, gates));
-    made->input_rows = I;
+    pack_gates(to, r, &at, I, O, twin, fl_pack_gates(to, &at, bias, 0, 0, gates), made);
     made->activation = r->function_0;
     if (tokens) {
         made->table = twin ? twin->table : fl_pack_tokens(to, &at, r->input, r->table);

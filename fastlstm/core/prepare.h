@@ -74,7 +74,11 @@ static void prepare_recurrences(run *in) {
         const fl_operation *op = model->program.operations + i;
         in->packed = model->packed + i;
         if (op->kind != FL_RECURRENT || !in->packed->recurrent.prepared) continue;
-        const cell of = {&op->recurrent, &in->packed->recurrent};
+        const fl_recurrent *is = &op->recurrent;
+        const size_t rows = fl_tile_rows(in->call->B, is->positions);
+        const cell of = {is, &in->packed->recurrent,
+                         (char *)own_scratch(in->call) + fl_twins_at(is, rows, sizeof(real)), NULL,
+                         in->call->model->kernel->sum_int8};
         prepare_recurrence(in, of);
     }
 }

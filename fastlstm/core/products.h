@@ -61,13 +61,15 @@ static void run_product(const run *in, const fl_product *operation) {
     b.in = in;
     b.patches = own_scratch(in->call);
     b.most = a->x.stretches ? FL_POSITIONS : FL_TILE_ROWS;
+    char *twins = (char *)b.patches + fl_patch_bytes(a, sizeof(real));
     b.n = 0;
     for (size_t g = 0; g < a->groups; ++g) {
         const size_t first = g * P, end = mine.end < first + P ? mine.end : first + P;
         const size_t skipped = mine.first > first ? mine.first - first : 0;
         if (end <= first + skipped) continue;
         const range panels = {skipped, end - first};
-        fill_product(&b.made, a->panels + g, panels, a->columns, a->outputs);
+        fill_product(&b.made, a->panels + g, panels, a->columns, a->outputs, 
+                     in->call->model->kernel->sum_int8, twins);
         b.made.activation = &operation->function;
         b.bias = a->panels[g].bias;
         if (!multiply_group(&b, operation, g, &x, &to)) return;

@@ -15,7 +15,7 @@
 #include "check.h"
 #include "checksum.h"
 
-enum { VERSION = 2, HEAD_WORDS = 9 };
+enum { VERSION = 3, HEAD_WORDS = 9 };
 
 static const uint64_t MOST_WORDS = (uint64_t)1 << 28;
 
@@ -139,6 +139,7 @@ KIND(cell, FL_CELL_COUNT)
 KIND(cell_norm, FL_CELL_NORM_COUNT)
 KIND(place, FL_PLACE_COUNT)
 KIND(part, FL_PART_COUNT)
+KIND(stored, FL_STORED_COUNT)
 #undef KIND
 
 #define F(type, name) \
@@ -175,6 +176,7 @@ enum {
 #define FL_WORDS_cell_norm 1
 #define FL_WORDS_place 1
 #define FL_WORDS_part 1
+#define FL_WORDS_stored 1
 #define T(NAME, name) WORDS_OF_##name = 0 FL_##NAME##_FIELDS(F),
     FL_TABLES(T) FL_OPERATIONS(T)
 #undef T

@@ -71,6 +71,13 @@ typedef enum {
 } fl_part_kind;
 
 typedef enum {
+#define E(name) FL_STORED_##name,
+    FL_STORED(E)
+#undef E
+    FL_STORED_COUNT
+} fl_stored_kind;
+
+typedef enum {
 #define O(NAME, name) FL_##NAME,
     FL_OPERATIONS(O)
 #undef O
@@ -107,6 +114,7 @@ typedef struct {
 #define FL_TYPE_cell_norm fl_cell_norm_kind
 #define FL_TYPE_place fl_place_kind
 #define FL_TYPE_part fl_part_kind
+#define FL_TYPE_stored fl_stored_kind
 
 #define F(type, name) FL_TYPE_##type name;
 #define T(NAME, name) typedef struct { FL_##NAME##_FIELDS(F) } fl_##name;
@@ -124,8 +132,13 @@ typedef struct {
     };
 } fl_operation;
 
-/* What a matrix is packed for: products with rows, which read panels; rows of it as they are. */
-enum { FL_USE_PANELS = 1, FL_USE_ROWS = 2 };
+/* What a matrix is packed for: products with rows, which read panels; rows of it as reals; rows of it
+ * as they are stored, to be looked up. */
+enum { FL_USE_PANELS = 1, FL_USE_ROWS = 2, FL_USE_TABLE = 4 };
+
+/* Columns of a matrix of int8: so many products of two of them, also where one is counted from -128 as
+ * an unsigned number, have a sum that an int32 holds, and rows of so many a sum that a float does. */
+enum { FL_MOST_INT8_COLUMNS = 65536 };
 
 /* All pointers are into the memory that it was decoded to. */
 struct fl_program {
@@ -152,6 +165,9 @@ struct fl_program {
     const char *const *names;        /* of that: inputs, then outputs, then parts. Else NULL */
     const fl_tensor_data *tensors;   /* (tensor_count,) likewise */
 };
+
+/* Bytes of a number of an fl_type; 0: there is no such type. */
+size_t fl_type_bytes(int64_t type);
 
 /* Numbers that a function takes: 1, 2 or 3. */
 size_t fl_arity(fl_function function);

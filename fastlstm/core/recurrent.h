@@ -59,7 +59,7 @@ static int project_by_gemm(const tracks *a, size_t first, size_t from, size_t R,
     const fl_panels *matrix = &a->of.packed->gates;
     const size_t panel = matrix->groups * L, width = a->tile.width, I = a->of.packed->input_rows;
     const size_t least = GEMM_ROWS, n = R - from;
-    if (!call->gemm || !least || n < least) return 0;
+    if (!call->gemm || !least || n < least || matrix->stored != FL_STORED_real) return 0;
     const real *x = input_of(a, first, from);
     const ptrdiff_t x_stride = input_of(a, first, from + 1) - x;
     if (x_stride <= 0 || x_stride > INT32_MAX || width > INT32_MAX) return 0; /* it counts in int */
@@ -85,7 +85,8 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
     const size_t most = fl_tile_structs(a->n), width = a->tile.width;
     product made;
     if (from == R || project_by_gemm(a, first, from, R, gates)) return;
-    fill_product(&made, matrix, a->panels, a->of.packed->input_rows, width);
+    fill_product(&made, matrix, a->panels, a->of.packed->input_rows, width, a->of.sum_int8,
+                 a->of.x_twins);
     for (size_t r = from; r < R; r += most) {
         const size_t n = R - r < most ? R - r : most;
         for (size_t i = 0; i < n; ++i) {
@@ -101,6 +102,11 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
 /* One step of n rows of PyTorch's cells, this rank's panels of it. `later` has blocks only for a
  * single row of an LSTM or GRU. */
 INLINE void plain_step(cell a, const row *rows, size_t n, share mine, ahead *later) {
+    if (a.packed->gates.stored == FL_STORED_int8 && n) {
+        a.h_twins = a.x_twins + n * fl_twin_bytes(a.packed->input_rows);
+        if (rows->x) make_twins(rows, n, 0, a.packed->input_rows, a.x_twins);
+        make_twins(rows, n, 1, a.is->h_size, a.h_twins);
+    }
     switch (a.is->cell) {
     case FL_CELL_lstm: lstm_step(a, rows, n, mine, later); break;
     case FL_CELL_gru: gru_step(a, rows, n, mine, later); break;
@@ -133,7 +139,8 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
     const size_t H = a->of.is->hidden_size;
     real *hidden = a->shared + a->tile.hidden;
     product made;
-    fill_product(&made, projection, panels_of(a->in, projection->panels), H, a->of.is->h_size);
+    fill_product(&made, projection, panels_of(a->in, projection->panels), H, a->of.is->h_size,
+                 a->of.sum_int8, a->of.x_twins);
     for (size_t i = 0; i < n; ++i) {
         const row each = {projection->bias, NULL, hidden + i * H, NULL, NULL, rows[i].y, NULL};
         projected[i] = each;
@@ -222,6 +229,7 @@ static int scan_parts(const tracks *a, size_t part) {
     const fl_cell *packed = a->of.packed;
     const size_t I = packed->input_rows, n = a->n, S = a->S;
     const int on_the_side = AHEAD && n == 1 && is->mask < 0 && !packed->variant &&
+                            packed->gates.stored == FL_STORED_real &&
                             is->cell != FL_CELL_rnn && I >= K_BLOCK && I <= K_LEVEL &&
                             a->panels.end > a->panels.first;
     if (part > S) part = S;
@@ -367,11 +375,12 @@ static __attribute__((noinline)) void step_time(const run *in, const fl_recurren
                                                 size_t room) {
     const fl_running *call = in->call;
     const fl_cell *packed = &in->packed->recurrent;
-    const cell of = {is, packed};
+    row *rows = own_scratch(call);
+    const cell of = {is, packed, (char *)rows + fl_twins_at(is, room, sizeof(real)), NULL,
+                     call->model->kernel->sum_int8};
     const size_t B = call->B, t = in->rows.first, P = is->positions;
     const range panels = panels_of(in, packed->gates.panels);
     const share mine = {&panels, in->back};
-    row *rows = own_scratch(call);
     view x, y;
     find_view(in, is->x, &x);
     find_view(in, is->y, &y);
@@ -433,6 +442,9 @@ static __attribute__((noinline)) void scan_chunk(const run *in, const fl_recurre
     find_view(in, is->y, &a.y);
     a.tracks = own_scratch(call);
     a.rows = (row *)(a.tracks + room);
+    a.of.x_twins = (char *)a.tracks + fl_twins_at(is, room, sizeof(real));
+    a.of.h_twins = NULL;
+    a.of.sum_int8 = call->model->kernel->sum_int8;
     a.shared = shared_scratch(call);
     a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
     a.panels = panels_of(in, packed->gates.panels);
@@ -458,8 +470,7 @@ static __attribute__((noinline)) void scan_chunk(const run *in, const fl_recurre
 
 static void run_recurrent(const run *in, const fl_recurrent *is) {
     const size_t rows = is->along_positions ? in->mine.end - in->mine.first : in->call->B;
-    size_t room = is->positions < FL_TILE_ROWS ? rows * is->positions : FL_TILE_ROWS;
-    if (room > FL_TILE_ROWS) room = FL_TILE_ROWS;
+    const size_t room = fl_tile_rows(rows, is->positions);
     if (!room) return;
     if (is_one_step(in, is, &in->packed->recurrent)) step_time(in, is, room);
     else scan_chunk(in, is, room);

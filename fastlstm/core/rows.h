@@ -92,6 +92,29 @@ static void run_move(const run *in, const fl_move *operation) {
     }
 }
 
+/* Row `token` of a table as numbers. */
+INLINE void put_table_row(const fl_packed_lookup *a, size_t token, real *y) {
+    const size_t first = token * a->width;
+    const real scale = a->unit ? ((const real *)a->unit)[token] : 0;
+    switch (a->stored) {
+    case FL_STORED_real:
+        memcpy(y, (const real *)a->table + first, a->width * sizeof(real));
+        break;
+    case FL_STORED_int8: {
+        const int8_t *from = (const int8_t *)a->table + first;
+        for (size_t k = 0; k < a->width; ++k) y[k] = (real)from[k] * scale;
+        break;
+    }
+    case FL_STORED_float16:
+        for (size_t k = 0; k < a->width; ++k)
+            y[k] = fl_float_of_float16(((const uint16_t *)a->table)[first + k]);
+        break;
+    default:
+        for (size_t k = 0; k < a->width; ++k)
+            y[k] = fl_float_of_bfloat16(((const uint16_t *)a->table)[first + k]);
+    }
+}
+
 static void run_lookup(const run *in, const fl_lookup *operation) {
     const fl_packed_lookup *a = &in->packed->lookup;
     const view x = view_of(in, operation->x), to = view_of(in, operation->y);
@@ -101,8 +124,7 @@ static void run_lookup(const run *in, const fl_lookup *operation) {
         real *y = at(&to, p.t, p.b);
         for (size_t i = 0; i < places->count; ++i) {
             const size_t token = token_at(&x, p.t, p.b, (size_t)places->at[i], a->tokens);
-            memcpy(y + i * a->width, (const real *)a->table + token * a->width,
-                   a->width * sizeof(real));
+            put_table_row(a, token, y + i * a->width);
         }
     }
 }

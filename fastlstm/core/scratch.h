@@ -27,10 +27,32 @@ typedef struct {
 /* Positions of a product whose inputs are put together before they are multiplied at once. */
 enum { FL_POSITIONS = 24 };
 
+/* Rows that a recurrence takes through its steps together. A multiple of every kernel's ROWS. */
+enum { FL_TILE_ROWS = 96 };
+
+/* Those of so many rows, each of so many positions. */
+static inline size_t fl_tile_rows(size_t rows, size_t positions) {
+    const size_t all = positions < FL_TILE_ROWS ? rows * positions : FL_TILE_ROWS;
+    return all < FL_TILE_ROWS ? all : FL_TILE_ROWS;
+}
+
+/* Bytes from one twin of a row of K numbers to the next: integers are stored 16 at a time. */
+static inline size_t fl_twin_bytes(size_t K) {
+    return (sizeof(fl_twin) + (K + 15) / 16 * 16 + 63) / 64 * 64;
+}
+
+/* Those of the rows of a product; sizes in a program are below 2^31. */
+static inline size_t fl_patch_bytes(const fl_packed_product *packed, size_t real_size) {
+    const size_t patch = fl_checked(packed->columns, real_size, 0);
+    return packed->x.stretches ? fl_checked(FL_POSITIONS, patch, 0) : 0;
+}
+
 static inline fl_need fl_product_need(const fl_product *product, const fl_packed_product *packed,
                                       const fl_extent *extent) {
-    const size_t patch = fl_checked(packed->columns, extent->real_size, 0);
-    const fl_need need = {0, packed->x.stretches ? fl_checked(FL_POSITIONS, patch, 0) : 0};
+    const int twins = packed->panels && packed->panels->stored == FL_STORED_int8;
+    const size_t rows = twins ? FL_TILE_ROWS : 0;
+    const fl_need need = {0, fl_checked(rows, fl_twin_bytes(packed->columns),
+                                        fl_patch_bytes(packed, extent->real_size))};
     (void)product;
     return need;
 }
@@ -53,9 +75,6 @@ static inline size_t fl_gate_rows(size_t width, size_t real_size) {
     enum { BYTES = 64 * 1024, LEAST = 24 };
     return fl_most(BYTES / (width * real_size), LEAST);
 }
-
-/* Rows that a recurrence takes through its steps together. A multiple of every kernel's ROWS. */
-enum { FL_TILE_ROWS = 96 };
 
 /* What the ranks of a recurrence share of a tile, in numbers from the first. Nothing overflows:
  * sizes in a program are below 2^31, and rows of a tile few. */
@@ -88,6 +107,18 @@ enum { FL_ROW_BYTES = 7 * sizeof(void *), FL_TRACK_BYTES = 13 * sizeof(void *) }
 
 static inline size_t fl_tile_structs(size_t rows) { return fl_most(3 * rows, 24); }
 
+/* Where the twins of a tile of so many rows are, of all that a rank keeps; and how many bytes they are:
+ * those of x and h, or of fl_tile_structs(rows) rows of either. */
+static inline size_t fl_twins_at(const fl_recurrent *a, size_t rows, size_t real_size) {
+    return FL_TRACK_BYTES * rows + FL_ROW_BYTES * fl_tile_structs(rows) + a->h_size * real_size;
+}
+static inline size_t fl_twins_bytes(const fl_recurrent *a, const fl_cell *cell, size_t rows) {
+    const size_t K = fl_most(fl_most(a->input_size, a->h_size), a->hidden_size);
+    const int some = cell->gates.stored == FL_STORED_int8 ||
+                     cell->projection.stored == FL_STORED_int8;
+    return some ? fl_checked(fl_tile_structs(rows), fl_twin_bytes(K), 0) : 0;
+}
+
 static inline fl_need fl_recurrent_need(const fl_recurrent *recurrent, const fl_cell *cell,
                                         const fl_extent *extent) {
     const int along = recurrent->along_positions;
@@ -98,8 +129,8 @@ static inline fl_need fl_recurrent_need(const fl_recurrent *recurrent, const fl_
     const fl_tile tile =
         fl_tile_of(recurrent, cell, extent->lanes, extent->real_size, rows, projects);
     const fl_need need = {tile.numbers * extent->real_size,
-                          FL_TRACK_BYTES * rows + FL_ROW_BYTES * fl_tile_structs(rows) +
-                              recurrent->h_size * extent->real_size};
+                          fl_checked(fl_twins_bytes(recurrent, cell, rows), 1,
+                                     fl_twins_at(recurrent, rows, extent->real_size))};
     return need;
 }
 

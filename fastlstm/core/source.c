@@ -13,11 +13,15 @@
 
 /* ---- Targets ---- */
 
-/* Lanes by instruction set; constant.h asserts that the kernel has as many. */
-#define TARGETS(X) X(avx512, 16) X(avx2, 8) X(neon, 4) X(simd128, 4) X(fused, 1) X(scalar, 1)
+/* Lanes by instruction set, and what int8 is stored with; constant.h asserts that the kernel has the
+ * same. */
+#define TARGETS(X)                                                                                 \
+    X(avx512vnni, 16, 128) X(avx512, 16, 0) X(avxvnni, 8, 128) X(avx2, 8, 0) X(neondot, 4, 0)      \
+    X(neon, 4, 0) X(simd128, 4, 0) X(fused, 1, 0) X(scalar, 1, 0)
 
 static const fl_kernel targets[] = {
-#define X(name, lanes) {#name, lanes, sizeof(float), 0, 0, NULL, NULL, NULL},
+#define X(isa, L, added) \
+    {.name = #isa, .lanes = L, .real_size = sizeof(float), .int8_offset = added},
     TARGETS(X)
 #undef X
 };
@@ -237,7 +241,8 @@ static void put_tables(fl_text *to, const fl_model *model) {
 }
 
 /* Whether constant.h has all of an operation inline: a product of one position, whose x lies where
- * it is read, or a step of PyTorch's cells, with one row each step, of line 0, or held. */
+ * it is read, or a step of PyTorch's cells, with one row each step, of line 0, or held, and with weights
+ * that are reals. */
 static int is_one_row(const fl_model *model, size_t i) {
     const fl_operation *op = model->program.operations + i;
     const fl_packed *packed = model->packed + i;
@@ -245,12 +250,14 @@ static int is_one_row(const fl_model *model, size_t i) {
     if (op->kind == FL_PRODUCT) {
         const fl_gather *x = &packed->product.x;
         return op->product.positions == 1 && packed->product.groups == 1 &&
+               packed->product.panels->stored == FL_STORED_real &&
                (!x->stretches || (x->first[1] == 1 && x->stretches->read >= 0));
     }
     if (op->kind != FL_RECURRENT) return 0;
     const fl_recurrent *is = &op->recurrent;
     return !is->along_positions && is->positions == 1 && is->mask < 0 && is->c_column < 0 &&
-           !packed->recurrent.variant && !packed->recurrent.projection.weights;
+           !packed->recurrent.variant && !packed->recurrent.projection.weights &&
+           packed->recurrent.gates.stored == FL_STORED_real;
 }
 
 /* Scratch memory: the buffers, and behind them what run.h takes for operations that it runs. */
@@ -308,7 +315,8 @@ size_t fl_source(const fl_model *model, char *text, size_t bytes) {
         fl_say(to, ",\n    ");
     }
     fl_say(to, "{{0}}};\n");
-    fl_say(to, "static const fl_model the_model = {.program = {");
+    fl_say(to, "static const fl_kernel the_kernel = {.sum_int8 = sum_products};\n");
+    fl_say(to, "static const fl_model the_model = {.kernel = &the_kernel, .program = {");
     fl_say_size(to, "state_size", program->state_size);
     fl_say_size(to, "lines", program->lines);
     fl_say_size(to, "held", program->held);
@@ -331,6 +339,7 @@ size_t fl_source(const fl_model *model, char *text, size_t bytes) {
     fl_say(to, "};\n");
 #define SIZE(name, number) fl_say(to, name), fl_say_number(to, number), fl_say(to, "\n");
     SIZE("#define FL_CONSTANT_LANES ", lanes)
+    SIZE("#define FL_CONSTANT_OFFSET ", model->kernel->int8_offset)
     SIZE("#define FL_CONSTANT_LINES ", program->lines)
     SIZE("#define FL_CONSTANT_STATE ", program->state_size)
     SIZE("#define FL_CONSTANT_SCRATCH ", scratch_of(model, cut))

@@ -12,7 +12,8 @@ static size_t vectors_in(const fl_panels *a) {
 static void put_panels(fl_text *to, fl_owner of, const fl_panels *a, size_t lanes) {
     if (!a->weights) return;
     const size_t outputs = vectors_in(a) * lanes, inputs = a->stride / (a->groups * lanes);
-    fl_put_reals(to, of, "weights", a->weights, outputs * inputs);
+    fl_put_words(to, of, "weights", a->stored, a->weights, outputs * inputs);
+    fl_put_reals(to, of, "unit", a->unit, outputs);
     fl_put_reals(to, of, "bias", a->bias, outputs);
     fl_put_reals(to, of, "scale", a->scale, outputs);
     fl_put_reals(to, of, "shift", a->shift, outputs);
@@ -22,9 +23,11 @@ static void say_panels(fl_text *to, fl_owner of, const fl_panels *a) {
     fl_say(to, "{");
     if (a->weights) {
         fl_say_pointer(to, of, "weights", 1);
+        fl_say_pointer(to, of, "unit", a->unit != NULL);
         fl_say_pointer(to, of, "bias", a->bias != NULL);
         fl_say_pointer(to, of, "scale", a->scale != NULL);
         fl_say_pointer(to, of, "shift", a->shift != NULL);
+        fl_say_size(to, "stored", (size_t)a->stored);
         fl_say_size(to, "stride", a->stride);
         fl_say_size(to, "panels", a->panels);
         fl_say_size(to, "groups", a->groups);
@@ -101,6 +104,7 @@ static void put_cell(fl_text *to, size_t i, const fl_recurrent *is, const fl_cel
     put_panels(to, (fl_owner){i, "gates", 0}, &cell->gates, lanes);
     put_panels(to, (fl_owner){i, "projection", 0}, &cell->projection, lanes);
     fl_put_reals(to, of, "h_bias", h_bias_of(is, cell), units * fl_panels_of_h(cell)->groups);
+    fl_put_reals(to, of, "h_unit", cell->h_unit, units * cell->gates.groups);
     fl_put_reals(to, of, "table", cell->table, cell->tokens * units * cell->gates.groups);
     fl_put_reals(to, of, "h_0", cell->h_0, is->h_size);
     fl_put_reals(to, of, "c_0", cell->c_0, is->hidden_size);
@@ -122,6 +126,7 @@ static void say_cell(fl_text *to, size_t i, const fl_recurrent *is, const fl_cel
         fl_say(to, ", ");
     }
     fl_say_pointer(to, of, "h_bias", h_bias_of(is, cell) != NULL);
+    fl_say_pointer(to, of, "h_unit", cell->h_unit != NULL);
     fl_say_pointer(to, of, "table", cell->table != NULL);
     fl_say_pointer(to, of, "h_0", cell->h_0 != NULL);
     fl_say_pointer(to, of, "c_0", cell->c_0 != NULL);
@@ -241,6 +246,11 @@ static void say_norm(fl_text *to, size_t i, const fl_packed_norm *a) {
     fl_say(to, "}}");
 }
 
+static void put_lookup(fl_text *to, fl_owner of, const fl_packed_lookup *a) {
+    fl_put_words(to, of, "table", a->stored, a->table, a->tokens * fl_words(a->stored, a->width));
+    fl_put_reals(to, of, "unit", a->unit, a->tokens);
+}
+
 void fl_put_packed(fl_text *to, size_t i, const fl_operation *op, const fl_packed *packed,
                    size_t lanes) {
     switch (op->kind) {
@@ -253,8 +263,7 @@ void fl_put_packed(fl_text *to, size_t i, const fl_operation *op, const fl_packe
     case FL_TAPS: put_taps(to, i, &op->taps, &packed->taps); break;
     case FL_NORM: put_norm(to, i, &op->norm, &packed->norm); break;
     case FL_LOOKUP:
-        fl_put_reals(to, (fl_owner){i, "lookup", 0}, "table", packed->lookup.table,
-                     packed->lookup.tokens * packed->lookup.width);
+        put_lookup(to, (fl_owner){i, "lookup", 0}, &packed->lookup);
         break;
     case FL_RECURRENT: put_cell(to, i, &op->recurrent, &packed->recurrent, lanes); break;
     default: break;
@@ -276,6 +285,8 @@ void fl_say_packed(fl_text *to, size_t i, const fl_operation *op, const fl_packe
     case FL_LOOKUP:
         fl_say(to, "{.lookup = {");
         fl_say_pointer(to, (fl_owner){i, "lookup", 0}, "table", 1);
+        fl_say_pointer(to, (fl_owner){i, "lookup", 0}, "unit", packed->lookup.unit != NULL);
+        fl_say_size(to, "stored", (size_t)packed->lookup.stored);
         fl_say_size(to, "tokens", packed->lookup.tokens);
         fl_say_size(to, "width", packed->lookup.width);
         fl_say(to, "}}");

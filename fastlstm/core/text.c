@@ -78,6 +78,23 @@ void fl_put_reals(fl_text *to, fl_owner of, const char *field, const void *from,
     say_floats(to, from, count);
 }
 
+void fl_put_words(fl_text *to, fl_owner of, const char *field, fl_stored_kind stored,
+                  const void *from, size_t count) {
+    if (stored == FL_STORED_real) {
+        fl_put_reals(to, of, field, from, count);
+        return;
+    }
+    if (!from) return;
+    fl_begin_array(to, of, field, "uint32_t");
+    for (size_t i = 0; i < count; ++i) {
+        uint32_t word;
+        memcpy(&word, (const char *)from + i * sizeof word, sizeof word);
+        fl_say_number(to, word);
+        fl_say(to, "u, ");
+    }
+    fl_say(to, "};\n");
+}
+
 void fl_begin_array(fl_text *to, fl_owner of, const char *field, const char *type) {
     fl_say(to, "static const ");
     fl_say(to, type);

@@ -56,6 +56,8 @@ void fl_say_name(fl_text *to, fl_owner of, const char *field);
  * where there are none. */
 void fl_begin_array(fl_text *to, fl_owner of, const char *field, const char *type);
 void fl_put_reals(fl_text *to, fl_owner of, const char *field, const void *from, size_t count);
+void fl_put_words(fl_text *to, fl_owner of, const char *field, fl_stored_kind stored,
+                  const void *from, size_t count);
 void fl_put_sizes(fl_text *to, fl_owner of, const char *field, const char *type,
                   const size_t *from, size_t count);
 void fl_put_stretches(fl_text *to, fl_owner of, const char *field, const fl_stretch *from,

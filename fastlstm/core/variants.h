@@ -48,19 +48,20 @@ INLINE vec load_or_zero(const void *p, size_t at) {
     return p ? v_load((const real *)p + at) : v_set1(0);
 }
 
-/* panels of a matrix (K = size) times x, which starts from `init`, for every row of the batch. */
+/* Panels of a matrix of `size` inputs times x, which starts from `init`, for every row of the batch. */
 static void multiply_variant(const variant_step *s, const fl_panels *matrix, size_t size) {
     product made;
-    fill_product(&made, matrix, s->panels, size, SIZE_MAX);
+    fill_product(&made, matrix, s->panels, size, SIZE_MAX, s->of.sum_int8, s->of.x_twins);
     multiply(&made, s->product_rows, s->n, 0);
 }
 
 /* The product of h of any cell, of rows that have h as their x. */
 INLINE void fill_product_of_h(product *made, cell of, range panels) {
     const fl_panels *matrix = fl_panels_of_h(of.packed);
-    fill_product(made, matrix, panels, of.is->h_size, SIZE_MAX);
-    if (matrix == &of.packed->gates)
-        made->weights += of.packed->input_rows * matrix->groups * L;
+    fill_product(made, matrix, panels, of.is->h_size, SIZE_MAX, of.sum_int8, of.x_twins);
+    if (matrix != &of.packed->gates) return;
+    made->weights += fl_words(matrix->stored, of.packed->input_rows) * matrix->groups * L;
+    made->unit = of.packed->h_unit;
 }
 
 /* A row of that product. */

@@ -2,14 +2,17 @@
  *
  * The file that includes this one has defined exactly one of FL_SCALAR, FL_SCALAR64, FL_FUSED,
  * FL_SIMD128, FL_AVX2, FL_AVX512, FL_NEON. It gets `real`, `vec`, L (lanes) and the v_ operations
- * below; it is the only file that names an intrinsic. In v_min and v_max the second operand wins if either is NaN, so a
+ * below; beside vec_int8.h it is the only file that names an intrinsic. In v_min and v_max the second operand wins if either is NaN, so a
  * NaN passed second propagates. v_if_at_most(x, y, a, b) is a where x <= y, else b, so also where x
  * or y is NaN. v_product_error(a, b, v_mul(a, b)) is what rounding took from the product, exactly.
  * v_keep has the compiler hold a vector in a register that it would rather load again for each use.
  * v_total(a) adds the lanes up, halves by halves. v_all_finite(a): no lane is infinite or NaN.
  * v_fnma(a, b, c) is c - a b. v_exponent(a) has the low 9 bits of a as its sign and exponent, and
  * no others. v_split(a, &n) is a / 2^n, in [sqrt(1/2), sqrt(2)), of a normal a > 0; of others it is
- * any number, and so is n. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway,
+ * any number, and so is n. v_most(a) is the largest lane of finite ones. v_of_ints(p) are integers as
+ * floats; v_put_bytes(p, a) stores the lowest byte of each lane. Of words of two halves
+ * v_low_halves(p) and v_high_halves(p) are the first and the second bfloat16 of each as floats;
+ * v_of_float16(p) are L float16 that lie together, as floats. v_flush(a) is a with zeros for denormals: arithmetic makes them anyway,
  * and so do v_min and v_max but for those of NEON and of FL_FUSED.
  *
  * Every operation of AVX2, AVX-512, NEON and FL_FUSED, the one lane of a machine whose multiply-add
@@ -24,6 +27,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "halves.h"
 
 #if FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2
 #error "floats are computed in more bits than they have; compile with -msse2 -mfpmath=sse"
@@ -130,6 +135,21 @@ INLINE int v_all_finite(vec a) {
     return _mm512_cmp_ps_mask(v_abs(a), _mm512_set1_ps(FLT_MAX), _CMP_LE_OQ) == 0xffff;
 }
 INLINE vec v_flush(vec a) { return a; }
+INLINE real v_most(vec a) { return _mm512_reduce_max_ps(a); }
+INLINE vec v_of_ints(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+INLINE void v_put_bytes(int8_t *p, vec a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_castps_si512(a)));
+}
+INLINE vec v_low_halves(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+INLINE vec v_high_halves(const void *p) {
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), upper));
+}
+INLINE vec v_of_float16(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
 
 #elif defined(FL_AVX2)
 
@@ -183,6 +203,31 @@ INLINE int v_all_finite(vec a) {
     return _mm256_movemask_ps(finite) == 0xff;
 }
 INLINE vec v_flush(vec a) { return a; }
+INLINE real v_most(vec a) {
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+INLINE vec v_of_ints(const int32_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+INLINE void v_put_bytes(int8_t *p, vec a) {
+    const __m128i lowest = _mm_set1_epi32(0x0c080400);
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m128i low = _mm_shuffle_epi8(_mm256_castsi256_si128(bits), lowest);
+    const __m128i high = _mm_shuffle_epi8(_mm256_extracti128_si256(bits, 1), lowest);
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_unpacklo_epi32(low, high));
+}
+INLINE vec v_low_halves(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));
+}
+INLINE vec v_high_halves(const void *p) {
+    const __m256i upper = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), upper));
+}
+INLINE vec v_of_float16(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 
 #elif defined(FL_NEON)
 
@@ -242,6 +287,24 @@ INLINE int v_all_finite(vec a) {
 }
 /* A compiler would leave out a product with a one that it knows. */
 INLINE vec v_flush(vec a) { return vmulq_f32(a, v_keep(vdupq_n_f32(1.0f))); }
+INLINE real v_most(vec a) { return vmaxvq_f32(a); }
+INLINE vec v_of_ints(const int32_t *p) { return vcvtq_f32_s32(vld1q_s32(p)); }
+INLINE void v_put_bytes(int8_t *p, vec a) {
+    const uint16x4_t shorts = vmovn_u32(vreinterpretq_u32_f32(a));
+    const uint8x8_t bytes = vmovn_u16(vcombine_u16(shorts, shorts));
+    const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+    memcpy(p, &word, sizeof word);
+}
+INLINE vec v_low_halves(const void *p) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vld1q_u32((const uint32_t *)p), 16));
+}
+INLINE vec v_high_halves(const void *p) {
+    return vreinterpretq_f32_u32(
+        vandq_u32(vld1q_u32((const uint32_t *)p), vdupq_n_u32(0xffff0000u)));
+}
+INLINE vec v_of_float16(const uint16_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
 
 #elif defined(FL_SIMD128)
 
@@ -295,6 +358,24 @@ INLINE vec v_product_error(vec a, vec b, vec product) {
     return v_load(of);
 }
 INLINE vec v_flush(vec a) { return a; }
+INLINE real v_most(vec a) {
+    a = v_max(a, wasm_i32x4_shuffle(a, a, 2, 3, 2, 3));
+    return wasm_f32x4_extract_lane(v_max(a, wasm_i32x4_shuffle(a, a, 1, 1, 1, 1)), 0);
+}
+INLINE vec v_of_ints(const int32_t *p) { return wasm_f32x4_convert_i32x4(wasm_v128_load(p)); }
+INLINE void v_put_bytes(int8_t *p, vec a) {
+    a = wasm_i8x16_shuffle(a, a, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    wasm_v128_store32_lane(p, a, 0);
+}
+INLINE vec v_low_halves(const void *p) { return wasm_i32x4_shl(wasm_v128_load(p), 16); }
+INLINE vec v_high_halves(const void *p) {
+    return wasm_v128_and(wasm_v128_load(p), wasm_i32x4_splat(INT32_MIN >> 15));
+}
+INLINE vec v_of_float16(const uint16_t *p) {
+    real of[L];
+    for (int l = 0; l < L; ++l) of[l] = fl_float_of_float16(p[l]);
+    return v_load(of);
+}
 
 #elif defined(FL_SCALAR) || defined(FL_SCALAR64) || defined(FL_FUSED)
 
@@ -322,6 +403,12 @@ INLINE vec v_max(vec a, vec b) { return a > b ? a : b; }
 INLINE vec v_if_at_most(vec x, vec y, vec a, vec b) { return x <= y ? a : b; }
 INLINE real v_total(vec a) { return a; }
 INLINE int v_all_finite(vec a) { return isfinite(a); }
+INLINE real v_most(vec a) { return a; }
+INLINE vec v_of_ints(const int32_t *p) { return (vec)*p; }
+INLINE void v_put_bytes(int8_t *p, vec a) { memcpy(p, &a, 1); } /* the lowest comes first */
+INLINE vec v_low_halves(const void *p) { return fl_float_of_bfloat16(((const uint16_t *)p)[0]); }
+INLINE vec v_high_halves(const void *p) { return fl_float_of_bfloat16(((const uint16_t *)p)[1]); }
+INLINE vec v_of_float16(const uint16_t *p) { return fl_float_of_float16(*p); }
 
 #if defined(FL_FUSED)
 INLINE vec v_fma(vec a, vec b, vec c) { return __builtin_fmaf(a, b, c); }

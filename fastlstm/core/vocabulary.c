@@ -14,6 +14,7 @@ size_t fl_vocabulary(char *text, size_t bytes) {
     ENUMERATION("cell_norm", FL_CELL_NORMS)
     ENUMERATION("place", FL_PLACES)
     ENUMERATION("part", FL_PARTS)
+    ENUMERATION("stored", FL_STORED)
 #undef ENUMERATION
 #undef E
 #define F(type, name) fl_say(&to, " " #type ":" #name);
@@ -47,6 +48,17 @@ const char *fl_function_name(fl_function function) {
 #undef E
     };
     return names[function];
+}
+
+size_t fl_type_bytes(int64_t type) {
+    switch (type) {
+    case FL_FLOAT32: return sizeof(float);
+    case FL_FLOAT64: return sizeof(double);
+    case FL_FLOAT16:
+    case FL_BFLOAT16: return 2;
+    case FL_INT8: return 1;
+    default: return 0;
+    }
 }
 
 int fl_abi(void) { return FL_ABI; }

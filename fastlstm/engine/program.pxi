@@ -1,8 +1,8 @@
 # Programs: checked and decoded, packed with their tensors for an instruction set.
 
 from fastlstm cimport (
-    FL_COUNT_OUTPUTS, FL_FLOAT32, FL_FLOAT64, FL_OK, FL_TOO_LARGE, fl_count, fl_error,
-    fl_error_text, fl_model, fl_model_config, fl_program, fl_program_init, fl_program_size,
+    FL_BFLOAT16, FL_COUNT_OUTPUTS, FL_FLOAT16, FL_FLOAT32, FL_FLOAT64, FL_INT8, FL_OK,
+    FL_TOO_LARGE, fl_count, fl_error, fl_error_text, fl_model, fl_model_config, fl_program, fl_program_init, fl_program_size,
     fl_tensor_data, fl_type, fl_vocabulary,
 )
 from fastlstm.core cimport (
@@ -14,17 +14,29 @@ cdef enum:
     MESSAGE_BYTES = 512
 
 
+# Of arrays of tensors; uint16 are the bits of bfloat16, which NumPy does not have.
+TYPES = {
+    np.dtype(np.float32): FL_FLOAT32,
+    np.dtype(np.float64): FL_FLOAT64,
+    np.dtype(np.float16): FL_FLOAT16,
+    np.dtype(np.uint16): FL_BFLOAT16,
+    np.dtype(np.int8): FL_INT8,
+}
+
+
 cdef fl_type type_of(dtype) except? FL_FLOAT64:
-    return FL_FLOAT32 if np.dtype(dtype).itemsize == 4 else FL_FLOAT64
+    return TYPES[np.dtype(dtype)]
 
 
-def kernels(size_t real_size=4):
+def kernels(size_t real_size=4, bint of_floats=False):
     """Kernels this machine can run, best first.
 
     Parameters
     ----------
     real_size : {4, 8}
         Bytes of one number.
+    of_floats : bool, default False
+        Whether those are left out that only have products of int8 of their own.
 
     Returns
     -------
@@ -32,9 +44,16 @@ def kernels(size_t real_size=4):
         Name and lanes.
     """
     found = []
-    cdef size_t i = 0
+    cdef size_t i = 0, j, n = 0
+    cdef bint shared, here
+    while fl_kernels[n] != NULL:
+        n += 1
     while fl_kernels[i] != NULL:
-        if fl_kernels[i].real_size == real_size and fl_find(fl_kernels[i].name, real_size) != NULL:
+        shared = False
+        for j in range(i + 1, n):
+            shared |= of_floats and fl_kernels[j].run == fl_kernels[i].run
+        here = fl_find(fl_kernels[i].name, real_size) != NULL
+        if fl_kernels[i].real_size == real_size and here and not shared:
             found.append((fl_kernels[i].name.decode(), fl_kernels[i].lanes))
         i += 1
     return found
@@ -162,11 +181,13 @@ cdef class Packed:
         message[0] = 0
         for tensor in tensors:
             array = np.require(tensor, requirements=["C", "A"])
-            if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-                raise ValueError(f"a tensor is of {array.dtype}; expected float32 or float64")
+            if array.dtype not in TYPES:
+                raise ValueError(
+                    f"a tensor is of {array.dtype}; expected {', '.join(map(str, TYPES))}"
+                )
             kept.append(array)
             entry.data, entry.count = cnp.PyArray_DATA(array), array.size
-            entry.type, entry.scales = type_of(array.dtype), NULL
+            entry.type = type_of(array.dtype)
             entry += 1
         self.program = program
         self.kept = kept if constant else []

@@ -50,9 +50,10 @@ def export(
         the caller's, and needs no other file.
     isa : str, optional
         The instruction set that a specialised model is written for, which this processor need not
-        have: avx512, avx2, neon, simd128, fused (one number at a time, of a processor with fused
-        multiply-adds, as Cortex-M4F and M7) or scalar. Unless said otherwise that of the model, but
-        AVX2 where that is AVX-512: more processors have it, and the numbers are the same.
+        have: avx512vnni, avx512, avxvnni, avx2, neondot, neon, simd128, fused (one number at a
+        time, of a processor with fused multiply-adds, as Cortex-M4F and M7) or scalar. Unless said
+        otherwise that of the model, but AVX2 where that is AVX-512, and of a set with instructions
+        for products of int8 the one without: more processors have it, and the numbers are the same.
     name : str, optional
         What the type, the functions and the files of a specialised model are called: ``model``,
         unless said otherwise. Those of several models with different names go into one program.
@@ -113,9 +114,13 @@ def _general(model: Model, apart: bool | None) -> dict[str, bytes]:
     return {**files, _APART: words} if apart else files
 
 
+# What more processors have than an instruction set, for the same numbers.
+_COMMON = {"avx512vnni": "avx2", "avx512": "avx2", "avxvnni": "avx2", "neondot": "neon"}
+
+
 def _specialised(model: Model, isa: str | None, name: str) -> dict[str, bytes]:
     """The model as constants, and what runs them."""
-    isa = isa or ("avx2" if model.isa == "avx512" else model.isa)
+    isa = isa or _COMMON.get(model.isa, model.isa)
     made = specialised.specialise(model, isa, name)
     readme = (
         _text("specialised.md")

@@ -123,6 +123,7 @@ def kernel_source(isa: str, name: str, what: str) -> str:
             '#pragma GCC diagnostic ignored "-Wunused-function"\n',
             '#pragma GCC diagnostic ignored "-Wunused-const-variable"\n',
             "#endif\n",
+            "#define FL_WHOLE\n",
             choice.replace('#include "kernel.h"\n', "#undef FL_KERNEL\n#define FL_CHOSEN\n"),
             "#if !defined(FL_CHOSEN)\n",
             f'#error "this model was exported for {isa}: export it for this processor, by --isa"\n',

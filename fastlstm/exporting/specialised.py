@@ -268,7 +268,7 @@ typedef struct {{
 """
 
     def _wide(self) -> bool:
-        return self._isa in ("avx512", "avx2")
+        return self._isa in ("avx512vnni", "avx512", "avxvnni", "avx2")
 
     # ---- Definitions ----
 

@@ -42,6 +42,7 @@ ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "cell_norm": ("none", "product", "gate"),
     "place": ("input", "output", "buffer", "state", "vector", "stretch"),
     "part": ("plain", "ring", "count"),
+    "stored": ("real", "float16", "bfloat16", "int8"),
 }
 
 # In a program these are numbers; while a plan is made, they are what the numbers will stand for.
@@ -63,10 +64,12 @@ Cell = Annotated[str, "cell"]
 CellNorm = Annotated[str, "cell_norm"]
 Place = Annotated[str, "place"]
 PartKind = Annotated[str, "part"]
+Stored = Annotated[str, "stored"]
 
 
 class Tensor(NamedTuple):
     count: Size  # type: ignore[assignment]
+    stored: Stored = "real"
 
 
 class Vector(NamedTuple):
@@ -80,6 +83,8 @@ class Matrix(NamedTuple):
     columns: Size
     first_piece: Size
     pieces: Size
+    stored: Stored = "real"
+    scale: VectorNumber = NONE
 
 
 class Piece(NamedTuple):

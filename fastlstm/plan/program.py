@@ -30,7 +30,7 @@ from fastlstm.spec import Function
 __all__ = ["MAGIC", "VERSION", "Instruction", "Program"]
 
 MAGIC = int.from_bytes(b"fastlstm", "little")
-VERSION = 2
+VERSION = 3
 
 Words = npt.NDArray[np.int64]
 
@@ -102,10 +102,10 @@ class Program:
 
     # Tables: each method gives the number of what it adds.
 
-    def tensor(self, count: int, name: str = "") -> int:
+    def tensor(self, count: int, name: str = "", stored: str = "real") -> int:
         """A tensor of so many numbers, which lies beside the program."""
         self.tensor_names.append(name)
-        return self._put(self.tensors, Tensor(count))
+        return self._put(self.tensors, Tensor(count, stored))
 
     def list_of(self, words: Iterable[int] | Words) -> int:
         """A list; one that is there already is not put there again."""
@@ -132,11 +132,18 @@ class Program:
             self._known[entry] = self._put(self.vectors, entry)
         return self._known[entry]
 
-    def matrix(self, rows: int, columns: int, pieces: Sequence[Piece]) -> int:
-        """A matrix (rows, columns) that is the sum of pieces."""
-        key = ("matrix", rows, columns, *pieces)
+    def matrix(
+        self,
+        rows: int,
+        columns: int,
+        pieces: Sequence[Piece],
+        stored: str = "real",
+        scale: int = NONE,
+    ) -> int:
+        """A matrix (rows, columns) that is the sum of pieces, times a vector of scales (rows,)."""
+        key = ("matrix", rows, columns, stored, scale, *pieces)
         if key not in self._known:
-            entry = Matrix(rows, columns, len(self.pieces), len(pieces))
+            entry = Matrix(rows, columns, len(self.pieces), len(pieces), stored, scale)
             self.pieces.extend(pieces)
             self._known[key] = self._put(self.matrices, entry)
         return self._known[key]
@@ -339,8 +346,9 @@ class Program:
             where = "own" if tensor == NONE else f"tensor {tensor}"
             return f"{where}[{first}:{first + count}]"
         if kind == "matrix":
-            rows, columns, _, pieces = self.matrices[field]
-            return f"({rows} x {columns} of {pieces})"
+            rows, columns, _, pieces, stored, _ = self.matrices[field]
+            kind = "" if stored == "real" else f"{stored} "
+            return f"({kind}{rows} x {columns} of {pieces})"
         return f"{field.name}" if kind == "function" else f"{field}"
 
 

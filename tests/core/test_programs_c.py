@@ -409,7 +409,7 @@ class TestRefusals:
             (b"", "a program of 0 bytes"),
             (whole[:-1], "bytes, which is no number of words"),
             (b"x" + whole[1:], "these bytes are not a program"),
-            (whole[:8] + b"\x01" + whole[9:], "a program of version 1; expected 2"),
+            (whole[:8] + b"\x01" + whole[9:], "a program of version 1; expected 3"),
             (whole[:-8], "words, of which"),
             (whole + bytes(8), "words, of which"),
         ]:
