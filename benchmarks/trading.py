@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import Work
+from cases import Case, Work
 from errors import PRECISIONS, stored
 from floor import Floor, bound
 from precision import WEIGHT_BYTES
@@ -62,12 +62,17 @@ class Shape:
 
     @property
     def input_weights(self) -> int:
-        """Weights that are left to a step that is prepared."""
-        return 4 * self.H * (self.I + (self.layers - 1) * self.H) + self.H
+        """Weights that are left to a step that is prepared: the output's among them."""
+        return self._stack.input_weights + self.H
 
     @property
     def weights(self) -> int:
-        return self.input_weights + self.layers * 4 * self.H * self.H
+        """All that are in a matrix."""
+        return self._stack.weights + self.H
+
+    @property
+    def _stack(self) -> Case:
+        return Case("lstm", self.I, self.H, self.layers)
 
 
 SHAPES = {
