@@ -89,6 +89,7 @@ def line(row: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000, help="chained steps (default 1000)")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="inputs and units")
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default 0)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -96,7 +97,7 @@ def main() -> int:
     print(machine_line(about))
     print("difference of h from float64 with the original weights\n")
     rows = []
-    for case in (Case(kind, size, size) for kind in ("lstm", "gru") for size in SIZES):
+    for case in (Case(kind, size, size) for kind in ("lstm", "gru") for size in arguments.sizes):
         found = differences(case, arguments.steps, arguments.seed)
         row: dict[str, Any] = {"kind": case.kind, "I": case.I, "H": case.H, "difference": found}
         if TORCH_INT8 in found:

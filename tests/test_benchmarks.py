@@ -35,7 +35,7 @@ def run(script: str, tmp_path: Path, *words: str) -> dict[str, Any]:
     """What a script of the folder writes with --json."""
     to = tmp_path / "found.json"
     command = [sys.executable, str(FOLDER / script), *words, "--json", str(to)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{FOLDER}"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, check=False, env=environment
     )
@@ -129,7 +129,7 @@ def test_precisions_beside_peers(tmp_path):
 
 
 def test_errors_of_fewer_bits(tmp_path):
-    found = run("errors.py", tmp_path, "--steps", "100")
+    found = run("errors.py", tmp_path, "--steps", "100", "--sizes", "128")
     for row in found["rows"]:
         off = {name: figures["rms"] for name, figures in row["difference"].items()}
         assert 0 < off["fastlstm float32"] < off["fastlstm float16"] < off["fastlstm bfloat16"]
