@@ -88,7 +88,7 @@ INLINE void one_recurrent(const constant_call *of, char *scratch, const size_t n
     const fl_recurrent *is = &model_operations[number].recurrent;
     const fl_cell *packed = &model_packed[number].recurrent;
     const fl_panels *gates = &model_packed[number].recurrent.gates;
-    const cell a = {is, packed};
+    const cell a = {is, packed, NULL, NULL, NULL};
     const view x = {.base = constant_row(of, scratch, is->x)};
     real *h = of->state + is->h, *y = constant_row(of, scratch, is->y) + is->h_column;
     const real *table = packed->table;

@@ -13,7 +13,7 @@ from fastlstm import _engine, spec
 from fastlstm.exporting import one_file
 from fastlstm.model import Model
 from fastlstm.plan.lowering import plan
-from fastlstm.reduced import widened
+from fastlstm.reduced import kept
 
 __all__ = ["MOST_NUMBERS", "Specialised", "specialise"]
 
@@ -74,11 +74,9 @@ def specialise(model: Model, isa: str, name: str) -> Specialised:
     """
     graph, facts = model.graph, model.facts
     _check(model, isa, name)
-    # Halves give the same numbers as the floats that they stand for.
-    tensors = {key: widened(tensor) for key, tensor in model.tensors.items()}
     with np.errstate(all="ignore"):  # weights that are not finite stay what they are
-        program = plan(graph, tensors, facts)
-    read = [np.asarray(tensors[key], np.float32) for key in program.tensor_names]
+        program = plan(graph, model.tensors, facts)
+    read = [kept(model.tensors[key]) for key in program.tensor_names]
     source, scratch, bounds = _engine.source_of(_engine.Program(program.to_bytes()), read, isa)
     inputs = [
         _Port(variable, int(np.prod(given.shape)), given.tokens, given.held)
@@ -134,11 +132,6 @@ def _check(model: Model, isa: str, name: str) -> None:
         raise ValueError(
             f"{model.facts.looks_ahead}, so that the model has no step, which is what specialised "
             "C does; export it without specialise"
-        )
-    if "int8" in model.precision.values():
-        raise ValueError(
-            "the model has matrices of int8, which specialised C has no products of; export it "
-            "without specialise, or the model that it was quantised from"
         )
     numbers = sum(int(np.prod(shape)) for shape in model.facts.tensors.values())
     if numbers > MOST_NUMBERS:
