@@ -1,7 +1,7 @@
-"""What fewer bytes cost models: ``python tools/precision_errors.py [FOLDER]``.
+"""What fewer bytes cost trained models: ``python tools/precision_errors.py [FOLDER]``.
 
-Of random models, of the demo and, given the folder of trained models that ``real_models.py`` reads,
-of these: the rms error of the outputs in each precision against the equations in float64, as a part
+Of the demo and, given the folder of trained models that ``real_models.py`` reads, of these: the rms
+error of the outputs in each precision against the equations in float64, as a part
 of the largest output, over steps that are chained. Inputs are normal numbers, or what a model of
 speech or of pictures is given there. Where torch has dynamic int8 of all layers, ours and torch's
 rms errors are those that ``fastlstm.verify`` tells, of normal inputs. Prints a table in Markdown.
@@ -28,20 +28,6 @@ Array = npt.NDArray[Any]
 
 STEPS = 1000
 PRECISIONS = ("float16", "bfloat16", "int8")
-
-
-def random_models() -> Iterator[tuple[str, fastlstm.Model, Array | None]]:
-    """As torch draws them: uniform within 1 / sqrt(hidden size)."""
-    import torch
-
-    torch.manual_seed(0)
-    for kind, size, layers in (
-        ("LSTM", 64, 1), ("LSTM", 128, 1), ("LSTM", 128, 2), ("LSTM", 256, 1), ("LSTM", 512, 1),
-        ("GRU", 128, 1), ("GRU", 256, 1),
-    ):  # fmt: skip
-        module = getattr(torch.nn, kind)(size, size, layers)
-        name = f"random {kind}, {size} -> {size}" + f", {layers} layers" * (layers > 1)
-        yield name, fastlstm.from_torch(module), None
 
 
 def demo() -> tuple[str, fastlstm.Model, Array | None]:
@@ -95,7 +81,7 @@ def row(name: str, model: fastlstm.Model, x: Array | None, steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="the folder of trained models")
-    parser.add_argument("--steps", type=int, default=2000, help="for ours beside torch's")
+    parser.add_argument("--steps", type=int, default=500, help="for ours beside torch's")
     parser.add_argument("--only", default="", help="models that have this in their name")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -104,7 +90,7 @@ def main() -> None:
         "dynamic int8 | bytes of weights, to int8 |"
     )
     print(f"|{'---|' * 9}")
-    every = [random_models(), iter([demo()])]
+    every = [iter([demo()])]
     every += [trained_models(arguments.folder)] if arguments.folder else []
     for models in every:
         for name, model, x in models:
