@@ -95,7 +95,7 @@ def core_source() -> str:
             for n in kernels
         ),
         f'#endif\n\n#include "{_PUBLIC}"\n\n',
-        *(joined.included(name) for name in ("call.h", "scratch.h")),
+        *(joined.included(name) for name in ("call.h", "scratch.h", "halves.h")),
         "#if !defined(FL_ONLY_KERNEL)\n\n",
         *(f"{joined.file(name)}\n" for name in sources if name not in kernels),
         "#endif /* FL_ONLY_KERNEL */\n\n#if !defined(FL_KERNELS_APART)\n\n",

@@ -234,8 +234,8 @@ class _Emission:
     def tensor(self, name: str) -> int:
         if name not in self._tensors:
             tensor = self.planner.tensors[name]
-            how = (tensor.precision,) if isinstance(tensor, Reduced) else ()
-            self._tensors[name] = self.program.tensor(int(np.size(tensor)), name, *how)
+            stored = tensor.precision if isinstance(tensor, Reduced) else "real"
+            self._tensors[name] = self.program.tensor(int(np.size(tensor)), name, stored)
         return self._tensors[name]
 
     def vector(self, numbers: Numbers) -> int:
@@ -245,10 +245,9 @@ class _Emission:
 
     def matrix(self, matrix: Matrix) -> int:
         pieces = [self.piece(block) for block in matrix.blocks]
-        how: list[Any] = [stored] if (stored := self.planner.stored(matrix)) != "real" else []
-        if stored == "int8":
-            how.append(self.program.vector(self.scales(matrix)))
-        return self.program.matrix(matrix.rows, matrix.columns, pieces, *how)
+        stored = self.planner.stored(matrix)
+        scale = self.program.vector(self.scales(matrix)) if stored == "int8" else op.NONE
+        return self.program.matrix(matrix.rows, matrix.columns, pieces, stored, scale)
 
     def scales(self, matrix: Matrix) -> Array:
         """Of each row of an int8 matrix the scale of the output that it is; 1 of zeros."""

@@ -151,7 +151,7 @@ class NumPyProgram:
 
     def _matrix(self, matrix: op.Matrix) -> Any:
         made = self._numbers(matrix)
-        if getattr(matrix, "scale", -1) < 0:
+        if matrix.scale < 0:
             return made
         scale = self.vector(matrix.scale).astype(np.float32)
         return Integers(made, scale) if matrix.stored == "int8" else made * scale[:, None]

@@ -15,10 +15,6 @@ from fastlstm.reduced import Reduced
 PRECISIONS = spec.PRECISIONS[1:]
 SEEDS = range(60)
 
-pytestmark = pytest.mark.skipif(
-    "stored" not in op.ENUMERATIONS, reason="programs say nothing of how matrices are stored"
-)
-
 
 def reduced(graph: spec.Graph, tensors: dict, precision: str) -> dict:
     """The tensors, in a precision those that can be."""

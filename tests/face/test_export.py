@@ -16,7 +16,7 @@ from exported import build, engine, small_model
 from test_several_values import file_of
 
 import fastlstm
-from fastlstm import Model, _engine, cli, spec
+from fastlstm import Model, cli, spec
 from fastlstm.format import ModelFile
 
 X = spec.Input("x", (3,))
@@ -123,9 +123,6 @@ def test_run_gives_the_numbers_of_the_model(
         assert output == y.tobytes()
 
 
-@pytest.mark.skipif(
-    "enumeration stored" not in _engine.vocabulary(), reason="the engine reads floats only"
-)
 @pytest.mark.parametrize("precision", spec.PRECISIONS[1:])
 def test_a_model_in_fewer_bytes(precision: str, tmp_path: Path, rng: np.random.Generator) -> None:
     """The same bits, and a file about as much smaller."""
@@ -138,18 +135,6 @@ def test_a_model_in_fewer_bytes(precision: str, tmp_path: Path, rng: np.random.G
     fastlstm.export(plain, tmp_path / "plain", apart=True)
     part = file.stat().st_size / (tmp_path / "plain" / "model.flm").stat().st_size
     assert part < (0.35 if precision == "int8" else 0.6)
-
-
-@pytest.mark.skipif(
-    "enumeration stored" not in _engine.vocabulary(), reason="the engine reads floats only"
-)
-def test_halves_can_be_specialised_and_integers_not(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
-    plain = Model(file_of(spec.Graph.chain([spec.LSTM("n", 4, 6)]), rng))
-    fastlstm.export(fastlstm.quantize(plain, "float16"), tmp_path / "half", specialise=True)
-    with pytest.raises(ValueError, match="matrices of int8"):
-        fastlstm.export(fastlstm.quantize(plain, "int8"), tmp_path / "int8", specialise=True)
 
 
 def test_the_model_beside_the_sources(tmp_path: Path, rng: np.random.Generator) -> None:
