@@ -245,6 +245,7 @@ def verify(
         on_word=_on_word(model),
         notes=(*notes, *dict.fromkeys(trial.notes)),
         quantised=quantised,
+        lost=0.0 if model.measured is None else model.measured.relative(TINY),
     )
 
 
@@ -313,8 +314,9 @@ def _of_model(model: Model, other: Model, notes: list[str]) -> tuple[Sequence[So
     if model.graph != other.graph:
         notes.append("the source has other layers: their numbers are compared, not their weights")
         return [source], None
-    if model.measured is not None:
-        return [source], differing(model, other)
+    if model.measured is not None:  # how far apart they are is told of the quantised model
+        differs = differing(model, other)
+        return [source] if differs else [], differs
     if differs := _differing(arrays_of(model.tensors), arrays_of(tensors)):
         return [source], differs
     return [], ""  # its evaluation is the one that everything is compared with

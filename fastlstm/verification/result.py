@@ -26,6 +26,10 @@ MOST_RATIO = {"torch": 1.5, "NumPy": 4.0}
 # And that of a source, whose arithmetic is not ours to promise anything about.
 MOST_SOURCE_RATIO = 10.0
 
+# The largest of many errors grows with their number: over ten times the steps, and of other inputs,
+# it may be so many times what was measured when a model was quantised.
+MOST_LOST_RATIO = 4.0
+
 # Where rounding alone takes every evaluation off the exact trajectory, the errors at the end of it
 # are chance, but not by so much: a state that is lost shows here, and not within a few steps.
 MOST_DRIFT_RATIO = 100.0
@@ -94,6 +98,9 @@ class Verification:
         Of each output of a model in fewer bytes, against the float64 equations with the weights
         that it was made of, where these were given: errors of it, of float32, and of torch's
         dynamic int8. They are told, not judged.
+    lost : float
+        The largest error that was measured when the model was quantised, relative to the largest
+        output: what it was made of is not nearer than that.
     """
 
     drifts: tuple[Comparison, ...]
@@ -110,6 +117,7 @@ class Verification:
     on_word: tuple[str, ...]
     notes: tuple[str, ...]
     quantised: tuple[Comparison, ...] = ()
+    lost: float = 0.0
 
     @property
     def outcome(self) -> Outcome:
@@ -219,7 +227,8 @@ class Verification:
         elif name in self.sources:
             eps = [float(np.finfo(self.dtypes[one]).eps) for one in (name, self.yardstick)]
             ratio = MOST_SOURCE_RATIO * max(1.0, eps[0] / eps[1])
-        return max(ratio * measure, self.floor(comparison, name))
+        lost = MOST_LOST_RATIO * self.lost * comparison.scale * (name in self.sources)
+        return max(ratio * measure, self.floor(comparison, name), lost)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

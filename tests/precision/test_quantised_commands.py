@@ -133,6 +133,21 @@ def test_verify_of_halves_is_as_strict_as_of_float32(precision, rng):
     assert found.limit(found.judged[0], "engine, sequences") < 1e-4
 
 
+@pytest.mark.parametrize("precision", spec.PRECISIONS[1:])
+def test_verify_against_a_live_module_passes(precision):
+    """What the model was made of is as far off as was measured, and somewhat more."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(16, 32)
+    plain = fastlstm.from_torch(module)
+    found = verify(fastlstm.quantize(plain, precision), module, unquantised=plain, steps=3000)
+    assert found.passed, str(found)
+    assert found.quantised
+    with torch.no_grad():
+        module.weight_hh_l0[3, 4] += 2
+    assert not verify(fastlstm.quantize(plain, precision), module, steps=300).agrees
+
+
 def test_verify_says_what_torch_has_not(rng):
     pytest.importorskip("torch")
     graph = spec.Graph.chain([spec.RNN("r", 3, 4)])
