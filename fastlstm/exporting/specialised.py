@@ -201,8 +201,9 @@ class _Face:
 
     def header(self) -> str:
         name, guard = self._name, f"{self._name.upper()}_H"
-        aligned = " __attribute__((aligned(64)))" if self._wide() or not self.on_stack else ""
-        scratch = "" if self.on_stack else f"    unsigned char scratch[{self._scratch}];\n"
+        align = " __attribute__((aligned(64)))"
+        aligned = align if self._wide() or not self.on_stack else ""
+        scratch = "" if self.on_stack else f"    unsigned char scratch[{self._scratch}]{align};\n"
         stack = f"The stack has {self._scratch} bytes for a step." if self.on_stack else ""
         sizes = [f"{name}_{port.variable} = {port.size}" for port in self._inputs]
         sizes += [f"{name}_{port.variable} = {port.size}" for port in self._outputs]
