@@ -291,7 +291,7 @@ INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *
             gated_block(kind, 1, G, 0, a, panel_at(*mine.panels, i, mine.back), rows,
                         take_slice(later, a.packed, &side));
         }
-    } else if (n > 1 || a.packed->gates.stored != FL_STORED_real) {
+    } else if (n != 1 || a.packed->gates.stored != FL_STORED_real) {
         FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
     } else if (rows->from_h) {
         FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
@@ -331,7 +331,7 @@ INLINE void rnn_groups(const int G, cell a, const row *rows, size_t n, share min
 #define BLOCK(N, p) rnn_block(N, G, 0, a, p, rows)
 #define BLOCK_MADE(N, p) rnn_block(N, G, 1, a, p, rows)
 #define BLOCK_OF_ROWS(p, next, r, m) rnn_rows(G, a, p, next, rows, r, m)
-    if (n > 1 || a.packed->gates.stored != FL_STORED_real)
+    if (n != 1 || a.packed->gates.stored != FL_STORED_real)
         FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
     else if (rows->from_h)
         FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
