@@ -293,6 +293,13 @@ static void put_walk(fl_text *to, const char *name, const fl_model *model, size_
     fl_say(to, "\n");
 }
 
+/* Whether there are products of int8: what a model does not call takes no memory. */
+static int has_int8(const fl_program *program) {
+    for (size_t m = 0; m < program->matrix_count; ++m)
+        if (program->matrix[m].stored == FL_STORED_int8) return 1;
+    return 0;
+}
+
 size_t fl_source(const fl_model *model, char *text, size_t bytes) {
     fl_text made = {text, bytes, 0}, *to = &made;
     const fl_program *program = &model->program;
@@ -315,7 +322,8 @@ size_t fl_source(const fl_model *model, char *text, size_t bytes) {
         fl_say(to, ",\n    ");
     }
     fl_say(to, "{{0}}};\n");
-    fl_say(to, "static const fl_kernel the_kernel = {.sum_int8 = sum_products};\n");
+    fl_say(to, "static const fl_kernel the_kernel = {");
+    fl_say(to, has_int8(program) ? ".sum_int8 = sum_products};\n" : "0};\n");
     fl_say(to, "static const fl_model the_model = {.kernel = &the_kernel, .program = {");
     fl_say_size(to, "state_size", program->state_size);
     fl_say_size(to, "lines", program->lines);

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from c_builds import call
 from models import build, every_kind, recurrent
+from quantised import in_precision
 from random_graphs import random_graph, random_inputs
 from test_several_values import graphs
 from ways import assert_same_bits
@@ -62,13 +63,25 @@ def chains() -> dict[str, Any]:
 
 
 RANDOM = (5, 11, 17)
-NAMES = [*chains(), *(name.replace(" ", "_") for name in graphs()), *(f"seed{s}" for s in RANDOM)]
+STORED = ("int8", "float16", "bfloat16")  # of a chain
+NAMES = [
+    *chains(),
+    *(f"lstm_{precision}" for precision in STORED),
+    *("gru_int8", "embedding_before_int8", "norm_product_int8"),
+    *(name.replace(" ", "_") for name in graphs()),
+    *(f"seed{s}" for s in RANDOM),
+]
 
 
 def model_of(name: str, isa: str | None = None) -> Model:
     rng = np.random.default_rng(list(name.encode()))
+    kind, _, precision = name.rpartition("_")
     if name in chains():
         return build(chains()[name], rng, isa=isa)
+    if precision in STORED:
+        plain = build(chains()[kind], rng)
+        stored = in_precision(plain.graph, plain.tensors, precision)
+        return Model(ModelFile(plain.graph, stored), isa=isa)
     if name.startswith("seed"):
         graph, tensors = random_graph(np.random.default_rng(int(name.removeprefix("seed"))))
     else:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import ISAS
 from one_layer import EXAMPLES, draw, graph_of, inputs_of
 from quantised import float32_model, in_precision
 from random_graphs import random_graph, random_inputs
 
 import fastlstm
-from fastlstm import reference, spec
+from fastlstm import _engine, reference, spec
 from fastlstm.format import ModelFile
 
 PRECISIONS = spec.PRECISIONS[1:]
+ISAS = [name for name, _ in _engine.kernels(4)]
 NAMES = [
     name
     for name, one in EXAMPLES.items()
@@ -93,30 +93,3 @@ def test_errors_are_those_that_were_measured(isa, rng):
     off = np.abs(made(x)[0] - exact)
     assert off.max() < 2 * errors.largest
     assert 0.5 * errors.rms < np.sqrt(np.square(off).mean()) < 2 * errors.rms
-
-
-def test_every_kernel_gives_the_same_bits_of_int8(rng):
-    """Those that fuse multiplications and additions, as with float32."""
-    graph = spec.Graph.chain([spec.LSTM("l", 12, 40), spec.Linear("o", 40, 5)])
-    tensors = in_precision(graph, draw(graph, rng), "int8")
-    x = rng.standard_normal((50, 12)).astype(np.float32)
-    found = [
-        fastlstm.Model(ModelFile(graph, tensors), isa=isa)(x)[0]
-        for isa in ISAS
-        if isa != "scalar" and "simd" not in isa
-    ]
-    for y in found[1:]:
-        np.testing.assert_array_equal(y, found[0])
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_steps_and_batches_give_the_same_bits(precision, rng):
-    graph = spec.Graph.chain([spec.GRU("l", 12, 40), spec.Linear("o", 40, 5)])
-    tensors = in_precision(graph, draw(graph, rng), precision)
-    model = fastlstm.Model(ModelFile(graph, tensors), reproducible=True)
-    x = rng.standard_normal((20, 3, 12)).astype(np.float32)
-    y, _ = model(x)
-    stream = model.stream(3)
-    np.testing.assert_array_equal(np.stack([stream.step(row) for row in x]), y)
-    for b in range(3):
-        np.testing.assert_array_equal(model(x[:, b])[0], y[:, b])
