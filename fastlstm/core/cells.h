@@ -279,6 +279,26 @@ INLINE void gated_rows(const fl_cell_kind kind, const int G, cell a, size_t p, s
     for (size_t r = 0; r < n; ++r) end_unit(kind, a, p, rows + r, from_h[r]);
 }
 
+/* One step of a row in panels of fewer bits: the units of several at once, as the functions of one
+ * would wait for each other while there is little to read. */
+INLINE void gated_panels(const fl_cell_kind kind, const int G, cell a, const row *r, share mine) {
+    enum { TOGETHER = 4 };
+    const size_t P = mine.panels->end - mine.panels->first;
+    vec from_x[TOGETHER][4], from_h[TOGETHER][4];
+    for (size_t i = 0, m; i < P; i += m) {
+        m = next_rows(P - i, TOGETHER);
+        for (size_t j = 0; j < m; ++j) {
+            const size_t p = panel_at(*mine.panels, i + j, mine.back);
+            sum_both_of_rows(G, a, p, p, r, 0, 1, h_init_of(kind, a), from_x + j, from_h + j);
+        }
+        for (size_t j = 0; j < m; ++j)
+            begin_unit(kind, G, a, panel_at(*mine.panels, i + j, mine.back), r, from_x[j],
+                       from_h[j], from_h[j]);
+        for (size_t j = 0; j < m; ++j)
+            end_unit(kind, a, panel_at(*mine.panels, i + j, mine.back), r, from_h[j]);
+    }
+}
+
 INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *rows, size_t n,
                        share mine, ahead *later) {
 #define BLOCK(N, p) gated_block(kind, N, G, 0, a, p, rows, NULL)
@@ -291,8 +311,10 @@ INLINE void gated_step(const fl_cell_kind kind, const int G, cell a, const row *
             gated_block(kind, 1, G, 0, a, panel_at(*mine.panels, i, mine.back), rows,
                         take_slice(later, a.packed, &side));
         }
-    } else if (n != 1 || a.packed->gates.stored != FL_STORED_real) {
+    } else if (n != 1) {
         FOR_PANELS_AND_ROWS(BLOCK_OF_ROWS, *mine.panels, n, mine.back);
+    } else if (a.packed->gates.stored != FL_STORED_real) {
+        gated_panels(kind, G, a, rows, mine);
     } else if (rows->from_h) {
         FOR_PANELS(BLOCK_MADE, *mine.panels, mine.back);
     } else {
