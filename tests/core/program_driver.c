@@ -78,11 +78,12 @@ static fl_error open_model(subject *s, reader *from, char *message, size_t messa
     for (size_t i = 0; i < s->tensor_count; ++i) {
         fl_tensor_data *one = s->tensors + i;
         memset(one, 0, sizeof *one);
-        one->type = read_size(from) ? FL_FLOAT64 : FL_FLOAT32;
+        static const size_t sizes[] = {4, 8, 2, 2, 1}; /* of each fl_type */
+        one->type = (fl_type)read_size(from);
         one->count = read_size(from);
-        const size_t bytes = one->count * (one->type == FL_FLOAT64 ? 8 : 4);
+        const size_t bytes = one->count * sizes[one->type];
         one->data = copy_of(read_bytes(from, bytes), bytes);
-        if (one->type != config.type) config.keeps_tensors = 0;
+        if (one->type <= FL_FLOAT64 && one->type != config.type) config.keeps_tensors = 0;
     }
     if (!s->program) {
         free(isa);

@@ -49,13 +49,18 @@ BUILDS = {
 if platform.machine() == "x86_64":  # wine runs what the processor does
     BUILDS["windows"] = _with(c_builds.WINDOWS, "avx2")
 if platform.machine() != "aarch64":
-    BUILDS["neon"] = _with(c_builds.AARCH64, "neon")
+    BUILDS["neon"] = dataclasses.replace(
+        _with(c_builds.AARCH64, "neon"), kernels=("neondot", "neon")
+    )
 SOURCES = [
     *sorted(c_builds.CORE.glob("*.c")),
     *(Path(__file__).with_name(f"{name}_driver.c") for name in ("program", "stream", "refusal")),
 ]
 # Every place that may stop is tried, every call is shared by threads, for which it waits.
 EAGER = ("-DFL_ASK_WORK=1", "-DFL_LEAST_NS=1e-3", "-DFL_LONG_NS=0")
+
+OF_INT8 = ("amx", "vnni", "dot")  # how kernels are called that run another's loops
+_TYPES = {"float32": 0, "float64": 1, "float16": 2, "uint16": 3, "int8": 4}  # fl_type
 
 ERRORS = ("ok", "argument", "program", "tensors", "state", "large", "memory", "kernel", "stopped")
 _KINDS = ("begin", "run", "flush", "parts", "set_part", "state", "set_state", "try", "prepare")
@@ -100,7 +105,7 @@ class Case:
     ----------
     program : bytes
     tensors : sequence of array
-        Of float32 or float64.
+        Of float32 or float64, or of a matrix in fewer bytes.
     outputs : sequence of int
         Of each output how many numbers a row has.
     dtype : float32 or float64
@@ -230,7 +235,7 @@ class Case:
         parts += [word(np.dtype(self.dtype) == np.float64), word(len(isa)), filled(isa)]
         parts += [word(self.most), word(len(self.tensors))]
         for tensor in self.tensors:
-            parts += [word(tensor.dtype == np.float64), word(tensor.size), bytes_of(tensor)]
+            parts += [word(_TYPES[tensor.dtype.name]), word(tensor.size), bytes_of(tensor)]
         parts += [word(self.batch), word(self.threads), word(len(self._calls))]
         for request in self._calls:
             parts += request
@@ -252,15 +257,18 @@ class Driver:
         self._command, self._folder = list(command), folder
         self._kernels: list[tuple[str, Any]] = []
 
-    def kernels(self) -> list[tuple[str, Any]]:
-        """What can run here: the name of each, and its dtype."""
+    def kernels(self, *, of_int8: bool = False) -> list[tuple[str, Any]]:
+        """What can run here: the name of each, and its dtype.
+
+        Those that differ from another in products of int8 only are there if that is asked for.
+        """
         if not self._kernels:
             lines = self.call("kernels").splitlines()
             self._kernels = [
                 (name, np.float32 if size == "4" else np.float64)
                 for name, size in (line.split() for line in lines)
             ]
-        return self._kernels
+        return [one for one in self._kernels if of_int8 or not one[0].endswith(OF_INT8)]
 
     def vocabulary(self) -> str:
         """All that a program can say."""

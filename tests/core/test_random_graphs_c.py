@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planned import random_planned
+from planned import Planned, random_planned
 from programs import BUILDS, Case, Driver, driver_of
+from quantised import in_precision
 from random_graphs import random_inputs
 
 from fastlstm import reference
+from fastlstm.reduced import Reduced, kept
 
 SEEDS = range(200)
 SAME_BITS = ("avx512", "avx2", "neon", "fused")
+STORED = range(40)  # seeds of graphs whose matrices take fewer bytes
 B = 2
 
 Rows = list[list[np.ndarray]]
@@ -28,8 +31,11 @@ Rows = list[list[np.ndarray]]
 class Sequence:
     """A graph, and numbers for some more steps than its outputs are late."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, precision: str = "") -> None:
         self.seed, self.planned = seed, random_planned(seed)
+        if precision:
+            stored = in_precision(self.planned.graph, self.planned.tensors, precision)
+            self.planned = Planned(self.planned.graph, stored)
         self.graph, self.program = self.planned.graph, self.planned.program
         timings = (row.timing for row in self.planned.facts.rows.values())
         self.T = max(timing.delay for timing in timings if timing) + 6
@@ -40,8 +46,10 @@ class Sequence:
         cuts = np.sort(rng.integers(0, self.T + 1, 3))
         self.pieces = [int(n) for n in np.diff([0, *cuts, self.T])]
         self.streams = not self.planned.facts.looks_ahead
+        tensors = [self.planned.tensors[name] for name in self.program.tensor_names]
         self.tensors = [
-            self.planned.tensors[name].astype(np.float32) for name in self.program.tensor_names
+            kept(tensor) if isinstance(tensor, Reduced) else tensor.astype(np.float32)
+            for tensor in tensors
         ]
 
     @functools.cached_property
@@ -157,6 +165,37 @@ def known(one: Sequence, calls: list[Any]) -> Rows:
 
 
 BITS: dict[int, Rows] = {}
+
+
+@pytest.mark.parametrize("build", [name for name in BUILDS if name != "address in 32 bits"])
+def test_matrices_in_fewer_bytes(build: str) -> None:
+    """The same bits by every kernel for vectors, and close to what the reference makes of them: an
+    integer that another rounding makes another one moves a number by that."""
+    driver = driver_of(build)
+    sequences = [stored_sequence(seed) for seed in STORED]
+    for kernel in driver.kernels(of_int8=True):
+        if kernel[1] == np.float64:
+            continue
+        given = answered(driver, [one.whole(kernel) for one in sequences])
+        for one, calls in zip(sequences, given, strict=True):
+            rows = [one.rows(calls, b) for b in range(B)]
+            if kernel[0].startswith(SAME_BITS) or kernel[0] == "avxvnni":
+                for b in range(B):
+                    what = f"seed {one.seed}, {kernel[0]}"
+                    assert_same_bits(rows[b], STORED_BITS.setdefault(one.seed, rows)[b], what)
+            for b in range(B):
+                for y, exact in zip(rows[b], one.truth, strict=True):
+                    expected = exact[: len(y), b] if len(exact) == 1 or len(y) == 1 else exact[:, b]
+                    error = np.abs(y - expected).max(initial=0) / np.abs(exact).max(initial=1)
+                    assert error < 0.05, f"seed {one.seed}, {kernel[0]}: {error}"
+
+
+@functools.cache
+def stored_sequence(seed: int) -> Sequence:
+    return Sequence(seed, ("int8", "int8", "float16", "bfloat16")[seed % 4])
+
+
+STORED_BITS: dict[int, Rows] = {}
 
 
 @pytest.mark.parametrize("build", ["plain", "windows"])
