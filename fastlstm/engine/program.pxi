@@ -2,8 +2,8 @@
 
 from fastlstm cimport (
     FL_BFLOAT16, FL_COUNT_OUTPUTS, FL_FLOAT16, FL_FLOAT32, FL_FLOAT64, FL_INT8, FL_OK,
-    FL_TOO_LARGE, fl_count, fl_error, fl_error_text, fl_model, fl_model_config, fl_program, fl_program_init, fl_program_size,
-    fl_tensor_data, fl_type, fl_vocabulary,
+    FL_TOO_LARGE, fl_count, fl_error, fl_error_text, fl_model, fl_model_config, fl_program,
+    fl_program_init, fl_program_size, fl_tensor_data, fl_type, fl_vocabulary,
 )
 from fastlstm.core cimport (
     fl_find, fl_kernel, fl_kernels, fl_model_init_for, fl_model_size_for, fl_source,
