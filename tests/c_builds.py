@@ -23,7 +23,7 @@ CORE = ROOT / "fastlstm" / "core"
 DRIVERS = ROOT / "tests" / "core"
 
 KERNELS = (
-    *("avx512vnni", "avx512", "avxvnni", "avx2", "neondot", "neon"),
+    *("avx512amx", "avx512vnni", "avx512", "avxvnni", "avx2", "neondot", "neon"),
     *("simd128", "fused", "scalar", "scalar64"),
 )
 

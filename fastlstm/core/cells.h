@@ -10,7 +10,7 @@ typedef struct {
     const fl_recurrent *is;
     const fl_cell *packed;
     char *x_twins, *h_twins; /* of int8: of the rows of a step, in scratch memory */
-    fl_sum_int8 *sum_int8;
+    const fl_int8 *int8;
 } cell;
 
 /* A unit is made in two parts, of which the second waits for the functions of the first: of many
@@ -140,7 +140,7 @@ INLINE stored_part stored_x(cell a, size_t first) {
     const fl_panels *gates = &a.packed->gates;
     const size_t I = a.packed->input_rows;
     const stored_part made = {gates->weights, gates->stride, gates->stored, gates->unit, I,
-                              a.x_twins + first * fl_twin_bytes(I), a.sum_int8};
+                              a.x_twins + first * fl_twin_bytes(I), a.int8};
     return made;
 }
 INLINE stored_part stored_h(const int G, cell a, size_t first) {
@@ -148,7 +148,7 @@ INLINE stored_part stored_h(const int G, cell a, size_t first) {
     const size_t words = fl_words(gates->stored, a.packed->input_rows), H = a.is->h_size;
     const stored_part made = {(const real *)gates->weights + words * (size_t)(G * L),
                               gates->stride, gates->stored, a.packed->h_unit, H,
-                              a.h_twins + first * fl_twin_bytes(H), a.sum_int8};
+                              a.h_twins + first * fl_twin_bytes(H), a.int8};
     return made;
 }
 

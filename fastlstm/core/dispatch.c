@@ -16,7 +16,25 @@ static uint64_t xgetbv0(void) {
     return ((uint64_t)high << 32) | low;
 }
 
-/* Bits: Intel SDM volume 2, CPUID; volume 1, 13.3 (XCR0: 1 SSE, 2 AVX, 5 to 7 AVX-512 state). */
+#if defined(__linux__)
+/* Whether the system lets this process use tiles, which it does once it is asked: ARCH_REQ_XCOMP_PERM
+ * (0x1023) of tile data (18), by arch_prctl (158). That holds for all threads and is not taken back. The
+ * system refuses where a thread has a stack for signals too small for tiles. Source: Linux,
+ * Documentation/arch/x86/xstate.rst. */
+static int may_use_tiles(void) {
+    long answer;
+    __asm__ volatile("syscall"
+                     : "=a"(answer)
+                     : "a"(158L), "D"(0x1023L), "S"(18L)
+                     : "rcx", "r11", "memory");
+    return !answer;
+}
+#else
+static int may_use_tiles(void) { return 0; }
+#endif
+
+/* Bits: Intel SDM volume 2, CPUID; volume 1, 13.3 (XCR0: 1 SSE, 2 AVX, 5 to 7 AVX-512 state, 17
+ * and 18 tiles). */
 uint32_t fl_cpu_features(void) {
     uint32_t a, b, c, d, found = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -25,9 +43,13 @@ uint32_t fl_cpu_features(void) {
     if (!fma || !osxsave || !avx || !f16c || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     const uint64_t saved = xgetbv0();
     const uint32_t wide = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); /* F DQ BW VL */
+    const uint32_t tiles = (1u << 24) | (1u << 25); /* AMX-TILE, AMX-INT8 */
     if ((saved & 0x6) == 0x6 && (b & (1u << 5))) found |= FL_CPU_AVX2;
     if (found && (saved & 0xe6) == 0xe6 && (b & wide) == wide) found |= FL_CPU_AVX512;
     if ((found & FL_CPU_AVX512) && (c & (1u << 11))) found |= FL_CPU_AVX512VNNI;
+    if ((found & FL_CPU_AVX512VNNI) && (saved & 0x60000) == 0x60000 && (d & tiles) == tiles &&
+        may_use_tiles())
+        found |= FL_CPU_AMX;
     if (found && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)))
         found |= FL_CPU_AVXVNNI;
     return found;
@@ -48,15 +70,20 @@ uint32_t fl_cpu_features(void) { return FL_CPU_NEON; }
 uint32_t fl_cpu_features(void) { return 0; }
 #endif
 
-extern const fl_kernel fl_avx512vnni, fl_avx512, fl_avxvnni, fl_avx2, fl_neondot, fl_neon;
-extern const fl_kernel fl_simd128, fl_fused, fl_scalar, fl_scalar64;
+extern const fl_kernel fl_avx512amx, fl_avx512vnni, fl_avx512, fl_avxvnni, fl_avx2;
+extern const fl_kernel fl_neondot, fl_neon, fl_simd128, fl_fused, fl_scalar, fl_scalar64;
 
 /* A build that wants fewer, as one for one processor does, says which, best first, each with a comma
  * behind it: -DFL_KERNELS='&fl_fused,'. */
 #if !defined(FL_KERNELS)
 #if defined(__x86_64__)
+#if defined(__linux__)
+#define FL_OF_TILES &fl_avx512amx,
+#else
+#define FL_OF_TILES
+#endif
 #define FL_KERNELS \
-    &fl_avx512vnni, &fl_avx512, &fl_avxvnni, &fl_avx2, &fl_scalar, &fl_scalar64,
+    FL_OF_TILES &fl_avx512vnni, &fl_avx512, &fl_avxvnni, &fl_avx2, &fl_scalar, &fl_scalar64,
 #elif defined(__aarch64__)
 #define FL_KERNELS &fl_neondot, &fl_neon, &fl_scalar, &fl_scalar64,
 #elif defined(__wasm_simd128__)

@@ -7,6 +7,7 @@
  *   FL_SHARES    the fl_kernel whose templates this one runs too: it has only sums of int8 of its
  *                own; where FL_WHOLE is defined it has all
  *   FL_DOT       vec_int8.h: there are instructions for products of int8
+ *   FL_TILES     sum_tiles.h: there are instructions for products of many rows of int8
  *   FL_NAME      its name, a string
  *   FL_NEEDS     the FL_CPU_ bits it needs
  *   FL_TARGET    the compiler's names of those instruction sets, a string, if any
@@ -44,9 +45,20 @@ FL_REGION(FL_TARGET)
 
 #define UNROLL FL_PRAGMA(GCC unroll 8)
 
+/* Keep what lies behind `p` in memory. Where totals of several rows fit beside the accumulators, a
+ * compiler puts them into registers, and then has too few for the loop that matters; and of GCC's
+ * tiles it does not know that they are read from there. */
+#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
+
 #if !defined(FL_SCALAR64)
 #include "vec_int8.h"
 #include "sum_int8.h"
+#endif
+#if defined(FL_TILES)
+#include "sum_tiles.h"
+#define FL_INT8 {sum_rows_in_tiles, begin_tiles, end_tiles}
+#else
+#define FL_INT8 {.sum = sum_products}
 #endif
 
 #if !defined(FL_SHARES) || defined(FL_WHOLE)
@@ -99,7 +111,7 @@ const fl_kernel FL_KERNEL = {
     .gemm_rows = GEMM_ROWS,
 #if !defined(FL_SCALAR64)
     .int8_offset = DOT_OFFSET,
-    .sum_int8 = sum_products,
+    .int8 = FL_INT8,
 #endif
     .run = FL_PART_OF(FL_SHARES, _run),
     .begin = FL_PART_OF(FL_SHARES, _begin),

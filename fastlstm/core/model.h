@@ -183,6 +183,14 @@ typedef struct {
 typedef void fl_sum_int8(size_t G, const void *w, size_t K, const void *twins, size_t bytes,
                          size_t n, int32_t *sums);
 
+/* Sums of n rows at once, and what goes before the first and comes after the last of the same n, where
+ * something does, or NULL. */
+typedef struct {
+    fl_sum_int8 *sum;  /* NULL: the kernel is for doubles, and has reals of all */
+    void (*begin)(size_t n);
+    void (*end)(size_t n);
+} fl_int8;
+
 /* What a file of an instruction set fills. */
 typedef struct {
     const char *name;
@@ -191,7 +199,7 @@ typedef struct {
     uint32_t needs;           /* FL_CPU_ bits */
     size_t gemm_rows;         /* rows from which a BLAS projects faster than the kernel; 0: never */
     uint32_t int8_offset;     /* what is added to weights of int8, which are then unsigned; or 0 */
-    fl_sum_int8 *sum_int8;    /* NULL: it is for doubles, and has reals of all */
+    fl_int8 int8;
     void (*run)(struct fl_running *call);    /* the operations behind the held ones, of a call */
     void (*begin)(struct fl_running *call);  /* the held ones */
     void (*count)(struct fl_running *call);  /* only tell how many rows `run` would give */
@@ -206,7 +214,8 @@ enum {
     FL_CPU_NEON = 4,
     FL_CPU_AVXVNNI = 8,
     FL_CPU_AVX512VNNI = 16,
-    FL_CPU_DOT = 32
+    FL_CPU_DOT = 32,
+    FL_CPU_AMX = 64
 };
 
 /* The FL_CPU_ bits that processor and operating system support, each checked (CPUID, XGETBV). */

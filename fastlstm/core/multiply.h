@@ -15,7 +15,7 @@ typedef struct {
     fl_stored_kind stored;
     const real *unit;      /* (P, G, L), of int8, */
     char *twins;           /* and scratch memory for those of as many rows as are multiplied at once */
-    fl_sum_int8 *sum_int8;
+    const fl_int8 *int8;
 } product;
 
 /* r->y = function(scale total + shift) of one row in panel p. */
@@ -48,7 +48,7 @@ INLINE void product_rows(const int G, const product *a, size_t p, size_t next, c
     if (rows->x && a->stored != FL_STORED_real) {
         const stored_part part = {a->weights, a->stride, a->stored,
                                   a->unit ? a->unit + a->first : NULL, a->x_size,
-                                  a->twins + first * fl_twin_bytes(a->x_size), a->sum_int8};
+                                  a->twins + first * fl_twin_bytes(a->x_size), a->int8};
         sum_stored(G, &part, p, rows, n, 0, total);
     } else if (rows->x)
         sum_rows(G, rows, n, 0, a->weights + p * a->stride, a->x_size,
@@ -74,9 +74,8 @@ static void multiply_panels(const product *a, const row *rows, size_t n, int bac
     }
 }
 
-/* The product of a matrix and n rows: its full panels and the narrower one, or the other way. */
-static void multiply(const product *a, const row *rows, size_t n, int back) {
-    if (a->stored == FL_STORED_int8 && n && rows->x) make_twins(rows, n, 0, a->x_size, a->twins);
+/* Full panels and the narrower one, or the other way. */
+INLINE void multiply_all(const product *a, const row *rows, size_t n, int back) {
     if (!a->last_groups || a->panels.end <= a->full) {
         multiply_panels(a, rows, n, back);
         return;
@@ -93,12 +92,23 @@ static void multiply(const product *a, const row *rows, size_t n, int back) {
     if (!back) multiply_panels(&last, rows, n, back);
 }
 
+/* The product of a matrix and n rows. */
+static void multiply(const product *a, const row *rows, size_t n, int back) {
+    const int of_int8 = a->stored == FL_STORED_int8 && n && rows->x;
+    if (of_int8) {
+        make_twins(rows, n, 0, a->x_size, a->twins);
+        begin_int8(a->int8, n);
+    }
+    multiply_all(a, rows, n, back);
+    if (of_int8) end_int8(a->int8, n);
+}
+
 static const fl_activation identity = {FL_FUNCTION_identity, 0, 0};
 
 /* Panels of a matrix applied to rows that all have an x and start from its bias. twins: scratch memory
  * for those of the rows. */
 INLINE void fill_product(product *made, const fl_panels *a, range panels, size_t x_size,
-                         size_t y_size, fl_sum_int8 *sum_int8, char *twins) {
+                         size_t y_size, const fl_int8 *int8, char *twins) {
     const int narrow = a->last_groups < a->groups;
     made->weights = a->weights;
     made->stride = a->stride;
@@ -115,5 +125,5 @@ INLINE void fill_product(product *made, const fl_panels *a, range panels, size_t
     made->stored = a->stored;
     made->unit = a->unit;
     made->twins = twins;
-    made->sum_int8 = sum_int8;
+    made->int8 = int8;
 }

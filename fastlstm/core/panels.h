@@ -36,10 +36,6 @@ INLINE void clear(const int MN, const int G, vec (*acc)[4]) {
         UNROLL for (int g = 0; g < G; ++g) acc[i][g] = v_set1(0);
 }
 
-/* Keep what lies behind `p` in memory. Where totals of several rows fit beside the accumulators, a
- * compiler puts them into registers, and then has too few for the loop that matters. */
-#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
-
 INLINE void add_to(const int MN, const int G, vec (*acc)[4], vec (*total)[4]) {
     UNROLL for (int i = 0; i < MN; ++i)
         UNROLL for (int g = 0; g < G; ++g) total[i][g] = v_add(total[i][g], acc[i][g]);

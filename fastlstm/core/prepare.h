@@ -78,7 +78,7 @@ static void prepare_recurrences(run *in) {
         const size_t rows = fl_tile_rows(in->call->B, is->positions);
         const cell of = {is, &in->packed->recurrent,
                          (char *)own_scratch(in->call) + fl_twins_at(is, rows, sizeof(real)), NULL,
-                         in->call->model->kernel->sum_int8};
+                         &in->call->model->kernel->int8};
         prepare_recurrence(in, of);
     }
 }

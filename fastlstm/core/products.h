@@ -69,7 +69,7 @@ static void run_product(const run *in, const fl_product *operation) {
         if (end <= first + skipped) continue;
         const range panels = {skipped, end - first};
         fill_product(&b.made, a->panels + g, panels, a->columns, a->outputs, 
-                     in->call->model->kernel->sum_int8, twins);
+                     &in->call->model->kernel->int8, twins);
         b.made.activation = &operation->function;
         b.bias = a->panels[g].bias;
         if (!multiply_group(&b, operation, g, &x, &to)) return;

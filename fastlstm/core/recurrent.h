@@ -85,7 +85,7 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
     const size_t most = fl_tile_structs(a->n), width = a->tile.width;
     product made;
     if (from == R || project_by_gemm(a, first, from, R, gates)) return;
-    fill_product(&made, matrix, a->panels, a->of.packed->input_rows, width, a->of.sum_int8,
+    fill_product(&made, matrix, a->panels, a->of.packed->input_rows, width, a->of.int8,
                  a->of.x_twins);
     for (size_t r = from; r < R; r += most) {
         const size_t n = R - r < most ? R - r : most;
@@ -102,16 +102,19 @@ static void project(const tracks *a, size_t first, size_t from, size_t R, real *
 /* One step of n rows of PyTorch's cells, this rank's panels of it. `later` has blocks only for a
  * single row of an LSTM or GRU. */
 INLINE void plain_step(cell a, const row *rows, size_t n, share mine, ahead *later) {
-    if (a.packed->gates.stored == FL_STORED_int8 && n) {
+    const int of_int8 = a.packed->gates.stored == FL_STORED_int8 && n;
+    if (of_int8) {
         a.h_twins = a.x_twins + n * fl_twin_bytes(a.packed->input_rows);
         if (rows->x) make_twins(rows, n, 0, a.packed->input_rows, a.x_twins);
         make_twins(rows, n, 1, a.is->h_size, a.h_twins);
+        begin_int8(a.int8, n);
     }
     switch (a.is->cell) {
     case FL_CELL_lstm: lstm_step(a, rows, n, mine, later); break;
     case FL_CELL_gru: gru_step(a, rows, n, mine, later); break;
     default: rnn_step(a, rows, n, mine); break;
     }
+    if (of_int8) end_int8(a.int8, n);
 }
 
 /* The same of any cell. `spare` has room for as many rows. */
@@ -140,7 +143,7 @@ static void cell_step(const tracks *a, row *rows, size_t n, share mine, ahead *l
     real *hidden = a->shared + a->tile.hidden;
     product made;
     fill_product(&made, projection, panels_of(a->in, projection->panels), H, a->of.is->h_size,
-                 a->of.sum_int8, a->of.x_twins);
+                 a->of.int8, a->of.x_twins);
     for (size_t i = 0; i < n; ++i) {
         const row each = {projection->bias, NULL, hidden + i * H, NULL, NULL, rows[i].y, NULL};
         projected[i] = each;
@@ -377,7 +380,7 @@ static __attribute__((noinline)) void step_time(const run *in, const fl_recurren
     const fl_cell *packed = &in->packed->recurrent;
     row *rows = own_scratch(call);
     const cell of = {is, packed, (char *)rows + fl_twins_at(is, room, sizeof(real)), NULL,
-                     call->model->kernel->sum_int8};
+                     &call->model->kernel->int8};
     const size_t B = call->B, t = in->rows.first, P = is->positions;
     const range panels = panels_of(in, packed->gates.panels);
     const share mine = {&panels, in->back};
@@ -444,7 +447,7 @@ static __attribute__((noinline)) void scan_chunk(const run *in, const fl_recurre
     a.rows = (row *)(a.tracks + room);
     a.of.x_twins = (char *)a.tracks + fl_twins_at(is, room, sizeof(real));
     a.of.h_twins = NULL;
-    a.of.sum_int8 = call->model->kernel->sum_int8;
+    a.of.int8 = &call->model->kernel->int8;
     a.shared = shared_scratch(call);
     a.tile = fl_tile_of(is, packed, L, sizeof(real), room, 0);
     a.panels = panels_of(in, packed->gates.panels);

@@ -323,7 +323,7 @@ size_t fl_source(const fl_model *model, char *text, size_t bytes) {
     }
     fl_say(to, "{{0}}};\n");
     fl_say(to, "static const fl_kernel the_kernel = {");
-    fl_say(to, has_int8(program) ? ".sum_int8 = sum_products};\n" : "0};\n");
+    fl_say(to, has_int8(program) ? ".int8 = {.sum = sum_products}};\n" : "0};\n");
     fl_say(to, "static const fl_model the_model = {.kernel = &the_kernel, .program = {");
     fl_say_size(to, "state_size", program->state_size);
     fl_say_size(to, "lines", program->lines);

@@ -13,7 +13,7 @@ typedef struct {
     const real *unit;       /* (P, G, L), of int8 */
     size_t K;               /* inputs */
     const char *twins;      /* of int8: of row r from r * fl_twin_bytes(K) on */
-    fl_sum_int8 *sum_int8;
+    const fl_int8 *int8;
 } stored_part;
 
 #if defined(FL_SCALAR64) /* packing makes reals of all */
@@ -56,7 +56,7 @@ INLINE void sum_integers(const int G, const stored_part *a, const real *w, const
                          size_t n, vec (*total)[4]) {
     _Alignas(64) int32_t sums[TILE * 4 * L];
     const size_t bytes = fl_twin_bytes(a->K);
-    a->sum_int8((size_t)G, w, fl_words(FL_STORED_int8, a->K), a->twins, bytes, n, sums);
+    a->int8->sum((size_t)G, w, fl_words(FL_STORED_int8, a->K), a->twins, bytes, n, sums);
     for (size_t r = 0; r < n; ++r) {
         const vec scale = v_set1(((const fl_twin *)(const void *)(a->twins + r * bytes))->scale);
         const int32_t *sum = sums + r * (size_t)(G * L);
@@ -162,4 +162,12 @@ INLINE void make_twins(const row *rows, size_t n, int of_h, size_t K, char *made
     for (size_t r = 0; r < n; ++r)
         if (!of_h || !rows[r].from_h)
             make_twin(of_h ? rows[r].h : rows[r].x, K, made + r * fl_twin_bytes(K));
+}
+
+/* The sums of integers of n rows at once lie between these. */
+INLINE void begin_int8(const fl_int8 *int8, size_t n) {
+    if (int8->begin) int8->begin(n);
+}
+INLINE void end_int8(const fl_int8 *int8, size_t n) {
+    if (int8->end) int8->end(n);
 }

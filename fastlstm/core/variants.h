@@ -51,14 +51,14 @@ INLINE vec load_or_zero(const void *p, size_t at) {
 /* Panels of a matrix of `size` inputs times x, which starts from `init`, for every row of the batch. */
 static void multiply_variant(const variant_step *s, const fl_panels *matrix, size_t size) {
     product made;
-    fill_product(&made, matrix, s->panels, size, SIZE_MAX, s->of.sum_int8, s->of.x_twins);
+    fill_product(&made, matrix, s->panels, size, SIZE_MAX, s->of.int8, s->of.x_twins);
     multiply(&made, s->product_rows, s->n, 0);
 }
 
 /* The product of h of any cell, of rows that have h as their x. */
 INLINE void fill_product_of_h(product *made, cell of, range panels) {
     const fl_panels *matrix = fl_panels_of_h(of.packed);
-    fill_product(made, matrix, panels, of.is->h_size, SIZE_MAX, of.sum_int8, of.x_twins);
+    fill_product(made, matrix, panels, of.is->h_size, SIZE_MAX, of.int8, of.x_twins);
     if (matrix != &of.packed->gates) return;
     made->weights += fl_words(matrix->stored, of.packed->input_rows) * matrix->groups * L;
     made->unit = of.packed->h_unit;

@@ -1,11 +1,13 @@
 /* vec_int8.h - the vector operations of one instruction set on words of four int8.
  *
- * Beside vec.h the only file that names an intrinsic. The file that includes this one has defined what
- * vec.h asks for; FL_DOT says that the set has an instruction for four products and their sum, of
- * which the first factor is then unsigned on x86. It gets `ints`, INTS lanes of int32, and
+ * Beside vec.h, and sum_tiles.h for tiles, the only file that names an intrinsic. The file that
+ * includes this one has defined what vec.h asks for; FL_DOT says that the set has an instruction for
+ * four products and their sum, of which the first factor is then unsigned on x86. It gets `ints`,
+ * INTS lanes of int32, and
  *
  *   i_load(w)            INTS words of weights
  *   i_word(x)            one word of a row in every lane
+ *   i_last(w, n)         the last n of INTS words, and 0 for those before, of AVX-512
  *   i_zero(), i_add(a, b), i_store(p, a), i_set1(n)
  *   i_dot(sum, w, x)     sum + the four products of each lane, exactly
  *
@@ -20,6 +22,9 @@ INLINE ints i_load(const int32_t *w) { return _mm512_loadu_si512(w); }
 INLINE ints i_set1(int32_t n) { return _mm512_set1_epi32(n); }
 INLINE ints i_add(ints a, ints b) { return _mm512_add_epi32(a, b); }
 INLINE void i_store(int32_t *p, ints a) { _mm512_storeu_si512(p, a); }
+INLINE ints i_last(const int32_t *w, size_t n) {
+    return _mm512_maskz_loadu_epi32((__mmask16)(0xffffu << (16 - n)), w);
+}
 #if defined(FL_DOT)
 enum { DOT_OFFSET = 128 };
 INLINE ints i_dot(ints sum, ints w, ints x) { return _mm512_dpbusd_epi32(sum, w, x); }

@@ -115,7 +115,10 @@ def _general(model: Model, apart: bool | None) -> dict[str, bytes]:
 
 
 # What more processors have than an instruction set, for the same numbers.
-_COMMON = {"avx512vnni": "avx2", "avx512": "avx2", "avxvnni": "avx2", "neondot": "neon"}
+_COMMON = {
+    **{"avx512amx": "avx2", "avx512vnni": "avx2", "avx512": "avx2", "avxvnni": "avx2"},
+    "neondot": "neon",
+}
 
 
 def _specialised(model: Model, isa: str | None, name: str) -> dict[str, bytes]:

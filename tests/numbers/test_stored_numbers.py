@@ -104,3 +104,16 @@ def test_rows_of_int8_that_no_integers_stand_for(isa, rng):
     assert np.isnan(y[[1, 2]]).all()
     assert np.isfinite(y[0]).all()
     np.testing.assert_array_equal(y[3:], np.stack([bias, bias]))
+
+
+# Rows are summed several at a time, words of inputs too, and what is left of both apart.
+@pytest.mark.parametrize("rows", [15, 16, 17, 31, 32, 33, 48, 97])
+@pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
+def test_any_number_of_rows_and_inputs(inputs, rows, rng):
+    for layer in (spec.LSTM("n", inputs, inputs), spec.GRU("n", inputs, 72)):
+        graph, made = models(layer, "int8", rng)
+        x = x_of(graph, 2, rows, rng)
+        first, _ = made[SAME_BITS[0]](x)
+        for isa in SAME_BITS:
+            assert_same_bits(made[isa](x)[0], first)
+            assert_same_bits(made[isa](x[:, -1])[0], first[:, -1])

@@ -5,9 +5,9 @@
  *
  * For many processors it is compiled several times: once with -DFL_KERNELS_APART, which has
  * everything else and asks the processor which kernel to take, and once for each of them with
- * -DFL_ONLY_KERNEL and -DFL_ISA_AVX512VNNI, -DFL_ISA_AVX512, -DFL_ISA_AVXVNNI, -DFL_ISA_AVX2,
- * -DFL_ISA_SCALAR and -DFL_ISA_SCALAR64, or -DFL_ISA_NEONDOT and -DFL_ISA_NEON in the place of the
- * first four.
+ * -DFL_ONLY_KERNEL and -DFL_ISA_AVX512AMX, -DFL_ISA_AVX512VNNI, -DFL_ISA_AVX512, -DFL_ISA_AVXVNNI,
+ * -DFL_ISA_AVX2, -DFL_ISA_SCALAR and -DFL_ISA_SCALAR64, or -DFL_ISA_NEONDOT and -DFL_ISA_NEON in the
+ * place of the first five. No flag of a compiler's chooses AMX: the system may refuse it.
  */
 #if defined(__GNUC__) /* each of these builds uses only some of the functions */
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -15,8 +15,8 @@
 #if !defined(FL_KERNELS_APART) && !defined(FL_ONLY_KERNEL)
 #define FL_ALONE
 #define FL_WHOLE
-#if !defined(FL_ISA_AVX512VNNI) && !defined(FL_ISA_AVX512) && !defined(FL_ISA_AVXVNNI) && \
-    !defined(FL_ISA_AVX2) && !defined(FL_ISA_NEONDOT) && !defined(FL_ISA_NEON) && \
+#if !defined(FL_ISA_AVX512AMX) && !defined(FL_ISA_AVX512VNNI) && !defined(FL_ISA_AVX512) && \
+    !defined(FL_ISA_AVXVNNI) && !defined(FL_ISA_AVX2) && !defined(FL_ISA_NEONDOT) && !defined(FL_ISA_NEON) && \
     !defined(FL_ISA_SIMD128) && !defined(FL_ISA_FUSED) && !defined(FL_ISA_SCALAR) && \
     !defined(FL_ISA_SCALAR64)
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
