@@ -146,9 +146,9 @@ static fl_model *pack(fl_packer *to) {
     return model;
 }
 
-/* To widen a float16 takes two operations of the two that a processor makes at once, so that a matrix
- * is read no faster than 55 bytes of it in a nanosecond, where a second-level cache gives 135 of floats
- * (benchmarks/precision.py): it pays only where floats would not fit there. */
+/* To widen a float16 takes two of the operations of which a processor of x86 makes two at once, and so
+ * longer than a second-level cache takes to give a float (benchmarks/precision.py): float16 is read
+ * faster only where floats would not fit there. */
 enum { WIDENED_BYTES = 512 * 1024 };
 
 static int widens_float16(const fl_program *program) {
