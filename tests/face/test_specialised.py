@@ -185,7 +185,7 @@ def library(request, tmp_path_factory) -> Library:
     compiler = request.param
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
-    isa = next(name for name, _ in _engine.kernels() if name != "avx512")
+    isa = next(name for name, _ in _engine.kernels() if not name.startswith("avx512"))
     names = NAMES if compiler == "cc" else ["lstm", "coupled", "late"]
     return Library(tmp_path_factory.mktemp(compiler), isa, names, compiler)
 
@@ -292,7 +292,8 @@ def test_the_folder_builds_and_runs_on_another_processor(tmp_path):
 
 
 def test_every_kernel_there_is_can_be_written_for():
-    assert set(_engine.known_isas()) <= set(_engine.targets())
+    """But the one whose tiles the system must be asked for, which nothing in such a file does."""
+    assert set(_engine.known_isas()) - {"avx512amx"} <= set(_engine.targets())
 
 
 # ---- Refusals ----
