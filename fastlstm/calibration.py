@@ -16,7 +16,7 @@ from fastlstm.model import Model
 from fastlstm.paths import at_path
 from fastlstm.reduced import Reduced, Tensor
 
-__all__ = ["Trial", "inputs_of", "listed"]
+__all__ = ["Measurement", "inputs_of", "listed"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -80,7 +80,7 @@ def inputs_of(model: Model, calibrate: Any) -> Arrays:
     return made
 
 
-class Trial:
+class Measurement:
     """A model, the inputs that its other forms are run on, and what is exact for them.
 
     Parameters

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import spec
-from fastlstm.calibration import Trial, inputs_of, listed
+from fastlstm.calibration import Measurement, inputs_of, listed
 from fastlstm.model import Model
 
 __all__ = ["quantize"]
@@ -93,10 +93,10 @@ def quantize(
         )
     scheme = None if target_error is not None else _scheme(known, precision)
     target = _target(target_error)
-    trial = Trial(model, None if calibrate is None else inputs_of(model, calibrate))
+    measurement = Measurement(model, None if calibrate is None else inputs_of(model, calibrate))
     if scheme is None:
-        scheme = _search(trial, target)
-    return trial.finished(scheme, _note(known, scheme))
+        scheme = _search(measurement, target)
+    return measurement.finished(scheme, _note(known, scheme))
 
 
 def _target(error: Any) -> float:
@@ -162,25 +162,25 @@ def _note(known: Sequence[spec.Stored], scheme: Scheme) -> str:
     return text if len(text) < MOST_NOTE else f"{text[:MOST_NOTE]}..."
 
 
-def _search(trial: Trial, target: float) -> Scheme:
+def _search(measurement: Measurement, target: float) -> Scheme:
     """The scheme that reads the fewest bytes a step, as a greedy choice finds it."""
-    plain = {one.layers[0]: "float32" for one in trial.known}
-    if (own := trial.largest(plain)) > target:
+    plain = {one.layers[0]: "float32" for one in measurement.known}
+    if (own := measurement.largest(plain)) > target:
         raise ValueError(
             f"target_error is {target:g}, and float32 itself is off by {own:.2g}; expected more"
         )
     tried: list[tuple[float, str, str]] = []
-    for one in trial.known:
-        name, read = one.layers[0], _read_a_step(trial.model, one)
+    for one in measurement.known:
+        name, read = one.layers[0], _read_a_step(measurement.model, one)
         for kind in spec.PRECISIONS[1:]:
             if kind not in one.refused:
-                error = trial.largest(plain | {name: kind})
+                error = measurement.largest(plain | {name: kind})
                 saved = read * (_BYTES["float32"] - _BYTES[kind])
                 tried += [(saved / max(error, own), name, kind)] if error <= target else []
     chosen = plain
     for _, name, kind in sorted(tried, reverse=True):
         better = chosen | {name: kind}
-        if _BYTES[kind] < _BYTES[chosen[name]] and trial.largest(better) <= target:
+        if _BYTES[kind] < _BYTES[chosen[name]] and measurement.largest(better) <= target:
             chosen = better
     return chosen
 

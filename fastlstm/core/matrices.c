@@ -37,10 +37,13 @@ void fl_read_numbers(const fl_packer *from, ptrdiff_t tensor, int64_t first, int
 #undef READ
 }
 
+fl_stored_kind fl_table_as(const fl_packer *to, const fl_matrix *matrix) {
+    return to->kernel->real_size == sizeof(float) ? matrix->stored : FL_STORED_real;
+}
+
 fl_stored_kind fl_packed_as(const fl_packer *to, const fl_matrix *matrix) {
-    if (to->kernel->real_size != sizeof(float)) return FL_STORED_real;
-    return matrix->stored == FL_STORED_float16 && to->widens_float16 ? FL_STORED_real
-                                                                     : matrix->stored;
+    const fl_stored_kind stored = fl_table_as(to, matrix);
+    return stored == FL_STORED_float16 && to->widens_float16 ? FL_STORED_real : stored;
 }
 
 /* A number of a matrix of int8 as it is stored; no program of ours has another than -127 to 127. */
@@ -188,7 +191,7 @@ static size_t rows_together(const target *t, size_t row, size_t most) {
     return fewer < most ? fewer : most;
 }
 
-/* What row `row` of a matrix is multiplied by on its way to where its numbers go. */
+/* What row `row` of a matrix is multiplied by on its way to where its numbers go: integers by 1. */
 static double scale_of(const target *t, const fl_matrix *matrix, size_t row) {
     double scale = 1;
     if (matrix->scale < 0 || t->stored == FL_STORED_int8) return scale;
@@ -215,7 +218,7 @@ static void put_block(const target *t, const fl_matrix *matrix, const fl_piece *
             }
         }
         const double scale = scale_of(t, matrix, piece->row + r + i);
-        for (size_t k = 0; k < n && matrix->scale >= 0; ++k) row[k] *= scale;
+        for (size_t k = 0; k < n && scale != 1; ++k) row[k] *= scale;
     }
     put_numbers(t, piece->row + r - t->first_row, piece->column + first, rows, n, numbers);
 }
@@ -263,39 +266,29 @@ fl_panels fl_panels_of(const fl_layout *at, fl_stored_kind stored, size_t words,
     return made;
 }
 
-/* The one piece of a matrix that lies in a tensor row by row; NULL if it does not. */
-static const fl_piece *whole_piece(const fl_packer *to, const fl_matrix *matrix) {
+/* The one piece of a matrix that lies in a tensor row by row as it is to be stored; NULL if it does
+ * not. */
+static const fl_piece *whole_piece(const fl_packer *to, const fl_matrix *matrix,
+                                   fl_stored_kind stored) {
     const fl_piece *piece = to->program->piece + matrix->first_piece;
     const int is_whole = matrix->pieces == 1 && piece->tensor >= 0 && !piece->order.at &&
-                         matrix->scale < 0 &&
-                         to->program->tensor[piece->tensor].stored == FL_STORED_real &&
+                         (matrix->scale < 0 || stored == FL_STORED_int8) &&
+                         to->program->tensor[piece->tensor].stored == stored &&
                          piece->rows == matrix->rows && piece->columns == matrix->columns &&
                          (piece->columns == 1 || piece->column_stride == 1) &&
                          (piece->rows == 1 || piece->row_stride == (ptrdiff_t)piece->columns);
     return is_whole ? piece : NULL;
 }
 
-/* A matrix as it is, real (rows, columns): in the model's memory, or where it lies, if it is all one
+/* A matrix row by row, (rows, columns): in the model's memory, or where it lies, if it is all one
  * tensor's that stays. */
-static const void *pack_rows(fl_packer *to, ptrdiff_t number) {
+static const void *pack_rows(fl_packer *to, ptrdiff_t number, fl_stored_kind stored) {
     const fl_matrix *matrix = to->program->matrix + number;
-    const fl_piece *whole = to->keeps_tensors ? whole_piece(to, matrix) : NULL;
+    const fl_piece *whole = to->keeps_tensors ? whole_piece(to, matrix, stored) : NULL;
     if (whole && !to->tensors) return NULL;
     if (whole)
         return (const char *)to->tensors[whole->tensor].data +
-               (size_t)whole->first * to->kernel->real_size;
-    target t = {.to = to, .row_stride = matrix->columns, .column_stride = 1};
-    t.rows = matrix->rows;
-    t.reals = fl_take_reals(to, matrix->rows, matrix->columns, 1);
-    if (t.reals) put_matrix(&t, number);
-    return t.reals;
-}
-
-/* The same as it is stored: (rows, columns). */
-static const void *pack_table(fl_packer *to, ptrdiff_t number) {
-    const fl_matrix *matrix = to->program->matrix + number;
-    const fl_stored_kind stored = fl_packed_as(to, matrix);
-    if (stored == FL_STORED_real) return pack_rows(to, number);
+               (size_t)whole->first * (to->kernel->real_size / fl_per_word(stored));
     target t = {.to = to, .stored = stored, .row_stride = matrix->columns, .column_stride = 1};
     t.rows = matrix->rows;
     t.reals = fl_take_reals(to, matrix->rows, fl_words(stored, matrix->columns), 1);
@@ -353,8 +346,9 @@ void fl_pack_matrices(fl_packer *to, const void **panels, const void **rows, con
             as_panels = pack_panels(to, (ptrdiff_t)m);
             most = fl_most(most, program->matrix[m].rows);
         }
-        if (program->uses[m] & FL_USE_ROWS) as_rows = pack_rows(to, (ptrdiff_t)m);
-        if (program->uses[m] & FL_USE_TABLE) as_table = pack_table(to, (ptrdiff_t)m);
+        if (program->uses[m] & FL_USE_ROWS) as_rows = pack_rows(to, (ptrdiff_t)m, FL_STORED_real);
+        if (program->uses[m] & FL_USE_TABLE)
+            as_table = pack_rows(to, (ptrdiff_t)m, fl_table_as(to, program->matrix + m));
         if (panels) panels[m] = as_panels, rows[m] = as_rows, tables[m] = as_table;
         if (to->arena.used == SIZE_MAX) return;
     }

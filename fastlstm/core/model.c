@@ -36,7 +36,7 @@ static void pack_norm(const fl_packer *to, const fl_norm *norm, fl_packed_norm *
 static void pack_lookup(const fl_packer *to, const fl_lookup *lookup, fl_packed_lookup *made) {
     const fl_matrix *table = to->program->matrix + lookup->table;
     made->table = to->tables ? to->tables[lookup->table] : NULL;
-    made->stored = fl_packed_as(to, table);
+    made->stored = fl_table_as(to, table);
     made->unit = made->stored == FL_STORED_int8 ? fl_plain_vector(to, table->scale, 0) : NULL;
     made->tokens = to->program->matrix[lookup->table].rows;
     made->width = to->program->matrix[lookup->table].columns;

@@ -38,8 +38,9 @@ fl_layout fl_plain_layout(const fl_packer *to, size_t outputs);
  * for, unless padding then costs a fifth. */
 fl_layout fl_cell_layout(const fl_packer *to, size_t units, size_t gates);
 
-/* How a matrix lies in panels and tables: a kernel for doubles has reals of all. The numbers are the
- * same either way. */
+/* How a matrix lies in tables, and in panels: a kernel for doubles has reals of all. The numbers are
+ * the same either way. */
+fl_stored_kind fl_table_as(const fl_packer *to, const fl_matrix *matrix);
 fl_stored_kind fl_packed_as(const fl_packer *to, const fl_matrix *matrix);
 
 /* `count` reals, or NULL while sizes are counted. */

@@ -247,7 +247,7 @@ static void say_norm(fl_text *to, size_t i, const fl_packed_norm *a) {
 }
 
 static void put_lookup(fl_text *to, fl_owner of, const fl_packed_lookup *a) {
-    fl_put_words(to, of, "table", a->stored, a->table, a->tokens * fl_words(a->stored, a->width));
+    fl_put_words(to, of, "table", a->stored, a->table, fl_words(a->stored, a->tokens * a->width));
     fl_put_reals(to, of, "unit", a->unit, a->tokens);
 }
 

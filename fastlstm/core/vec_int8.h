@@ -8,7 +8,7 @@
  *   i_load(w)            INTS words of weights
  *   i_word(x)            one word of a row in every lane
  *   i_last(w, n)         the last n of INTS words, and 0 for those before, of AVX-512
- *   i_zero(), i_add(a, b), i_store(p, a), i_set1(n)
+ *   i_add(a, b), i_store(p, a), i_set1(n)
  *   i_dot(sum, w, x)     sum + the four products of each lane, exactly
  *
  * Numbers are -127 to 127, so that pairs of products, 32258 at most, fit the 16 bits of AVX2's sums,

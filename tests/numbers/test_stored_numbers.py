@@ -117,3 +117,19 @@ def test_any_number_of_rows_and_inputs(inputs, rows, rng):
         for isa in SAME_BITS:
             assert_same_bits(made[isa](x)[0], first)
             assert_same_bits(made[isa](x[:, -1])[0], first[:, -1])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("width", [7, 64])
+def test_a_table_is_looked_up_where_it_lies(width, precision, rng):
+    """In the bytes that it is stored in, and also where it is copied, the same numbers."""
+    V = 20_000
+    graph = graph_of(spec.Embedding("n", V, width), [()], tokens=V)
+    tensors = in_precision(graph, draw(graph, rng), precision)
+    kept = Model(ModelFile(graph, tensors))
+    copied = Model(ModelFile(graph, tensors), keep=False)
+    x = rng.integers(0, V, (50, 2))
+    assert_same_bits(kept(x)[0], np.asarray(tensors["n.weight"])[x].astype(np.float32))
+    assert_same_bits(copied(x)[0], kept(x)[0])
+    scales = 4 * V if precision == "int8" else 0
+    assert kept.nbytes < scales + 4096
