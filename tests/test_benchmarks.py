@@ -35,7 +35,8 @@ def run(script: str, tmp_path: Path, *words: str) -> dict[str, Any]:
     """What a script of the folder writes with --json."""
     to = tmp_path / "found.json"
     command = [sys.executable, str(FOLDER / script), *words, "--json", str(to)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{FOLDER}"}
+    paths = os.environ["PYTHONPATH"], str(FOLDER)  # the package that the tests see
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, check=False, env=environment
     )

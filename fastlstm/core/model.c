@@ -79,7 +79,7 @@ static const void *pack_vector(fl_packer *to, const fl_vector *vector) {
 /* Have a place for what each recurrence can make before its input; those of a loop make it in their
  * turn, and those with several rows a step would have it for the first only. Not 0 if a number is
  * too large. */
-static int place_prepared(fl_model *model, fl_packed *packed) {
+static int make_room_for_prepared(fl_model *model, fl_packed *packed) {
     const fl_program *program = &model->program;
     const size_t real_size = model->kernel->real_size;
     size_t end = FL_ALIGNMENT / real_size;
@@ -137,7 +137,7 @@ static fl_model *pack(fl_packer *to) {
     model->courses = courses;
     model->bounds = bounds;
     model->rooms = rooms;
-    if (place_prepared(model, packed)) return NULL;
+    if (make_room_for_prepared(model, packed)) return NULL;
     for (size_t o = 0; o < program->output_count; ++o) {
         const fl_value *value = program->value + program->outputs[o];
         if (value->place != FL_PLACE_output || value->number != o) model->copies = 1;

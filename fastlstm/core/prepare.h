@@ -6,7 +6,7 @@
  */
 
 /* Where the product of h of position p of batch row b is; NULL: nowhere. */
-INLINE real *place_prepared(const fl_running *call, const fl_cell *packed, size_t b, size_t p) {
+INLINE real *prepared_place(const fl_running *call, const fl_cell *packed, size_t b, size_t p) {
     const fl_panels *matrix = fl_panels_of_h(packed);
     if (!packed->prepared || !call->prepared[b]) return NULL;
     return (real *)call->prepared[b] + packed->prepared + p * matrix->panels * matrix->groups * L;
@@ -20,7 +20,7 @@ INLINE int is_prepared(const fl_running *call, size_t b) {
 /* The same, if it was made. */
 INLINE const real *prepared_of(const fl_running *call, const fl_cell *packed, size_t b, size_t p) {
     if (!call->prepared || !is_prepared(call, b)) return NULL;
-    return place_prepared(call, packed, b, p);
+    return prepared_place(call, packed, b, p);
 }
 
 /* Rows [0, n) of a step, and one behind them, whose product of h was made if the first `made` of them
@@ -56,7 +56,7 @@ static void prepare_recurrence(const run *in, cell of) {
         const real *h = (const real *)call->states[b] + is->h;
         for (size_t p = 0; p < is->positions; ++p) {
             fill_row_of_h(rows + n++, of, h + p * is->h_size,
-                          place_prepared(call, of.packed, b, p));
+                          prepared_place(call, of.packed, b, p));
             if (n < FL_TILE_ROWS) continue;
             multiply(&made, rows, n, in->back);
             n = 0;
