@@ -104,9 +104,10 @@ static void cut_call(const fl_model *model, size_t T, size_t B, size_t ranks, fl
     cut->own = reserve(&cut->bytes, fl_checked(ranks, cut->own_bytes, 0));
 }
 
-/* What a core does in a nanosecond, about: bytes it reads beyond its first-level cache, and
- * multiply-adds. Only the choice of a number of ranks hangs on them. */
-static const double BYTES_A_NS = 100, FMAS_A_NS = 50;
+/* What a core does in a nanosecond, about: multiply-adds, and bytes it reads of a second-level cache
+ * and of what lies behind it. Only the choice of a number of ranks hangs on them. */
+static const double FMAS_A_NS = 50, BYTES_A_NS = 100, FAR_BYTES_A_NS = 40;
+static const double NEAR_BYTES = 1 << 20;
 
 /* A rank pays its way from this much work between two meetings, or in a whole call that it has rows
  * of its own for; a meeting takes up to 300 ns (tests/core/team_driver.c, latency). The tests
@@ -160,14 +161,23 @@ static effort effort_of(const fl_model *model, size_t i, size_t B) {
     return made;
 }
 
+/* How long reading a byte takes, if a step reads so many. */
+static double ns_of_byte(double bytes) {
+    const double near = bytes < NEAR_BYTES ? bytes : NEAR_BYTES;
+    return bytes > 0 ? (near / BYTES_A_NS + (bytes - near) / FAR_BYTES_A_NS) / bytes : 0;
+}
+
 /* How many ranks a call is worth, and how they share it. */
 static void share_call(const fl_model *model, size_t T, size_t B, size_t threads, fl_plan *plan) {
-    double total = 0, meetings = 0, ranks;
+    const double real_size = (double)model->kernel->real_size;
+    double elements = 0, total = 0, meetings = 0, ranks;
     size_t panels = 0;
+    for (size_t i = 0; i < model->program.operation_count; ++i)
+        elements += effort_of(model, i, B).elements;
+    const double byte_ns = ns_of_byte(elements * real_size);
     for (size_t i = 0; i < model->program.operation_count; ++i) {
         const effort each = effort_of(model, i, B);
-        const double real_size = (double)model->kernel->real_size;
-        const double read = each.elements * real_size / BYTES_A_NS;
+        const double read = each.elements * real_size * byte_ns;
         const double computed = each.elements * each.times * real_size / 4 / FMAS_A_NS;
         total += read > computed ? read : computed;
         meetings += (double)each.meetings;
