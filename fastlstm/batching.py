@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,17 +80,27 @@ class Batcher:
     max_pending : int, default 4096
         Most requests queued. Beyond them :meth:`submit` raises, and those of :meth:`step` and
         :meth:`run` stand in line behind, first come, first served.
+    on_batch : callable of int, optional
+        Told the requests of each call before it is made.
     """
 
-    __slots__ = ("_max_batch", "_max_pending", "_max_wait", "_network", "_pool", "_queue")
+    __slots__ = (
+        *("_max_batch", "_max_pending", "_max_wait", "_network", "_on_batch", "_pool", "_queue"),
+    )
 
     def __init__(
-        self, pool: Pool, max_batch: int = 256, max_wait: float = 0, max_pending: int = 4096
+        self,
+        pool: Pool,
+        max_batch: int = 256,
+        max_wait: float = 0,
+        max_pending: int = 4096,
+        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._pool = pool
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._max_pending = max_pending
+        self._on_batch = on_batch
         self._network = pool.network
         self._queue: _Queue | None = None
 
@@ -231,7 +241,7 @@ class _Queue:
 
     __slots__ = (
         *("loop", "requests", "handle", "_process", "_pool", "_max_batch", "_max_wait"),
-        "_network",
+        *("_network", "_on_batch"),
     )
 
     def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
@@ -243,6 +253,7 @@ class _Queue:
         self._max_batch = batcher._max_batch
         self._max_wait = batcher._max_wait
         self._network = batcher._network
+        self._on_batch = batcher._on_batch
 
     def is_awaited(self) -> bool:
         """Whether there is a request that can still be answered, in this process."""
@@ -302,6 +313,8 @@ class _Queue:
 
     def _answer(self, batch: list[Request]) -> None:
         try:
+            if self._on_batch is not None:
+                self._on_batch(len(batch))
             slots = [request[0] for request in batch]
             blocks = len(batch) - [request[2] for request in batch].count(None)
             several = any(port.step_rows != 1 for port in self._network.outputs)

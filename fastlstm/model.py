@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -333,6 +333,7 @@ class Model(PackedGraph):
         max_batch: int = 256,
         max_wait: float = 0,
         max_pending: int = 4096,
+        on_batch: Callable[[int], None] | None = None,
     ) -> Pool:
         """A pool for the many live streams of a server, each with a state of its own.
 
@@ -345,6 +346,7 @@ class Model(PackedGraph):
             max_batch=max_batch,
             max_wait=max_wait,
             max_pending=max_pending,
+            on_batch=on_batch,
         )
 
     def save(self, path: Path) -> None:

@@ -214,6 +214,18 @@ class PackedGraph:
             state[name] = array if batched else array[:, 0].copy()
         return state
 
+    def state_shapes(
+        self, batch_size: int | None
+    ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Types and shapes of the arrays of a state."""
+        rows = () if batch_size is None else (batch_size,)
+        return {
+            name: (np.dtype(np.int64) if counts else self.dtype, (shape[0], *rows, *shape[1:]))
+            for (name, shape), counts in zip(
+                self._parts.items(), self._network.part_counts(), strict=True
+            )
+        }
+
     def state_block(self, state: Any, batch_size: int | None, *, together: bool = True) -> Array:
         """The inverse of :meth:`state_arrays`; names, dtypes and shapes must be right.
 

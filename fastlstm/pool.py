@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastlstm import _engine, format
 from fastlstm.packed import PackedGraph
 from fastlstm.paths import Path
+from fastlstm.stream_bytes import dumped, loaded
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,6 +59,9 @@ class Pool(_engine.Pool):
     max_pending : int, default 4096
         Requests that may be queued before :meth:`submit` refuses; those of :meth:`step_async` and
         :meth:`run_async` stand in line behind.
+    on_batch : callable of int, optional
+        Told the requests of each call of :meth:`step_async` and :meth:`run_async` before it is
+        made, in the event loop's thread; what it raises, they raise. It is not pickled.
 
     Attributes
     ----------
@@ -82,9 +86,10 @@ class Pool(_engine.Pool):
     >>> pool.close(a)
     """
 
-    __slots__ = ("_batcher", "_batching", "_model")
+    __slots__ = ("_batcher", "_batching", "_model", "_on_batch")
 
     _model: PackedGraph
+    _on_batch: Callable[[int], None] | None
     _batcher: Batcher | None
     _batching: tuple[int, float, int]
 
@@ -97,6 +102,7 @@ class Pool(_engine.Pool):
         max_batch: int = 256,
         max_wait: float = 0,
         max_pending: int = 4096,
+        on_batch: Callable[[int], None] | None = None,
     ) -> Pool:
         model.check_streams()
         batching = (
@@ -108,6 +114,7 @@ class Pool(_engine.Pool):
         self._model = model
         self._batcher = None
         self._batching = batching
+        self._on_batch = on_batch
         return self
 
     @property
@@ -250,6 +257,50 @@ class Pool(_engine.Pool):
         opened = self.open_rows(block[wanted], np.array(steps, np.int64)[wanted])
         return {saved[i]: int(slot) for i, slot in zip(wanted, opened, strict=True)}
 
+    def dumps(self, slot: int) -> bytes:
+        """A stream as bytes, as :meth:`fastlstm.Stream.dumps` of an unbatched one gives them.
+
+        Parameters
+        ----------
+        slot : int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no slot, or not open.
+        """
+        numbers = _engine.as_slots(slot)
+        if numbers.ndim:
+            raise TypeError("slot is an array; expected the number of one stream")
+        _, block, steps = self.snapshot(numbers.reshape(1))
+        return dumped(self._model, block, int(steps[0]), None)
+
+    def loads(self, data: Any) -> int:
+        """Open a stream that goes on from what :meth:`dumps` gave, here or of a Stream.
+
+        Parameters
+        ----------
+        data : bytes-like
+            Untrusted: all of it is checked first.
+
+        Returns
+        -------
+        int
+            Its slot.
+
+        Raises
+        ------
+        TypeError
+            If it is not bytes.
+        FormatError
+            If the bytes are damaged, of another model, or of a batch.
+        RuntimeError
+            If all slots are taken, or another thread uses this pool. Nothing has been opened
+            whenever this method raises.
+        """
+        block, steps = loaded(self._model, data, None)
+        return int(self.open_rows(block, np.array([steps], np.int64))[0])
+
     def _read(self, path: Path) -> tuple[list[int], list[int], Array]:
         """Slots, steps and states (N, state_size) of a saved pool."""
         name = repr(os.fsdecode(path))
@@ -356,7 +407,7 @@ class Pool(_engine.Pool):
         if self._batcher is None:
             from fastlstm.batching import Batcher  # imports asyncio
 
-            self._batcher = Batcher(self, *self._batching)
+            self._batcher = Batcher(self, *self._batching, self._on_batch)
         return self._batcher
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from fastlstm import _engine, format
 from fastlstm.arrays import offered
 from fastlstm.packed import PackedGraph
 from fastlstm.paths import Path
+from fastlstm.stream_bytes import dumped, loaded
 
 __all__ = ["Stream"]
 
@@ -127,6 +128,32 @@ class Stream(_engine.Stream):
                 f"of this model, with these very weights, saved"
             )
         self.state = state
+
+    def dumps(self) -> bytes:
+        """The stream as bytes: its state and the steps that it has made.
+
+        They are 68 bytes more than the arrays of :attr:`state`, name the model by its fingerprint,
+        and are the same on every machine; docs/state_formats.md has the layout.
+        """
+        return dumped(self._model, self.read_block(), self.steps, self.batch_size)
+
+    def loads(self, data: Any) -> None:
+        """Go on from what :meth:`dumps` gave, of this stream or of another of the same model.
+
+        Parameters
+        ----------
+        data : bytes-like
+            Untrusted: all of it is checked first.
+
+        Raises
+        ------
+        TypeError
+            If it is not bytes.
+        FormatError
+            If the bytes are damaged, of another model, or of another number of rows. Nothing has
+            changed then.
+        """
+        self.write_block(*loaded(self._model, data, self.batch_size))
 
     def __reduce__(self) -> tuple[Any, ...]:
         held = self.held_values()

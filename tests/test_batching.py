@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import pickle
 import re
 import selectors
 import signal
@@ -294,6 +295,39 @@ class TestBatches:
 
 
 # When a call is made: by a clock that the test moves
+
+
+class TestOnBatch:
+    """Whoever counts is told the size of each call."""
+
+    def test_is_told_before_each_call(self, model, rng):
+        told: list[int] = []
+        pool = model.pool(max_batch=3, on_batch=told.append)
+        x = rng.standard_normal((INPUTS,)).astype(np.float32)
+
+        async def ask() -> None:
+            slots = [pool.open() for _ in range(7)]
+            await asyncio.gather(*(pool.step_async(slot, x) for slot in slots))
+            await pool.run_async(slots[0], x[None])
+
+        asyncio.run(ask())
+        assert told == [3, 3, 1, 1]
+        assert pickle.loads(pickle.dumps(pool)).open() not in pool
+
+    def test_what_it_raises_the_requests_raise(self, model, rng):
+        def refuse(count: int) -> None:
+            raise OSError(f"{count} requests")
+
+        pool = model.pool(on_batch=refuse)
+        slot = pool.open()
+
+        async def ask() -> None:
+            x = np.zeros(INPUTS, np.float32)
+            with pytest.raises(OSError, match="1 requests"):
+                await pool.step_async(slot, x)
+
+        asyncio.run(ask())
+        assert pool.steps(slot) == 0
 
 
 class CoarseSelector(selectors.SelectSelector):

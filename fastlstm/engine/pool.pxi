@@ -67,15 +67,16 @@ cdef class Pool(Slots):
             taken[i].used = now
             taken[i].made = 0
 
-    cdef const size_t *count_rows(self, void **states, size_t N, size_t T,
-                                  const size_t *lengths) except NULL:
-        """Rows (outputs, N) that the next steps of streams in these states (N,) give."""
+    cdef const size_t *count_rows(self, void **states, size_t N, size_t T, const size_t *lengths,
+                                  bint ending=False) except NULL:
+        """Rows (outputs, N) that the next steps of streams in these states (N,) give, or the end."""
         cdef fl_call call
         memset(&call, 0, sizeof(call))
         call.T, call.B, call.lengths = T, N, lengths
         self.counts = at_least(self.counts, (self.network.n_outputs * N + 1) * sizeof(size_t))
         if N:
-            self.network.count_into(&call, states, <size_t *>self.counts.data, False, self.scratch)
+            self.network.count_into(&call, states, <size_t *>self.counts.data, ending,
+                                    None if ending else self.scratch)
         return <const size_t *>self.counts.data
 
     cdef size_t *fill_lengths(self, size_t N, size_t T) except NULL:
@@ -429,6 +430,46 @@ cdef class Pool(Slots):
             parts[i].left -= parts[i].steps
             n += 1
         return 0
+
+    def flush(self, slot):
+        """The rows that are due if a stream ends here; its state stays as it is.
+
+        Parameters
+        ----------
+        slot : int
+
+        Returns
+        -------
+        array (T', O), or a mapping of names to these
+            As of :meth:`fastlstm.Stream.flush`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no slot, or not open.
+        RuntimeError
+            If another thread uses this pool.
+        """
+        cdef Network network = self.network
+        cdef fl_call call
+        cdef const size_t *counts
+        cdef int ndim = 0
+        cdef size_t i
+        self.enter()
+        try:
+            self.take_slots(slot, &ndim)
+            if ndim:
+                raise TypeError("slots is an array; expected the number of one stream, since each "
+                                "may have other numbers of rows that are due")
+            counts = self.count_rows(<void **>self.rows.data, 1, 0, NULL, True)
+            results = self.places.write(None, [counts[i] for i in range(network.n_outputs)],
+                                        NO_AXIS, [])
+            memset(&call, 0, sizeof(call))
+            call.B, call.outputs = 1, self.places.outputs
+            network.flush_rows(&call, <void **>self.rows.data)
+            return self.places.named(results)
+        finally:
+            fl_leave(&self.busy)
 
     def output_steps(self, slots, steps=1, *, output=None):
         """Rows that the next steps of each stream give.
