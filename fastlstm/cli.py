@@ -24,6 +24,7 @@ from fastlstm.commands import (
     info,
     perplexity,
     quantize,
+    serve,
     terminal,
     verify,
 )
@@ -40,6 +41,7 @@ COMMANDS = {
     "generate": generate,
     "perplexity": perplexity,
     "forecast": forecast,
+    "serve": serve,
     "export": export,
     "doctor": doctor,
 }

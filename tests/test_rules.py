@@ -86,7 +86,9 @@ MAY_IMPORT = {
     },
     "cli": {"commands", "public"},
     "__main__": {"cli"},
+    "serving": {"public"},
     "commands": {
+        "serving",
         *("public", "reference", "processors", "tokens", "forecasting", "verification", "_engine"),
     },
     "gpu": {"spec", "plan"},
@@ -95,9 +97,12 @@ FOR_TYPES_ONLY = {"batching": {"pool"}}
 
 # Packages of others that a file may import at its top, beside NumPy and the standard library, and
 # those that it may import within a function, so that importing fastlstm does without them.
-THIRD_PARTY = {"gpu": {"cupy"}}
+THIRD_PARTY = {
+    "gpu": {"cupy"},
+    "serving": {"grpc", "tritonclient", "uvicorn", "starlette", "prometheus_client"},
+}
 WITHIN_FUNCTIONS = {
-    "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib"},
+    "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib", "uvloop"},
     "sources": {"torch", "onnx", "h5py"},
     "verification": {"torch", "onnx", "onnxruntime", "keras", "h5py"},
     "model": {"cupy"},
