@@ -55,8 +55,8 @@ class Access:
                 "the token is missing or wrong; expected 'authorization: Bearer TOKEN'",
             )
 
-    def check_origin(self, origin: str | None, host: str | None) -> None:
-        """Refuse the page of another site: browsers let any page connect anywhere.
+    def check_site(self, origin: str | None, host: str | None) -> None:
+        """Refuse the page of another site: browsers let any page ask any server.
 
         Parameters
         ----------
@@ -65,11 +65,14 @@ class Access:
         """
         if origin is None or origin.lower() in self._origins:
             return
-        if host is not None and urlsplit(origin).netloc.lower() == host.lower():
+        site = urlsplit(origin)
+        # A site can have its own name resolve to this machine; it cannot know the token.
+        known = not self.is_open or _is_literal(site.hostname or "")
+        if known and host is not None and site.netloc.lower() == host.lower():
             return
         raise RequestError(
             Kind.UNAUTHORISED,
-            f"a page of {origin:.200} may not stream here; start the server with --origin for it",
+            f"a page of {origin:.200} may not ask here; start the server with --origin for it",
         )
 
 
@@ -95,6 +98,17 @@ def read_token(path: str | None) -> str | None:
             f"{MOST_TOKEN} of ASCII without spaces, as: openssl rand -hex 32"
         )
     return token
+
+
+def _is_literal(host: str) -> bool:
+    """Whether a host's name says where it is, so that nobody can have it mean another."""
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,16 @@ from tritonclient.grpc.service_pb2_grpc import (
 from fastlstm.serving.access import Access
 from fastlstm.serving.metrics import Metrics
 from fastlstm.serving.repository import VERSION, Repository
-from fastlstm.serving.requests import STATE, Answer, Array, Kind, Request, RequestError
+from fastlstm.serving.requests import (
+    SEQUENCE,
+    STATE,
+    Answer,
+    Array,
+    Kind,
+    Request,
+    RequestError,
+    check_parameters,
+)
 from fastlstm.serving.served import Pending, Served
 from fastlstm.serving.tensors import as_array, as_bytes, from_numbers
 
@@ -231,6 +240,7 @@ def _request(served: Served, message: Any) -> Request:
     inputs: dict[str, Array] = {}
     for i, given in enumerate(message.inputs):
         tensor = served.tensor_in(given.name)
+        check_parameters(f"input {given.name}", given.parameters)
         if given.name in inputs:
             raise RequestError(Kind.INVALID, f"input {given.name!r:.200} is given twice")
         if raw:
@@ -242,9 +252,12 @@ def _request(served: Served, message: Any) -> Request:
     state = inputs.pop(STATE, None) if served.keeps_state else None
     sequence = start = end = None
     if parameters:
+        check_parameters("the request", parameters, SEQUENCE)
         sequence = _parameter(parameters, "sequence_id", (int, str), None) or None
         start = _parameter(parameters, "sequence_start", bool, False)
         end = _parameter(parameters, "sequence_end", bool, False)
+    for output in message.outputs:
+        check_parameters(f"output {output.name}", output.parameters)
     return Request(
         inputs,
         sequence,

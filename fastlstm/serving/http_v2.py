@@ -17,7 +17,16 @@ from starlette.routing import Route
 from fastlstm.serving.access import Access
 from fastlstm.serving.metrics import Metrics
 from fastlstm.serving.repository import VERSION, Repository
-from fastlstm.serving.requests import STATE, Answer, Array, Kind, Request, RequestError
+from fastlstm.serving.requests import (
+    SEQUENCE,
+    STATE,
+    Answer,
+    Array,
+    Kind,
+    Request,
+    RequestError,
+    check_parameters,
+)
 from fastlstm.serving.served import Served
 from fastlstm.serving.tensors import Tensor, as_array, as_bytes, from_numbers
 
@@ -80,7 +89,9 @@ class Endpoints:
 
         async def answer(request: HttpRequest) -> Response:
             try:
-                self._access.check(request.headers.get("authorization"))
+                headers = request.headers
+                self._access.check(headers.get("authorization"))
+                self._access.check_site(headers.get("origin"), headers.get("host"))
                 return await handler(request)
             except RequestError as refusal:
                 self._metrics.refused(refusal.kind)
@@ -153,11 +164,13 @@ class _Asked:
         self._served = served
         self._name = _field(document, "id", str, "")
         parameters = _field(document, "parameters", dict, {})
+        check_parameters("the request", parameters, (*SEQUENCE, "binary_data_output"))
         self._all_binary = _field(parameters, "binary_data_output", bool, False)
         self._binary: dict[str, bool] = {}
         for output in _objects(document, "outputs"):
             settings = _field(output, "parameters", dict, {})
             name = _field(output, "name", str, None)
+            check_parameters(f"output {name}", settings, ("binary_data",))
             self._binary[name] = _field(settings, "binary_data", bool, self._all_binary)
         inputs = _arrays(served, _objects(document, "inputs"), binary)
         state = inputs.pop(STATE, None) if served.keeps_state else None
@@ -265,7 +278,9 @@ def _arrays(served: Served, given: list[dict[str, Any]], binary: memoryview) -> 
         datatype, shape = _field(entry, "datatype", str, None), _field(entry, "shape", list, [])
         if not all(type(n) is int for n in shape):
             raise RequestError(Kind.INVALID, f"the shape of input {name!r} is {str(shape)[:80]}")
-        size = _field(_field(entry, "parameters", dict, {}), "binary_data_size", int, -1)
+        settings = _field(entry, "parameters", dict, {})
+        check_parameters(f"input {name}", settings, ("binary_data_size",))
+        size = _field(settings, "binary_data_size", int, -1)
         if size >= 0:
             found[name] = as_array(tensor, datatype, shape, binary[taken : taken + size])
             taken += size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,9 @@ Name = int | str  # of a sequence, as its client calls it; 5 and "5" are two
 
 # The tensor in which a client keeps the state itself: the bytes of pool.dumps.
 STATE = "stream_state"
+
+# Parameters of a request that are looked at.
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 MOST_NAME = 256  # characters of a sequence's name
 
@@ -96,3 +99,14 @@ def checked_name(given: Name) -> Name:
             f"sequence_id has {given.bit_length()} bits; expected a signed integer of 64",
         )
     return given
+
+
+def check_parameters(of: str, given: Iterable[str], known: tuple[str, ...] = ()) -> None:
+    """Refuse parameters that would not do what they ask for."""
+    others = [name for name in given if name not in known]
+    if others:
+        raise RequestError(
+            Kind.INVALID,
+            f"{of:.200} has parameter {others[0]!r:.80}, which does nothing here; expected "
+            f"{', '.join(known) or 'none'}",
+        )

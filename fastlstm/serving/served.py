@@ -201,6 +201,10 @@ class Served:
         self._check_outputs(request)
         name, fresh = request.sequence, True
         if name is None:
+            if request.start or request.end:
+                raise RequestError(
+                    Kind.INVALID, "sequence_start and sequence_end need a sequence_id"
+                )
             slot = self._open(held, request.state)
         elif request.start:
             slot = self._open(held, None, checked_name(name))

@@ -72,7 +72,7 @@ class Options:
     most_pending: int = 4096
     most_steps: int = 4096
     most_batch: int = 256
-    most_bytes: int = 2**24
+    most_bytes: int = 2**22
     most_clients: int = 4096
     idle: float = 60.0
     patience: float = 10.0
@@ -250,6 +250,8 @@ def _grpc_server(
             ("grpc.max_receive_message_length", options.most_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a second server is told that the port is taken
+            ("grpc.server_handshake_timeout_ms", int(1000 * options.patience)),
+            ("grpc.max_connection_idle_ms", 60_000),  # a client connects again by itself
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 20_000),
         ],

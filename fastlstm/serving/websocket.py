@@ -134,7 +134,7 @@ class Connection:
         sockets.access.check(
             headers.get("authorization") or (f"Bearer {token[0]}" if token else None)
         )
-        sockets.access.check_origin(headers.get("origin"), headers.get("host"))
+        sockets.access.check_site(headers.get("origin"), headers.get("host"))
         served = sockets.repository.find(scope["path_params"]["model"])
         if served.stopping:
             raise RequestError(Kind.STOPPING, "the server is stopping")
