@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 
 import fastlstm
-from fastlstm.commands import terminal
 from fastlstm.commands.arguments import number, positive
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             "restored": restored,
         }
         if arguments.json:
-            terminal.write_json(found)
+            print(json.dumps(found))
         else:
             print(
                 f"serving {', '.join(models)} at {where.http} (HTTP, WebSocket, page) and ", end=""

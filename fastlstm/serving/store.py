@@ -18,13 +18,14 @@ from fastlstm.serving.requests import MOST_NAME, Name
 
 __all__ = ["Store"]
 
+MAGIC = b"SQLite format 3\0"
 APPLICATION_ID = 0x464C5354  # "FLST": what `file` and SQLite tell these files by
 VERSION = 1
 
 SCHEMA = """
 CREATE TABLE sequences (
     model TEXT NOT NULL, name NOT NULL, stream BLOB NOT NULL, PRIMARY KEY (model, name)
-)
+) WITHOUT ROWID
 """.strip()
 
 
@@ -47,9 +48,14 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(number)
+        with open(number, "rb") as file:
+            begins = file.read(len(MAGIC))
+        if begins not in (b"", MAGIC):
+            raise self._unsound("it is no database")
         try:
             self._connection = self._connect()
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self._path!r}: {error}; another server may have it") from error
         except sqlite3.Error as error:
             raise self._unsound(error) from error
 
