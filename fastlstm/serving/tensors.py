@@ -61,7 +61,7 @@ class Tensor:
     def check(self, datatype: str, shape: Sequence[int]) -> None:
         """Refuse a client's tensor that is not such a one."""
         fits = len(shape) == len(self.shape) and all(
-            n == axis or (axis == -1 and n >= 0) for n, axis in zip(shape, self.shape, strict=True)
+            (n >= 0 if axis == -1 else n == axis) for n, axis in zip(shape, self.shape, strict=True)
         )
         if datatype != self.datatype or not fits:
             given = f"{datatype} {list(shape[:MOST_AXES])}"

@@ -219,13 +219,13 @@ class TestStream:
         x = rng.standard_normal((2, 6)).astype(np.float32)
         first = ("plain", {"x": x}, {"sequence_id": 5, "sequence_start": True})
         wrong = ("plain", {"x": x[:, :5]}, {"sequence_id": 5})
-        unknown = ("plain", {"x": x}, {"sequence_id": 6})
+        unknown = ("plain", {"x": x}, {"sequence_id": 66})
         last = ("plain", {"x": x}, {"sequence_id": 5, "sequence_end": True})
         found = self.ask(client, [first, wrong, unknown, last])
         stream = models["plain"].stream()
         assert found[0].as_numpy("y").tobytes() == stream.run(x).tobytes()
         assert "FP32 [2, 5]; expected FP32 [-1, 6]" in str(found[1])
-        assert "no sequence 6" in str(found[2])
+        assert "no sequence 66" in str(found[2])
         assert found[3].as_numpy("y").tobytes() == stream.run(x).tobytes()
 
 

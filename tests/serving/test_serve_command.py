@@ -12,14 +12,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, Server, serving
+from processes import PATIENCE, serving
 
 from fastlstm import cli
-
-
-def words(server: Server) -> str:
-    assert server.process.stdout is not None
-    return server.process.stdout.read()
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -57,7 +52,7 @@ def test_refused_options(paths, capsys, options, text):
 
 
 @pytest.mark.parametrize(
-    ("models", "text"),
+    ("words", "text"),
     [
         (["a={plain}", "a={late}"], "two models are called 'a'"),
         (["a/b={plain}"], "expected NAME=MODEL"),
@@ -65,8 +60,8 @@ def test_refused_options(paths, capsys, options, text):
         (["{plain}.no"], "No such file"),
     ],
 )
-def test_refused_models(paths, capsys, models, text):
-    given = [one.format(**paths) for one in models]
+def test_refused_models(paths, capsys, words, text):
+    given = [one.format(**paths) for one in words]
     assert text in refusal(capsys, *given, "--http-port", "0", "--grpc-port", "0")
 
 
