@@ -69,7 +69,7 @@ cdef class Pool(Slots):
 
     cdef const size_t *count_rows(self, void **states, size_t N, size_t T, const size_t *lengths,
                                   bint ending=False) except NULL:
-        """Rows (outputs, N) that the next steps of streams in these states (N,) give, or the end."""
+        """Rows (outputs, N) of the next steps of streams in these states (N,), or of the end."""
         cdef fl_call call
         memset(&call, 0, sizeof(call))
         call.T, call.B, call.lengths = T, N, lengths
