@@ -300,7 +300,7 @@ class _Queue:
                 if not request[3].done():
                     batch.append(request)
                 requests.popleft()
-            if batch:
+            if batch and self._is_told(batch):
                 self._answer(batch)
         except BaseException as interrupt:
             error = RuntimeError(
@@ -311,10 +311,18 @@ class _Queue:
             _refuse(batch, error)
             raise
 
+    def _is_told(self, batch: list[Request]) -> bool:
+        """Tell whoever counts of a batch; it is refused with what that raises."""
+        if self._on_batch is not None:
+            try:
+                self._on_batch(len(batch))
+            except Exception as error:
+                _refuse(batch, error)
+                return False
+        return True
+
     def _answer(self, batch: list[Request]) -> None:
         try:
-            if self._on_batch is not None:
-                self._on_batch(len(batch))
             slots = [request[0] for request in batch]
             blocks = len(batch) - [request[2] for request in batch].count(None)
             several = any(port.step_rows != 1 for port in self._network.outputs)

@@ -60,8 +60,9 @@ class Pool(_engine.Pool):
         Requests that may be queued before :meth:`submit` refuses; those of :meth:`step_async` and
         :meth:`run_async` stand in line behind.
     on_batch : callable of int, optional
-        Told the requests of each call of :meth:`step_async` and :meth:`run_async` before it is
-        made, in the event loop's thread; what it raises, they raise. It is not pickled.
+        Told the number of requests that run together, once for each batch of :meth:`step_async`
+        and :meth:`run_async` and before it, in the event loop's thread. What it raises, the
+        requests raise, and no step of them is made. It is not pickled.
 
     Attributes
     ----------

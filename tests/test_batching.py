@@ -314,6 +314,22 @@ class TestOnBatch:
         assert told == [3, 3, 1, 1]
         assert pickle.loads(pickle.dumps(pool)).open() not in pool
 
+    def test_is_told_once_of_a_batch_with_a_closed_stream(self, model, rng):
+        told: list[int] = []
+        pool = model.pool(on_batch=told.append)
+        x = rng.standard_normal((INPUTS,)).astype(np.float32)
+
+        async def ask() -> list[object]:
+            slots = [pool.open() for _ in range(3)]
+            answers = [pool.submit(slot, x) for slot in slots]
+            pool.close(slots[1])
+            return await asyncio.gather(*answers, return_exceptions=True)
+
+        a, b, c = asyncio.run(ask())
+        assert isinstance(b, ValueError)
+        assert np.array_equal(a, c)
+        assert told == [3]
+
     def test_what_it_raises_the_requests_raise(self, model, rng):
         def refuse(count: int) -> None:
             raise OSError(f"{count} requests")
