@@ -140,6 +140,9 @@ class Stream(_engine.Stream):
     def loads(self, data: Any) -> None:
         """Go on from what :meth:`dumps` gave, of this stream or of another of the same model.
 
+        What is held for the sequence comes with it, as with :attr:`state`: :meth:`reset` puts back
+        what was held here.
+
         Parameters
         ----------
         data : bytes-like

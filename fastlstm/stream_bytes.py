@@ -8,7 +8,7 @@ The layout, little endian (docs/state_formats.md)::
     uint32    rows that step together; 0 for one without an axis of rows
     int64     steps that the stream has made
     32 bytes  fingerprint of the model
-    ...       the arrays of the state, in the order and shapes that the model gives them
+    ...       the arrays of the state, in the order of their names, in the model's shapes
     16 bytes  BLAKE2b of all that is before
 """
 
@@ -51,8 +51,8 @@ def dumped(model: PackedGraph, block: Array, steps: int, batch_size: int | None)
     head = HEAD.pack(
         MAGIC, VERSION, model.dtype.itemsize, batch_size or 0, steps, _fingerprint(model)
     )
-    arrays = model.state_arrays(block, batch_size is not None).values()
-    content = head + b"".join(_little(array).tobytes() for array in arrays)
+    state = model.state_arrays(block, batch_size is not None)
+    content = head + b"".join(_little(state[name]).tobytes() for name in sorted(state))
     return content + _digest(content)
 
 
@@ -76,7 +76,7 @@ def loaded(model: PackedGraph, data: Any, batch_size: int | None) -> tuple[Array
     """
     try:
         whole = memoryview(data).cast("B")
-    except TypeError:
+    except (TypeError, ValueError, BufferError):  # NumPy raises the last two, of some dtypes
         raise TypeError(
             f"data is a {type(data).__qualname__}; expected the bytes of a stream"
         ) from None
@@ -89,6 +89,11 @@ def loaded(model: PackedGraph, data: Any, batch_size: int | None) -> tuple[Array
     content = whole[:-DIGEST_BYTES]
     if whole[-DIGEST_BYTES:] != _digest(content):
         raise FormatError("the stream's bytes are damaged, or were cut short")
+    if real_bytes != model.dtype.itemsize:
+        raise FormatError(
+            f"the stream's bytes hold real numbers of {real_bytes} bytes; expected "
+            f"{model.dtype.itemsize}, as of this {model.dtype} model"
+        )
     if fingerprint != _fingerprint(model):
         raise FormatError(
             "these are the bytes of a stream of another model; expected one of this model, with "
@@ -98,14 +103,16 @@ def loaded(model: PackedGraph, data: Any, batch_size: int | None) -> tuple[Array
         raise FormatError(
             f"the stream's bytes have {_rows(rows)}; expected {_rows(batch_size or 0)}"
         )
+    if steps < 0:
+        raise FormatError(f"the stream's bytes say that it has made {steps} steps; {EXPECTED}")
     shapes = model.state_shapes(batch_size)
-    expected = HEAD.size + sum(
-        dtype.itemsize * math.prod(shape) for dtype, shape in shapes.values()
-    )
-    if real_bytes != model.dtype.itemsize or len(content) != expected or steps < 0:
-        raise FormatError(f"the stream's bytes do not fit its model; {EXPECTED}")
+    arrays = sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes.values())
+    expected = HEAD.size + arrays + DIGEST_BYTES
+    if size != expected:
+        raise FormatError(f"the stream's bytes are {size} long; expected {expected}")
     state, at = {}, HEAD.size
-    for name, (dtype, shape) in shapes.items():
+    # By name: the order of the mapping is that of the plan, which another version may change.
+    for name, (dtype, shape) in sorted(shapes.items()):
         count = math.prod(shape)
         found = np.frombuffer(content, dtype.newbyteorder("<"), count, at)
         state[name] = found.astype(dtype).reshape(shape)
