@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-pending", type=positive, default=4096, help="requests that wait for their turn")
     add("--max-steps", type=positive, default=4096, help="steps of a request")
     add("--max-batch", type=positive, default=256, help="requests of a call")
-    add("--max-message", type=positive, default=2**22, help="bytes of a message")
+    add("--max-message", type=positive, default=2**20, help="bytes of a message")
     add("--max-clients", type=positive, default=4096, help="connections, and calls over gRPC")
     add("--idle", type=_seconds, default=60.0, help="seconds without a step that end a sequence")
     add("--patience", type=_seconds, default=10.0, help="seconds that a slow client is waited for")

@@ -8,8 +8,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 __all__ = ["limited"]
+
+MOST_HEAD = 2**16  # bytes of a request before its body
+MOST_FRAGMENTS = 1024  # of a WebSocket's message
 
 log = logging.getLogger("fastlstm.serving")
 
@@ -54,11 +58,16 @@ def limited(
             self.transport.abort()
 
     class Socket(Reader, WebSocketsSansIOProtocol):
-        pass
+        def handle_cont(self, event: Frame) -> None:
+            if len(self.frames) >= MOST_FRAGMENTS:  # empty ones have no end by their size
+                self.cut("a message of too many fragments")
+                return
+            super().handle_cont(event)
 
     class Http(Reader, HttpToolsProtocol):
         asked: asyncio.TimerHandle | None = None
         refused = False
+        head: int | None = 0  # bytes of a request's head so far; None: it is whole
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= most_clients:
@@ -74,13 +83,24 @@ def limited(
                 super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if not self.refused:
-                super().data_received(data)
+            if self.refused:
+                return
+            super().data_received(data)
+            if self.head is not None:
+                self.head += len(data)
+                if self.head > MOST_HEAD:
+                    self.refused = True
+                    self.cut("a request's head is too long")
 
         def on_message_begin(self) -> None:
             if self.asked is None:
                 self.wait()
+            self.head = 0
             super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.head = None
+            super().on_headers_complete()
 
         def on_message_complete(self) -> None:
             self.arrived()

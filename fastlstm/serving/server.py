@@ -72,7 +72,7 @@ class Options:
     most_pending: int = 4096
     most_steps: int = 4096
     most_batch: int = 256
-    most_bytes: int = 2**22
+    most_bytes: int = 2**20
     most_clients: int = 4096
     idle: float = 60.0
     patience: float = 10.0

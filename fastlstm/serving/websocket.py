@@ -128,7 +128,10 @@ class Connection:
         headers = {
             key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
         }
-        asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        try:
+            asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        except ValueError as error:
+            raise RequestError(Kind.INVALID, f"the address asks for too much: {error}") from None
         sockets = self._sockets
         token = asked.get("token")  # browsers send no header of ours with a WebSocket
         sockets.access.check(

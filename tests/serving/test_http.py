@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import struct
 import urllib.error
 import urllib.request
@@ -347,3 +349,16 @@ def test_limits(paths):
         assert ask(server, path, b"x" * 4097)[0] == 400
         long = X | {"shape": [11, 6], "data": [0.0] * 66}
         assert "at most 10" in json.loads(ask(server, path, {"inputs": [long]})[2])["error"]
+
+
+def test_a_head_without_end(server):
+    """It is cut off; a long one that ends is answered."""
+    host, port = server.address.split(":")
+    for size, answered in ((30_000, True), (10_000_000, False)):
+        with socket.create_connection((host, int(port)), PATIENCE) as connection:
+            sent = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nmany: " + b"y" * size
+            received = b""
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(sent + b"\r\n\r\n")
+                received = connection.recv(100)
+        assert received.startswith(b"HTTP/1.1 200") is answered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,7 @@ class TestRefusals:
             ("another", "", 1008, "no model 'another'"),
             ("several", "", 1007, "a frame is rows of one"),
             ("plain", "?session=none", 1008, "no such session"),
+            ("plain", "?" + "a=1&" * 9, 1007, "asks for too much"),
         ],
     )
     def test_at_the_beginning(self, server, model, asked, code, text):
@@ -208,3 +210,12 @@ def test_limits_of_time_and_number(paths, rng):
                 connection.recv(PATIENCE)
         assert found.value.rcvd is not None
         assert found.value.rcvd.code == 1009
+
+
+def test_fragments_without_end(server, rng):
+    """Empty ones, which no limit of bytes stops."""
+    with streaming(server, "plain") as (connection, _):
+        with contextlib.suppress(ConnectionClosed):
+            connection.send((b"" for _ in range(2000)), text=False)
+        with pytest.raises(ConnectionClosed):
+            connection.recv(PATIENCE)
