@@ -100,6 +100,15 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             await self._abort(context, refusal)
         return messages.ModelMetadataResponse(**found)
 
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        await self._check(context)
+        if request.repository_name:
+            text = f"there is no repository {request.repository_name!r:.200}; expected no name"
+            await self._abort(context, RequestError(Kind.UNKNOWN, text))
+        index = messages.RepositoryIndexResponse.ModelIndex
+        models = [index(**entry) for entry in self._repository.index(request.ready)]
+        return messages.RepositoryIndexResponse(models=models)
+
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         began = time.perf_counter()
         try:

@@ -75,6 +75,7 @@ class Endpoints:
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2", checked(self._metadata)),
+            Route("/v2/repository/index", checked(self._index), methods=["POST"]),
             Route("/metrics", checked(self._scraped)),
             *(Route(path, checked(self._model_metadata)) for path in (model, version)),
             *(Route(f"{path}/ready", checked(self._model_ready)) for path in (model, version)),
@@ -110,6 +111,12 @@ class Endpoints:
 
     async def _metadata(self, request: HttpRequest) -> Response:
         return _json(self._repository.metadata())
+
+    async def _index(self, request: HttpRequest) -> Response:
+        body = await self._body(request)
+        asked = _parts(body, None)[0] if body else {}
+        check_parameters("the request", asked, ("ready",))
+        return _json(self._repository.index(_field(asked, "ready", bool, False)))
 
     async def _scraped(self, request: HttpRequest) -> Response:
         return Response(self._metrics.page(), media_type="text/plain; version=0.0.4")
@@ -297,7 +304,7 @@ def _arrays(served: Served, given: list[dict[str, Any]], binary: memoryview) -> 
     return found
 
 
-def _json(document: dict[str, Any], binary: list[bytes] | None = None) -> Response:
+def _json(document: Any, binary: list[bytes] | None = None) -> Response:
     try:
         head = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:

@@ -60,6 +60,17 @@ class Repository:
             "extensions": list(EXTENSIONS),
         }
 
+    def index(self, ready: bool = False) -> list[dict[str, Any]]:
+        """All models, or those that are ready, in the words of the extension for repositories."""
+        found = []
+        for one in self.served.values():
+            entry = {"name": one.name, "version": VERSION, "state": "READY"}
+            if one.stopping:
+                entry |= {"state": "UNAVAILABLE", "reason": "the server is stopping"}
+            if not (ready and one.stopping):
+                found.append(entry)
+        return found
+
     def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """A model's, in the protocol's words."""
         served = self.find(name, version)

@@ -97,6 +97,14 @@ class TestServer:
         ]
         assert [output["name"] for output in found["outputs"]] == ["state", "y"]
 
+    def test_it_says_which_models_it_has(self, client, server, models):
+        found = client.get_model_repository_index(as_json=True)["models"]
+        assert found == [{"name": name, "version": "1", "state": "READY"} for name in models]
+        with grpc.insecure_channel(server.grpc) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="no repository 'other'"):
+                stub.RepositoryIndex(messages.RepositoryIndexRequest(repository_name="other"))
+
 
 @pytest.mark.parametrize("name", ["plain", "words", "several", "late", "frames"])
 class TestModels:

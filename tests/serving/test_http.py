@@ -8,11 +8,14 @@ import socket
 import struct
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from processes import PATIENCE, inputs_for, serving
+
+from fastlstm.serving.repository import Repository
 
 Values = dict[str, np.ndarray]
 
@@ -76,6 +79,21 @@ class TestServer:
         assert json.loads(body)["name"] == "fastlstm"
         found = json.loads(ask(server, "/v2/models/frames")[2])
         assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 5]}]
+
+    def test_index(self, server, models):
+        """Of tritonclient, without a body, and by hand."""
+        everything = [{"name": n, "version": "1", "state": "READY"} for n in models]
+        for body in (b"", b"{}", {"ready": True}):
+            status, _, answer = ask(server, "/v2/repository/index", body)
+            assert (status, json.loads(answer)) == (200, everything)
+        for wrong in ({"ready": 1}, {"read": True}, [True], b"{"):
+            assert ask(server, "/v2/repository/index", wrong)[0] == 400
+
+    def test_index_while_it_stops(self):
+        models = [SimpleNamespace(name=name, stopping=name == "b") for name in "ab"]
+        repository = Repository(models)
+        assert [one["state"] for one in repository.index()] == ["READY", "UNAVAILABLE"]
+        assert [one["name"] for one in repository.index(ready=True)] == ["a"]
 
     def test_another_path(self, server):
         assert ask(server, "/v3")[0] == 404
