@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -302,24 +303,30 @@ def _http_server(
     return _Uvicorn(config), sockets
 
 
+PAGE_TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+
+
 def _pages() -> list[Route]:
     """The page that streams, whose parts are read once."""
-    routes = []
     folder = resources.files("fastlstm.serving") / "page"
-    for path, name, kind in (
-        ("/", "index.html", "text/html"),
-        ("/page.js", "page.js", "text/javascript"),
-        ("/page.css", "page.css", "text/css"),
-    ):
-        content = (folder / name).read_bytes()
-        routes.append(Route(path, _page(content, kind)))
+    routes = []
+    for file in folder.iterdir():
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        kind = PAGE_TYPES[os.path.splitext(file.name)[1]]
+        routes.append(Route(path, _page(file.read_bytes(), kind)))
     return routes
 
 
 def _page(content: bytes, kind: str) -> Callable[[Any], Any]:
     headers = {
         # The page runs what came with it, and speaks to its own server.
-        "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:",
+        "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "x-content-type-options": "nosniff",
         "cache-control": "no-cache",
     }
