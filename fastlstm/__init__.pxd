@@ -100,6 +100,7 @@ cdef extern from "fastlstm_api.h" nogil:
         size_t turn, steps_done
         size_t *rows
         void *const *prepared
+        const unsigned char *resets
 
     ctypedef struct fl_loaded:
         const fl_model *model

@@ -77,12 +77,14 @@ typedef struct fl_running {
     fl_gemm gemm;             /* for input projections of many rows; NULL: the kernel's own loops */
     fl_watch *watch;          /* NULL: nothing stops this call; else `ask` and `who` are set */
     size_t turn;              /* steps run before: which way panels are taken */
-    size_t *given;            /* written, (outputs, B): rows of each output; or NULL. The next */
-    size_t given_stride;      /* output's lie so far behind */
+    const unsigned char *resets; /* (T, batch) not 0: the row starts anew before it; or NULL */
+    size_t *given;            /* written, (outputs, batch): rows of each output; or NULL */
+    size_t batch;             /* batch rows of the whole call, of which this may have some: */
+                              /* B, from first_row on */
     size_t done;              /* written: T, or the steps made before the call stopped */
     const fl_threads *threads; /* who shares the work; NULL: nobody. The rest is set as it starts: */
     const fl_cut *cut;
-    size_t first_row;         /* of the batch rows of inputs and outputs, the one that is row 0, */
+    size_t first_row;         /* of the batch rows of the whole call, the one that is row 0, */
     size_t rank, ranks;       /* which part of the rows and panels this is, */
     size_t member, members;   /* and of the team: who has rows of its own has all their panels */
     int asks;                 /* whether this is the rank that asks `watch` */
@@ -94,11 +96,14 @@ typedef struct fl_running {
  * undefined. Of a program that looks ahead T steps are a whole sequence, and are all or none. */
 void fl_share(fl_running *call, const fl_plan *plan);
 
-/* Whether a struct of a caller's is of a size that is known: as it is, or as it was before it had its
- * last field. */
-#define FL_IS_KNOWN(a, last)                   \
+/* Whether a struct of a caller's is of a size that is known: as it is, or as it was before it had a
+ * field. */
+#define FL_IS_KNOWN(a, field)                  \
     ((a)->struct_size == sizeof *(a) ||        \
-     (a)->struct_size == offsetof(__typeof__(*(a)), last))
+     (a)->struct_size == offsetof(__typeof__(*(a)), field))
+
+/* Whether one of a size that is known has a field. */
+#define FL_HAS(a, field) ((a)->struct_size > offsetof(__typeof__(*(a)), field))
 
 /* Whether the functions of threads are there; NULL: nobody shares, which is allowed. */
 int fl_have_threads(const fl_threads *threads);

@@ -63,6 +63,9 @@ static __attribute__((noinline)) void drop_all(void *const *prepared, size_t B) 
     for (size_t b = 0; b < B; ++b) fl_drop(prepared[b]);
 }
 
+/* Which inputs a call reads. */
+enum { READS_STEPS = 1, READS_HELD = 2 };
+
 /* Whether all that a call reads and writes is there. */
 static int is_whole(const fl_model *model, const fl_call *call, int reads, int writes) {
     const fl_program *program = &model->program;
@@ -72,13 +75,12 @@ static int is_whole(const fl_model *model, const fl_call *call, int reads, int w
         if (!is_at(call->states[b], size)) return 0;
         if (call->lengths && call->lengths[b] > call->T) return 0;
     }
-    if ((reads && program->input_count && !call->inputs) ||
-        (writes && program->output_count && !call->outputs))
-        return 0;
+    if (writes && program->output_count && !call->outputs) return 0;
     for (size_t i = 0; reads && i < program->input_count; ++i) {
         const fl_value *value = program->value + program->inputs[i];
         const size_t own = value->tokens ? sizeof(int64_t) : size;
-        if ((value->line < 0) == (reads < 0) && !is_at(call->inputs[i].data, own)) return 0;
+        if (!(reads & (value->line < 0 ? READS_HELD : READS_STEPS))) continue;
+        if (!call->inputs || !is_at(call->inputs[i].data, own)) return 0;
     }
     for (size_t i = 0; writes && i < program->output_count; ++i)
         if (!is_at(call->outputs[i].data, size)) return 0;
@@ -92,19 +94,26 @@ static __attribute__((noinline)) int is_aligned(void *const *prepared, size_t B)
     return 1;
 }
 
-/* A call as it runs, but for what fl_share sets, or its like. reads: 1 inputs with a row for each
- * step, -1 held ones, 0 none. */
+/* Of another size nothing else is read. */
+static int is_call(const fl_call *call) {
+    return call && (FL_IS_KNOWN(call, resets) || FL_IS_KNOWN(call, prepared));
+}
+
+/* A call as it runs, but for what fl_share sets, or its like. reads: READS_ bits; one that has resets
+ * reads held inputs, too. */
 static fl_error translate(const fl_model *model, const fl_call *call, int reads, int writes,
                           fl_running *made) {
-    if (!model || !call || !FL_IS_KNOWN(call, prepared) || !call->scratch ||
-        !fl_have_threads(call->threads))
+    if (!model || !is_call(call) || !call->scratch || !fl_have_threads(call->threads))
         return FL_BAD_ARGUMENT;
+    made->resets = FL_HAS(call, resets) && call->T ? call->resets : NULL;
+    if (made->resets && model->program.looks_ahead) return FL_BAD_ARGUMENT;
+    if (made->resets) reads |= READS_HELD;
     const fl_scratch *scratch = call->scratch;
     if (scratch->model != model || call->T > scratch->T || call->B != scratch->B ||
         !is_whole(model, call, reads, writes))
         return FL_BAD_ARGUMENT;
     made->prepared = NULL;
-    if (call->struct_size == sizeof *call && model->prepared_bytes) made->prepared = call->prepared;
+    if (FL_HAS(call, prepared) && model->prepared_bytes) made->prepared = call->prepared;
     if (made->prepared && !is_aligned(made->prepared, call->B)) return FL_BAD_ARGUMENT;
     made->model = model;
     made->T = call->T;
@@ -120,7 +129,7 @@ static fl_error translate(const fl_model *model, const fl_call *call, int reads,
     made->watch = NULL;
     made->turn = call->turn;
     made->given = call->rows;
-    made->given_stride = call->B;
+    made->batch = call->B;
     made->threads = call->threads;
     return FL_OK;
 }
@@ -146,7 +155,7 @@ static fl_error run_shared(fl_call *call, fl_running *running) {
 
 fl_error fl_begin(const fl_model *model, fl_call *call) {
     fl_running running;
-    const fl_error error = translate(model, call, -1, 0, &running);
+    const fl_error error = translate(model, call, READS_HELD, 0, &running);
     if (error || !call->B) return error;
     if (call->T) return FL_BAD_ARGUMENT;
     if (running.prepared) drop_all(running.prepared, call->B);
@@ -162,7 +171,7 @@ fl_error fl_prepare(const fl_model *model, fl_call *call) {
     size_t wanted = 0;
     const fl_error error = translate(model, call, 0, 0, &running);
     if (error) return error;
-    if (call->T || call->struct_size != sizeof *call || (call->B && !call->prepared))
+    if (call->T || !FL_HAS(call, prepared) || (call->B && !call->prepared))
         return FL_BAD_ARGUMENT;
     if (!running.prepared) return FL_OK;
     for (size_t b = 0; b < call->B; ++b) {
@@ -179,15 +188,16 @@ fl_error fl_prepare(const fl_model *model, fl_call *call) {
 
 fl_error fl_run(const fl_model *model, fl_call *call) {
     fl_running running;
-    const int writes = model && call && (call->T || model->program.looks_ahead);
-    const fl_error error = translate(model, call, call && call->T != 0, writes, &running);
+    const int steps = is_call(call) && call->T;
+    const int writes = steps || (model && model->program.looks_ahead);
+    const fl_error error = translate(model, call, steps ? READS_STEPS : 0, writes, &running);
     if (error) return error;
     call->steps_done = call->T;
     count_none(model, call);
     if (!call->B) return FL_OK;
     if (call->T) {
         void *const *prepared = running.prepared;
-        if (call->T > 1) running.prepared = NULL;
+        if (call->T > 1 || running.resets) running.prepared = NULL;
         const fl_error stopped = run_shared(call, &running);
         if (prepared) drop_all(prepared, call->B);
         return stopped;

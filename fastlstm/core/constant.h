@@ -167,7 +167,7 @@ INLINE ptrdiff_t line_of_loop(size_t number) {
     const fl_running call = {.model = &the_model, .T = steps, .B = 1,                    \
                              .inputs = of->inputs, .outputs = of->outputs,               \
                              .states = states, .scratch = scratch, .given = of->given,   \
-                             .given_stride = 1, .cut = &the_cut, .ranks = 1,             \
+                             .batch = 1, .cut = &the_cut, .ranks = 1,                    \
                              .members = 1};                                              \
     line_rows own[1 + FL_CONSTANT_LINES + FL_CONSTANT_OUTPUTS] = {{1, NULL}};            \
     run in = {.call = &call, .lines = own + 1, .given = own + 1 + FL_CONSTANT_LINES,     \

@@ -274,7 +274,8 @@ fl_error fl_scratch_init(const fl_model *model, size_t T, size_t B, size_t threa
 typedef struct {
     size_t struct_size;         /* sizeof(fl_call) */
     size_t T, B;
-    const fl_rows *inputs;      /* (inputs,); held ones are read by fl_begin only */
+    const fl_rows *inputs;      /* (inputs,); held ones are read where a sequence starts only: by */
+                                /* fl_begin, and by a call with resets */
     const fl_rows *outputs;     /* (outputs,); they overlap no input, state or scratch */
     void *const *states;        /* (B,), each fl_state_size bytes, all distinct */
     const size_t *lengths;      /* (B,) steps of each stream, none of more than T; NULL: all T */
@@ -290,6 +291,8 @@ typedef struct {
     size_t *rows;               /* written, (outputs, B): rows that the call gave. Or NULL */
     void *const *prepared;      /* (B,) what fl_prepare makes for each of the states, or NULL for it: */
                                 /* then made by the step. Or NULL */
+    const unsigned char *resets; /* (T, B) not 0: before this step the stream starts anew, as by */
+                                /* fl_begin, with the rows that held inputs have. Or NULL */
 } fl_call;
 
 /* Put `states` where a sequence starts, with the rows that held inputs have. T is 0, and outputs are
@@ -298,7 +301,9 @@ fl_error fl_begin(const fl_model *model, fl_call *call);
 
 /* T steps. A call that is stopped leaves the states as they were after its first `steps_done`
  * steps; what the outputs hold beyond their rows is undefined. Of a program that looks ahead the T
- * steps are a whole sequence, its end among them. */
+ * steps are a whole sequence, its end among them, and `resets` is FL_BAD_ARGUMENT. Of others a reset
+ * drops the rows that are due, and the next ones come behind those that the stream was given; one
+ * behind a stream's length is none. */
 fl_error fl_run(const fl_model *model, fl_call *call);
 
 /* Bytes of what fl_prepare makes for one state; 0: nothing, and fl_prepare does nothing. Such memory
@@ -307,7 +312,7 @@ size_t fl_prepared_size(const fl_model *model);
 
 /* Make what of the next step of `states` does not need its input, where `prepared` does not have it
  * yet. T is 0; inputs and outputs are not read, and the states stay as they are. fl_run of one step
- * reads it, fl_run and fl_begin drop it. Who changes a state otherwise, or the model, drops it
+ * without resets reads it, fl_run and fl_begin drop it. Who changes a state otherwise, or the model, drops it
  * himself. */
 fl_error fl_prepare(const fl_model *model, fl_call *call);
 
@@ -318,7 +323,8 @@ void fl_drop(void *prepared);
 fl_error fl_flush(const fl_model *model, fl_call *call);
 
 /* Only count: `rows` is what fl_run, or where `ending` is not 0 fl_flush, would give of each output
- * in these states, which is what the outputs must have room for. Inputs and outputs are not read. */
+ * in these states, which is what the outputs must have room for. Outputs are not read, and of inputs
+ * only held ones of a call with resets. */
 fl_error fl_count_rows(const fl_model *model, fl_call *call, int ending);
 
 #ifdef __cplusplus

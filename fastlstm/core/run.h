@@ -207,7 +207,7 @@ static void tell_given(const run *in) {
     if (!call->given || call->rank) return;
     for (size_t o = 0; o < outputs; ++o)
         for (size_t b = 0; b < call->B; ++b)
-            call->given[o * call->given_stride + b] = rows_on(in->given[o], b);
+            call->given[o * call->batch + b] = rows_on(in->given[o], b);
 }
 
 /* ---- Calls ---- */
@@ -268,6 +268,73 @@ INLINE void start(run *in, const fl_running *call) {
     own[0].rows = 1;
 }
 
+/* ---- Where sequences start ---- */
+
+/* Put the states of a call that has one rank where a sequence starts. */
+static void put_starts(run *in) {
+    const fl_running *call = in->call;
+    const fl_program *program = &call->model->program;
+    for (size_t b = 0; b < call->B; ++b) {
+        real *state = call->states[b];
+        memset(state, 0, program->state_size * sizeof(real));
+        for (size_t i = 0; i < program->initial_count; ++i) {
+            const fl_initial *initial = program->initial + i;
+            memcpy(state + initial->offset, call->model->vectors[initial->values],
+                   program->vector[initial->values].count * sizeof(real));
+        }
+    }
+    run_operations(in, 0, program->held);
+}
+
+/* Between two chunks of a call: a call of its batch row b alone, which `made` is. */
+static run one_row(const run *in, size_t b, fl_running *made) {
+    const run alone = {.call = made, .lines = in->lines, .given = in->given};
+    *made = *in->call;
+    made->B = made->ranks = 1;
+    made->rank = 0;
+    made->first_row += b;
+    made->states += b;
+    made->lengths = NULL;
+    made->gemm = NULL; /* who counts rows before may not have it, and must count those that come */
+    return alone;
+}
+
+static int any_of(const unsigned char *flags, size_t n) {
+    unsigned char any = 0;
+    for (size_t i = 0; i < n; ++i) any |= flags[i];
+    return any != 0;
+}
+
+/* Steps of the chunk that starts with in->first, of `most`: a reset of any row of the whole call
+ * ends it, so that all ranks have the same chunks. */
+static size_t steps_together(const run *in, size_t most) {
+    const fl_running *call = in->call;
+    const size_t left = call->T - in->first, end = left < most ? left : most;
+    size_t steps = 1;
+    if (!call->resets) return end;
+    while (steps < end && !any_of(call->resets + (in->first + steps) * call->batch, call->batch))
+        ++steps;
+    return steps;
+}
+
+/* The batch rows that start anew with the chunk do, once begin_chunk() has kept them as they were:
+ * 0 if the call stops meanwhile. */
+static int start_anew(const run *in) {
+    const fl_running *call = in->call;
+    const unsigned char *resets = call->resets + in->first * call->batch + call->first_row;
+    if (!any_of(resets, call->B)) return 1;
+    for (size_t b = 0; b < call->B && call->rank == 0; ++b) {
+        if (!resets[b] || (call->lengths && call->lengths[b] <= in->first)) continue;
+        fl_running call_of_row;
+        run alone = one_row(in, b, &call_of_row);
+        put_starts(&alone);
+    }
+    meet(call);
+    return !stopped(call, 0);
+}
+
+/* ---- All of a call ---- */
+
 /* The end of sequences, on a copy of their states. */
 static void end_sequences(run *in, fl_running *call) {
     const size_t size = call->model->program.state_size * sizeof(real), B = call->B;
@@ -295,14 +362,16 @@ static void run_chunks(run *in) {
     const fl_program *program = &call->model->program;
     const size_t chunk = call->cut->chunk;
     in->ends = program->looks_ahead;
-    for (size_t first = 0; first < call->T; first += chunk) {
+    for (size_t first = 0, steps; first < call->T; first += steps) {
         in->first = first;
         in->back = (int)((call->turn + first) & 1);
         if ((first || call->watch) && !begin_chunk(in)) return;
-        in->lines[0] = steps_left(in, call->T - first < chunk ? call->T - first : chunk);
+        if (call->resets && !start_anew(in)) return;
+        steps = steps_together(in, chunk);
+        in->lines[0] = steps_left(in, steps);
         if (!run_operations(in, program->held, program->operation_count)) return;
         give_outputs(in);
-        if (call->given || first + chunk < call->T) count_given(in);
+        if (call->given || first + steps < call->T) count_given(in);
     }
     /* The last chunk of all ranks is given up if one of them stops in it. */
     if (call->watch && call->members > 1)
@@ -324,34 +393,62 @@ static void run_call(fl_running *call) {
 /* Put states where a sequence starts. */
 static void begin_call(fl_running *call) {
     const __typeof__(v_flush_denormals()) before = v_flush_denormals();
-    const fl_program *program = &call->model->program;
     run in;
     start(&in, call);
-    for (size_t b = 0; b < call->B && call->rank == 0; ++b) {
-        real *state = call->states[b];
-        memset(state, 0, program->state_size * sizeof(real));
-        for (size_t i = 0; i < program->initial_count; ++i) {
-            const fl_initial *initial = program->initial + i;
-            memcpy(state + initial->offset, call->model->vectors[initial->values],
-                   program->vector[initial->values].count * sizeof(real));
-        }
-    }
-    run_operations(&in, 0, program->held);
+    put_starts(&in);
     v_restore(before);
 }
 
-/* Tell how many rows a call would give, as if all of its steps were one chunk. */
-static void count_call(fl_running *call) {
-    const fl_program *program = &call->model->program;
-    run in;
-    start(&in, call);
-    in.ends = call->ending || program->looks_ahead;
-    in.lines[0] = steps_left(&in, call->T);
+/* Count the rows that so many steps give, as if they were one chunk. */
+static void count_steps(run *in, size_t steps) {
+    const fl_program *program = &in->call->model->program;
+    in->lines[0] = steps_left(in, steps);
     for (size_t i = program->held; i < program->operation_count; ++i) {
-        const fl_course *course = call->model->courses + i;
-        if (course->to >= 0) make_rows(&in, program->operations + i, course->from, course->to);
+        const fl_course *course = in->call->model->courses + i;
+        if (course->to >= 0) make_rows(in, program->operations + i, course->from, course->to);
     }
     for (size_t o = 0; o < program->output_count; ++o)
-        in.given[o] = in.lines[program->value[program->outputs[o]].line];
-    tell_given(&in);
+        in->given[o] = in->lines[program->value[program->outputs[o]].line];
+}
+
+/* Tell how many rows batch row b would be given: of each part between two resets what it gives. */
+static void count_parts(const run *in, size_t b) {
+    const fl_running *call = in->call;
+    const fl_program *program = &call->model->program;
+    const size_t end = call->lengths ? call->lengths[b] : call->T;
+    const unsigned char *resets = call->resets + b;
+    void *const begun = shared_at(call, call->cut->kept);
+    fl_running call_of_row;
+    run alone = one_row(in, b, &call_of_row);
+    size_t first = 0;
+    do {
+        size_t next = first + 1;
+        while (next < end && !resets[next * call->batch]) ++next;
+        if (first < end && resets[first * call->batch] && call_of_row.states != &begun) {
+            call_of_row.states = &begun;
+            put_starts(&alone);
+        }
+        count_steps(&alone, (next < end ? next : end) - first);
+        for (size_t o = 0; o < program->output_count; ++o) {
+            const int held = program->value[program->outputs[o]].line < 0;
+            size_t *rows = call->given + o * call->batch + b;
+            *rows = alone.given[o].rows + (held || !first ? 0 : *rows);
+        }
+        first = next;
+    } while (first < end);
+}
+
+/* Tell how many rows a call would give. */
+static void count_call(fl_running *call) {
+    const __typeof__(v_flush_denormals()) before = v_flush_denormals();
+    run in;
+    start(&in, call);
+    in.ends = call->ending || call->model->program.looks_ahead;
+    if (call->resets) {
+        for (size_t b = 0; b < call->B; ++b) count_parts(&in, b);
+    } else {
+        count_steps(&in, call->T);
+        tell_given(&in);
+    }
+    v_restore(before);
 }

@@ -31,7 +31,7 @@ static fl_error lay_out_stream(const fl_model *model, const fl_stream_config *co
     if (!model || !config || !FL_IS_KNOWN(config, prepares) || !config->T || !config->B ||
         !fl_have_threads(config->threads))
         return FL_BAD_ARGUMENT;
-    const int prepares = config->struct_size == sizeof *config && config->prepares;
+    const int prepares = FL_HAS(config, prepares) && config->prepares;
     const fl_program *program = &model->program;
     const size_t B = config->B, T = config->T, state = fl_state_size(model);
     const size_t threads = config->threads ? config->threads->size : 1;

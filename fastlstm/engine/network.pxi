@@ -1,6 +1,6 @@
 # Network: a packed program behind the names and shapes of what it reads and gives, and its calls.
 
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from fastlstm cimport (
     FL_COUNT_AHEAD, FL_COUNT_INPUTS, FL_COUNT_OUTPUTS, FL_COUNT_PARTS, FL_COUNT_STATE, FL_OK,
@@ -462,6 +462,15 @@ cdef class Network:
         call.lengths = <const size_t *>cnp.PyArray_DATA(lengths)
         return 0
 
+    cdef int set_resets(self, fl_call *call, cnp.ndarray resets) except -1:
+        if not (resets.ndim == 2 and <size_t>resets.shape[0] == call.T
+                and <size_t>resets.shape[1] == call.B and is_of(resets, cnp.NPY_UINT8)
+                and cnp.PyArray_ISCARRAY_RO(resets)
+                and self.keeps_steps and not self.folds and not self.looks_ahead):
+            raise ValueError("resets do not fit x or the network")
+        call.resets = <const unsigned char *>cnp.PyArray_DATA(resets)
+        return 0
+
     def run(self, inputs, outputs, cnp.ndarray block, cnp.ndarray lengths=None,
             cnp.ndarray resets=None, held=()):
         """Run the steps of whole sequences, all but their ends.
@@ -498,16 +507,12 @@ cdef class Network:
         places.put_all(inputs, outputs)
         call.inputs, call.outputs = places.inputs, places.outputs
         call.states = <void *const *>rows.data
-        if resets is None:
-            self.execute(&call)
-            return
-        if not (resets.ndim == 2 and resets.shape[0] == T and resets.shape[1] == B
-                and is_of(resets, cnp.NPY_UINT8) and cnp.PyArray_ISCARRAY_RO(resets)
-                and self.keeps_steps and not self.folds and not self.looks_ahead):
-            raise ValueError("resets do not fit x or the network")
-        for port, array in zip(self.held, held, strict=True):
-            self.check_held(port, array, B)
-        self.run_between(&call, <const char *>cnp.PyArray_DATA(resets), list(held))
+        if resets is not None:
+            self.set_resets(&call, resets)
+            for port, array in zip(self.held, held, strict=True):
+                self.check_held(port, array, B)
+            places.put_held(list(held))
+        self.execute(&call)
 
     def flush(self, outputs, cnp.ndarray block):
         """Write the rows that are due at the ends of whole sequences; `block` stays as it is.
@@ -561,47 +566,4 @@ cdef class Network:
                 and is_of(array, dtype.num) and cnp.PyArray_ISALIGNED(array) and has_rows(array, 2)
                 and cnp.PyArray_CompareLists(array.shape + 2, port.axes + 2, port.ndim)):
             raise ValueError(f"{port.name!r} does not fit the network")
-        return 0
-
-    cdef int run_between(self, const fl_call *whole, const char *resets, list held) except -1:
-        """Run a call in parts, each of the steps (B,) from one with a reset to the next."""
-        cdef size_t T = whole.T, B = whole.B, item = self.dtype.itemsize, size, t = 0, b, end, i
-        cdef Buffer left = Buffer(B * sizeof(size_t))
-        cdef Places places = Places(self)
-        cdef size_t *lengths = <size_t *>left.data
-        cdef const void *found
-        cdef fl_call part
-        cdef double due = monotonic() + LOOK_SECONDS
-        while t < T:
-            if t:
-                check_signals()
-            # Each part may be too short to release the GIL for.
-            if monotonic() >= due:
-                with nogil:
-                    pass
-                due = monotonic() + LOOK_SECONDS
-            for b in range(B):
-                if resets[t * B + b] and (whole.lengths == NULL or t < whole.lengths[b]):
-                    self.begin_rows(<void **>whole.states + b, 1, [a[b:b + 1] for a in held])
-            found = memchr(resets + (t + 1) * B, 1, (T - t - 1) * B)
-            end = T if found == NULL else (<const char *>found - resets) // B
-            part = whole[0]
-            part.T = end - t
-            for i in range(self.n_inputs):
-                places.inputs[i] = whole.inputs[i]
-                if whole.inputs[i].data != NULL:
-                    size = 8 if (<Port>self.inputs[i]).tokens else item
-                    places.inputs[i].data = (
-                        <char *>whole.inputs[i].data + <Py_ssize_t>(t * size) * whole.inputs[i].t)
-            for i in range(self.n_outputs):
-                places.outputs[i] = whole.outputs[i]
-                places.outputs[i].data = (
-                    <char *>whole.outputs[i].data + <Py_ssize_t>(t * item) * whole.outputs[i].t)
-            part.inputs, part.outputs = places.inputs, places.outputs
-            if whole.lengths != NULL:
-                for b in range(B):
-                    lengths[b] = min(max(whole.lengths[b], t) - t, end - t)
-                part.lengths = lengths
-            self.execute(&part)
-            t = end
         return 0

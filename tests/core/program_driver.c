@@ -116,20 +116,18 @@ static fl_rows rows_of(void *data, size_t T, size_t B, size_t count, int batch_f
     return made;
 }
 
-static fl_rows *read_inputs(const subject *s, reader *from, size_t T, int held, int batch_first) {
-    const size_t n = fl_count(s->program, FL_COUNT_INPUTS);
-    fl_rows *inputs = take(n * sizeof *inputs);
-    memset(inputs, 0, n * sizeof *inputs);
-    for (size_t i = 0; i < n; ++i) {
+/* T rows of each input that is not held, or of each that is; the others stay as they are. */
+static void read_inputs(const subject *s, reader *from, size_t T, int held, int batch_first,
+                        fl_rows *inputs) {
+    for (size_t i = 0; i < fl_count(s->program, FL_COUNT_INPUTS); ++i) {
         const fl_row_shape shape = fl_input_shape(s->program, i);
         const size_t item = shape.tokens ? sizeof(int64_t) : s->real_size;
-        const size_t rows = held ? 1 : T, bytes = rows * s->B * shape.count * item;
+        const size_t bytes = T * s->B * shape.count * item;
         if (shape.held != held) continue;
         if (read_size(from) != bytes) give_up("an input has another size");
-        inputs[i] = rows_of(copy_of(read_bytes(from, bytes), bytes), rows, s->B, shape.count,
+        inputs[i] = rows_of(copy_of(read_bytes(from, bytes), bytes), T, s->B, shape.count,
                             batch_first);
     }
-    return inputs;
 }
 
 static void free_rows(fl_rows *rows, size_t n) {
@@ -175,7 +173,8 @@ static void write_outputs(const subject *s, FILE *to, const fl_rows *outputs, co
 
 enum { BEGIN, RUN, FLUSH, PARTS, SET_PART, STATE, SET_STATE, TRY, PREPARE };
 
-/* T, whole, batch_first, stop_at, whether there are lengths, and those; then the inputs. */
+/* T, whole, batch_first, stop_at, whether there are lengths, and those, and resets, and those; then
+ * the inputs, and of a call with resets the held ones. */
 static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
     const size_t T = read_size(from), whole = read_size(from), batch_first = read_size(from);
     stopper asks = {read_word(from), 0};
@@ -183,6 +182,8 @@ static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
     size_t *lengths = take(s->B * sizeof *lengths), *rows = take(n * s->B * sizeof *rows);
     size_t *again = take(n * s->B * sizeof *again), *capacities = take(n * sizeof *capacities);
     for (size_t b = 0; has_lengths && b < s->B; ++b) lengths[b] = read_size(from);
+    const size_t has_resets = read_size(from), flags = has_resets ? T * s->B : 0;
+    unsigned char *resets = copy_of(read_bytes(from, flags), flags);
     fl_call call;
     size_t bytes = 0;
     memset(&call, 0, sizeof call);
@@ -197,9 +198,13 @@ static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
     call.who = &asks;
     call.rows = rows;
     call.prepared = s->prepared;
-    fl_rows *inputs = NULL, *outputs = NULL;
-    if (kind != FLUSH) inputs = read_inputs(s, from, T, kind == BEGIN, (int)batch_first);
-    call.inputs = inputs;
+    call.resets = has_resets ? resets : NULL;
+    const size_t input_count = fl_count(s->program, FL_COUNT_INPUTS);
+    fl_rows *inputs = take(input_count * sizeof *inputs), *outputs = NULL;
+    memset(inputs, 0, input_count * sizeof *inputs);
+    if (kind == RUN) read_inputs(s, from, T, 0, (int)batch_first, inputs);
+    if (kind == BEGIN || has_resets) read_inputs(s, from, 1, 1, (int)batch_first, inputs);
+    call.inputs = kind == FLUSH ? NULL : inputs;
     void *scratch = NULL;
     fl_error error = fl_scratch_size(s->model, T, s->B, s->threads, &bytes);
     if (!error) {
@@ -222,9 +227,9 @@ static void make_call(const subject *s, reader *from, FILE *to, size_t kind) {
         if (error && error != FL_STOPPED) memset(again, 0, n * s->B * sizeof *again);
         write_outputs(s, to, outputs, again);
     }
-    if (inputs) free_rows(inputs, fl_count(s->program, FL_COUNT_INPUTS));
+    free_rows(inputs, input_count);
     if (outputs) free_rows(outputs, n);
-    free(scratch), free(lengths), free(rows), free(again), free(capacities);
+    free(scratch), free(lengths), free(rows), free(again), free(capacities), free(resets);
 }
 
 static size_t part_bytes(const subject *s, size_t part) {
@@ -371,9 +376,13 @@ static void spoil_states(const subject *s, size_t seed) {
         }
 }
 
-/* All that can be called, twice: from the states of the beginning, and from spoilt ones. */
+/* All that can be called, twice: from the states of the beginning, and from spoilt ones. Of one in
+ * three a few rows start anew within the call. */
 static void try_all(const subject *s, reader *from, FILE *to) {
     const size_t T = read_size(from), seed = read_size(from);
+    unsigned char *resets = take(T * s->B);
+    for (size_t i = 0; i < T * s->B; ++i)
+        resets[i] = (i * 2654435761u + seed) / 7 % 4 ? 0 : (unsigned char)(i % 255 + 1);
     int fits = 1;
     size_t bytes = 0;
     void *scratch = NULL;
@@ -394,6 +403,7 @@ static void try_all(const subject *s, reader *from, FILE *to) {
         call.threads = s->threads > 1 ? &s->team : NULL;
         call.inputs = inputs;
         call.whole = (int)(seed % 2);
+        call.resets = seed % 3 || fl_count(s->program, FL_COUNT_AHEAD) ? NULL : resets;
         if (!spoilt) error = fl_begin(s->model, &call);
         else spoil_states(s, seed);
         call.T = T;
@@ -403,7 +413,7 @@ static void try_all(const subject *s, reader *from, FILE *to) {
     }
     write_word(to, error);
     free_rows(inputs, fl_count(s->program, FL_COUNT_INPUTS));
-    free(scratch);
+    free(scratch), free(resets);
 }
 
 static void make_calls(const subject *s, reader *from, FILE *to) {

@@ -141,9 +141,17 @@ class Case:
         lengths: Sequence[int] | None = None,
         batch_first: bool = False,
         stop_at: int = 0,
+        resets: Array | None = None,
+        held: Sequence[Array] = (),
     ) -> None:
-        """T steps: inputs (T, B, count), of those that are not held."""
-        self._call("run", T, inputs, whole, lengths, batch_first, stop_at, answer=self._given)
+        """T steps: inputs (T, B, count), of those that are not held.
+
+        With resets, bytes (T, B), rows start anew with held (B, count), of those that are.
+        """
+        self._call(
+            *("run", T, inputs, whole, lengths, batch_first, stop_at, resets, held),
+            answer=self._given,
+        )
 
     def flush(self, *, whole: bool = False, batch_first: bool = False) -> None:
         """What is due at the end."""
@@ -192,15 +200,17 @@ class Case:
         lengths: Sequence[int] | None = None,
         batch_first: bool = False,
         stop_at: int = 0,
+        resets: Array | None = None,
+        held: Sequence[Array] = (),
         *,
         answer: Callable[[Words], Any],
     ) -> None:
         head = [_KINDS.index(kind), T, whole, batch_first, stop_at, lengths is not None]
         request = [struct.pack(f"<{len(head)}q", *map(int, head)), *map(word, lengths or ())]
-        for x in inputs:
+        request += [word(resets is not None), b"" if resets is None else bytes_of(resets)]
+        by_row = batch_first and kind == "run"
+        for x in [*(np.moveaxis(x, 0, 1) if by_row else x for x in inputs), *held]:
             x = x if x.dtype == np.int64 else x.astype(self.dtype)
-            if batch_first and kind == "run":
-                x = np.moveaxis(x, 0, 1)
             request += [word(x.nbytes), bytes_of(x)]
         self._add(request, answer)
 

@@ -318,6 +318,110 @@ static void refuse_without_outputs(const subject *s) {
     EXPECT(!fl_stream_run(s->stream, 0, NULL, &out, &rows) && rows == 0);
 }
 
+/* ---- Rows that start anew within a call ---- */
+
+/* A call of two steps of a model with no more than 8 inputs and outputs. */
+typedef struct {
+    float x[2 * 64], y[2 * 64];
+    fl_rows inputs[8], outputs[8];
+    void *state, *states[1], *scratch;
+    fl_call call;
+} two_steps;
+
+static void make_steps(const subject *s, two_steps *made) {
+    size_t bytes = 0;
+    memset(made, 0, sizeof *made);
+    for (int i = 0; i < 8; ++i) {
+        made->inputs[i] = (fl_rows){made->x, 64, 0};
+        made->outputs[i] = (fl_rows){made->y, 64, 0};
+    }
+    memset(made->y, 0xa5, sizeof made->y);
+    made->states[0] = made->state = take(fl_state_size(s->model));
+    EXPECT(!fl_scratch_size(s->model, 2, 1, 1, &bytes));
+    made->scratch = take(bytes);
+    made->call.struct_size = sizeof made->call;
+    made->call.B = 1;
+    made->call.inputs = made->inputs;
+    made->call.outputs = made->outputs;
+    made->call.states = made->states;
+    EXPECT(!fl_scratch_init(s->model, 2, 1, 1, made->scratch, bytes, &made->call.scratch));
+    EXPECT(!fl_begin(s->model, &made->call));
+    made->call.T = 2;
+}
+
+static void unmake_steps(two_steps *made) { free(made->state), free(made->scratch); }
+
+/* The call in a struct of another size, behind which there is nothing. */
+static fl_error run_in(const subject *s, fl_call call, size_t bytes) {
+    const size_t room = bytes < sizeof bytes ? sizeof bytes : bytes;
+    call.struct_size = bytes;
+    fl_call *other = take(room);
+    memcpy(other, &call, room < sizeof call ? room : sizeof call);
+    const fl_error error = fl_run(s->model, other);
+    free(other);
+    return error;
+}
+
+/* Whatever is not 0 is a reset; a struct of an older header has none. */
+static void refuse_sizes(const subject *s) {
+    const unsigned char resets[] = {0, 1}, others[] = {0, 0x80}, none[] = {0, 0};
+    two_steps t;
+    float y[4][2 * 64];
+    make_steps(s, &t);
+    const size_t sizes[] = {sizeof t.call, sizeof t.call, sizeof t.call, offsetof(fl_call, resets)};
+    const unsigned char *const given[] = {resets, others, none, resets};
+    for (int i = 0; i < 4; ++i) {
+        t.call.T = 0;
+        EXPECT(!fl_begin(s->model, &t.call));
+        t.call.T = 2;
+        t.call.resets = given[i];
+        EXPECT(!run_in(s, t.call, sizes[i]));
+        memcpy(y[i], t.y, sizeof t.y);
+    }
+    EXPECT(!memcmp(y[0], y[1], sizeof t.y) && !memcmp(y[2], y[3], sizeof t.y));
+    EXPECT(memcmp(y[0], y[2], sizeof t.y));
+    EXPECT(!run_in(s, t.call, offsetof(fl_call, prepared)));
+    memset(t.y, 0xa5, sizeof t.y);
+    const size_t wrong[] = {0, 8, offsetof(fl_call, rows), offsetof(fl_call, prepared) + 1,
+                            sizeof t.call - 1, sizeof t.call + sizeof(void *)};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i)
+        EXPECT(run_in(s, t.call, wrong[i]) == FL_BAD_ARGUMENT);
+    EXPECT(is_canary(t.y, sizeof t.y));
+    unmake_steps(&t);
+}
+
+/* A row needs what is held where it starts anew, and only there. */
+static void refuse_without_held(const subject *s) {
+    const unsigned char none[] = {0, 0};
+    two_steps t;
+    size_t rows[8];
+    make_steps(s, &t);
+    for (int i = 0; i < 8; ++i)
+        if (fl_input_shape(s->program, (size_t)i).held) t.inputs[i].data = NULL;
+    t.call.rows = rows;
+    t.call.resets = none;
+    EXPECT(fl_run(s->model, &t.call) == FL_BAD_ARGUMENT);
+    EXPECT(fl_count_rows(s->model, &t.call, 0) == FL_BAD_ARGUMENT);
+    EXPECT(is_canary(t.y, sizeof t.y));
+    t.call.resets = NULL;
+    EXPECT(!fl_count_rows(s->model, &t.call, 0) && !fl_run(s->model, &t.call));
+    unmake_steps(&t);
+}
+
+/* Rows before a reset would see those behind it. */
+static void refuse_ahead(const subject *s) {
+    const unsigned char none[] = {0, 0};
+    two_steps t;
+    size_t rows[8];
+    make_steps(s, &t);
+    t.call.rows = rows;
+    t.call.resets = none;
+    EXPECT(fl_run(s->model, &t.call) == FL_BAD_ARGUMENT);
+    EXPECT(fl_count_rows(s->model, &t.call, 0) == FL_BAD_ARGUMENT);
+    EXPECT(is_canary(t.y, sizeof t.y));
+    unmake_steps(&t);
+}
+
 /* ---- What is asked of NULL ---- */
 
 static void ask_nothing(void) {
@@ -345,12 +449,15 @@ int refuse_arguments(const char *plain, const char *held, const char *ahead) {
     refuse_models(&s);
     refuse_configs(&s);
     refuse_calls(&s);
+    refuse_sizes(&s);
     unmake(&s);
     s = make(held);
     refuse_before_reset(&s);
+    refuse_without_held(&s);
     unmake(&s);
     s = make(ahead);
     refuse_without_outputs(&s);
+    refuse_ahead(&s);
     unmake(&s);
     ask_nothing();
     return failures != 0;
