@@ -44,12 +44,24 @@ class Port:
     count: int
     def __new__(cls, name: str, shape: Sequence[int], step_rows: int = 1) -> Port: ...
 
-class Network:
+class Ports:
     dtype: np.dtype[Any]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     moving: tuple[Port, ...]
     held: tuple[Port, ...]
+    def held_of(
+        self, held: Mapping[str, Any] | None, B: int, batched: bool = True
+    ) -> list[Array]: ...
+    def as_rows(
+        self, port: Port, x: Any, leading: Shape, check: bool = True, contiguous: bool = True
+    ) -> Array: ...
+    def given(self, x: Any) -> list[Any]: ...
+    def arrays_of(
+        self, x: Any, leading: Shape, check: bool = True, contiguous: bool = True
+    ) -> list[Array]: ...
+
+class Network(Ports):
     state_size: int
     keeps_steps: bool
     folds: bool
@@ -75,39 +87,30 @@ class Network:
     @property
     def nbytes(self) -> int: ...
     def take(self, other: Network) -> None: ...
-    def part_counts(self) -> list[bool]: ...
-    def read_parts(self, block: Array) -> list[Array]: ...
-    def write_parts(self, block: Array, parts: dict[str, Array]) -> Array: ...
     def begin(self, block: Array, held: list[Array]) -> Array: ...
-    def held_of(
-        self, held: Mapping[str, Any] | None, B: int, batched: bool = True
-    ) -> list[Array]: ...
-    def as_rows(
-        self, port: Port, x: Any, leading: Shape, check: bool = True, contiguous: bool = True
-    ) -> Array: ...
-    def given(self, x: Any) -> list[Any]: ...
-    def arrays_of(
-        self, x: Any, leading: Shape, check: bool = True, contiguous: bool = True
-    ) -> list[Array]: ...
-    def count_rows(
-        self,
-        block: Array,
-        T: int,
-        lengths: Array | None = None,
-        *,
-        whole: bool = False,
-        ending: bool = False,
-    ) -> Array: ...
-    def run(
-        self,
-        inputs: Sequence[Array],
-        outputs: Sequence[Array],
-        block: Array,
-        lengths: Array | None = None,
-        resets: Array | None = None,
-        held: Sequence[Array] = (),
-    ) -> None: ...
-    def flush(self, outputs: Sequence[Array], block: Array) -> None: ...
+
+def part_counts(network: Network) -> list[bool]: ...
+def read_parts(network: Network, block: Array) -> list[Array]: ...
+def write_parts(network: Network, block: Array, parts: dict[str, Array]) -> Array: ...
+def count_rows(
+    network: Network,
+    block: Array,
+    T: int,
+    lengths: Array | None = None,
+    *,
+    whole: bool = False,
+    ending: bool = False,
+) -> Array: ...
+def run_whole(
+    network: Network,
+    inputs: Sequence[Array],
+    outputs: Sequence[Array],
+    block: Array,
+    lengths: Array | None = None,
+    resets: Array | None = None,
+    held: Sequence[Array] = (),
+) -> None: ...
+def flush_whole(network: Network, outputs: Sequence[Array], block: Array) -> None: ...
 
 MOST_ROWS: int
 

@@ -207,7 +207,7 @@ class PackedGraph:
         """States (B, state_size) as arrays (n, B, ...) by name, or of one without its B."""
         state = {}
         for (name, shape), rows in zip(
-            self._parts.items(), self._network.read_parts(block), strict=True
+            self._parts.items(), _engine.read_parts(self._network, block), strict=True
         ):
             first, *axes = shape
             array = rows.reshape(first, len(block), *axes)
@@ -222,7 +222,7 @@ class PackedGraph:
         return {
             name: (np.dtype(np.int64) if counts else self.dtype, (shape[0], *rows, *shape[1:]))
             for (name, shape), counts in zip(
-                self._parts.items(), self._network.part_counts(), strict=True
+                self._parts.items(), _engine.part_counts(self._network), strict=True
             )
         }
 
@@ -244,11 +244,11 @@ class PackedGraph:
             )
         parts = {
             name: self._checked_part(name, state[name], batch_size, counts, together)
-            for name, counts in zip(self._parts, self._network.part_counts(), strict=True)
+            for name, counts in zip(self._parts, _engine.part_counts(self._network), strict=True)
         }
         rows = 1 if batch_size is None else batch_size
         block = np.zeros((rows, self._network.state_size), self.dtype)
-        made: Array = self._network.write_parts(block, parts)
+        made: Array = _engine.write_parts(self._network, block, parts)
         return made
 
     def _checked_part(

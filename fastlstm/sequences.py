@@ -79,7 +79,9 @@ class Sequences:
         T, ports = len(self.inputs[0]), network.outputs
         if network.keeps_steps and not network.folds:
             outputs = self._outputs(model, [T] * len(ports))
-            network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
+            _engine.run_whole(
+                network, self.inputs, outputs, block, self.lengths, self.resets, self.held or []
+            )
             given = [self._laid_out(y, self.lengths) for y in outputs]
         else:
             given = self._run_counted(model, block, T)
@@ -90,13 +92,15 @@ class Sequences:
     def _run_counted(self, model: PackedGraph, block: Array, T: int) -> list[Any]:
         """Each output of a model that gives another number of rows than it reads, or late."""
         network = model._network
-        counts = network.count_rows(block, T, self.lengths, whole=True)
+        counts = _engine.count_rows(network, block, T, self.lengths, whole=True)
         outputs = self._outputs(model, _most(counts))
-        network.run(self.inputs, outputs, block, self.lengths, self.resets, self.held or [])
-        due = network.count_rows(block, 0, whole=True, ending=True)
+        _engine.run_whole(
+            network, self.inputs, outputs, block, self.lengths, self.resets, self.held or []
+        )
+        due = _engine.count_rows(network, block, 0, whole=True, ending=True)
         if due.any():
             last = self._outputs(model, _most(due))
-            network.flush(last, block)
+            _engine.flush_whole(network, last, block)
             outputs = self._joined(model, outputs, counts, last, due)
             counts += due
         rows = [model.facts.rows[value] for value in model.graph.outputs.values()]

@@ -32,7 +32,7 @@ from ways import (
     rows_of,
 )
 
-from fastlstm import Model, processors
+from fastlstm import Model, _engine, processors
 
 ALL = tuple(every_model(1))
 EVERY_MODEL = pytest.mark.parametrize(("kind", "isa"), by_turns(ALL))
@@ -309,9 +309,9 @@ class TestArguments:
         y = np.zeros((5, 2, 4), np.float32)
         for wrong in ([6, 1], [-1, 1], [1], [[1, 2]]):
             with pytest.raises(ValueError, match="lengths do not fit x"):
-                model._network.run([x], [y], block, np.array(wrong, np.intp))
+                _engine.run_whole(model._network, [x], [y], block, np.array(wrong, np.intp))
         with pytest.raises(ValueError, match="lengths do not fit x"):
-            model._network.run([x], [y], block, np.array([1, 2], np.int32))
+            _engine.run_whole(model._network, [x], [y], block, np.array([1, 2], np.int32))
 
     @pytest.mark.parametrize("kind", ["lstm", "both_ways"])
     def test_states_of_rows_without_a_step(self, isa, kind, rng):

@@ -329,7 +329,7 @@ class TestPadding:
         import ctypes, mmap, sys
         import numpy as np
         from models import model_file, recurrent
-        from fastlstm import Model
+        from fastlstm import Model, _engine
         import chain as spec
 
         isa, *kinds = sys.argv[1:]
@@ -365,10 +365,9 @@ class TestPadding:
             model, exact = (Model(file, isa=isa, reproducible=exact) for exact in (False, True))
             x, y = guarded(rng.standard_normal((B, T, SIZE))), guarded(0)
             block = model.start_block(B, [])
-            (made,) = model._network.count_rows(block, T, lengths.astype(np.intp), whole=True)
-            model._network.run(
-                [x.swapaxes(0, 1)], [y.swapaxes(0, 1)], block, lengths.astype(np.intp)
-            )
+            network, steps = model._network, lengths.astype(np.intp)
+            (made,) = _engine.count_rows(network, block, T, steps, whole=True)
+            _engine.run_whole(network, [x.swapaxes(0, 1)], [y.swapaxes(0, 1)], block, steps)
             got, _ = model(x, lengths=lengths, batch_first=True)
             for b, n in enumerate(lengths):
                 alone, _ = exact(x[b, :n])
@@ -386,7 +385,7 @@ class TestPadding:
     def test_the_guard_would_kill(self, python):
         with pytest.raises(AssertionError, match="exit code -11"):
             python(
-                self.GUARDED.replace("block, lengths.astype(np.intp)\n", "block, None\n"),
+                self.GUARDED.replace("block, steps)\n", "block, None)\n"),
                 "scalar",
                 "causal",
             )

@@ -35,7 +35,7 @@ from ways import (
     rows_of,
 )
 
-from fastlstm import Model, processors
+from fastlstm import Model, _engine, processors
 from fastlstm.spec import check as check_graph
 
 State = dict[str, np.ndarray]
@@ -416,20 +416,20 @@ class TestArguments:
         """Its own border: whatever reaches it must not make it read beyond an array."""
         block, y = np.zeros((2, 4), np.float32), np.zeros((5, 2, 4), np.float32)
         right = np.zeros((5, 2), np.uint8)
-        model._network.run([self.X], [y], block, None, right)
+        _engine.run_whole(model._network, [self.X], [y], block, None, right)
         for wrong in (right[1:], right[:, 1:], right[0], right.astype(bool), np.asfortranarray(
             right), np.zeros((5, 4), np.uint8)[:, ::2]):  # fmt: skip
             with pytest.raises(ValueError, match="resets do not fit"):
-                model._network.run([self.X], [y], block, None, wrong)
+                _engine.run_whole(model._network, [self.X], [y], block, None, wrong)
         for kind in REFUSED:
             other = build(every_kind(4)[kind], rng)
             x = input_for(other, rng, 12, 2)
             rows, reset = other.start_block(2, []), np.zeros((12, 2), np.uint8)
-            steps = other._network.count_rows(rows, 12, whole=True).max()
+            steps = _engine.count_rows(other._network, rows, 12, whole=True).max()
             into = np.zeros((steps, 2, other.output_size), np.float32)
-            other._network.run([x], [into], rows.copy())
+            _engine.run_whole(other._network, [x], [into], rows.copy())
             with pytest.raises(ValueError, match="resets do not fit"):
-                other._network.run([x], [into], rows, None, reset)
+                _engine.run_whole(other._network, [x], [into], rows, None, reset)
 
 
 class TestStream:

@@ -217,7 +217,7 @@ cdef bint are_tokens(x, int ndim, cnp.npy_intp *shape, size_t known):
     return True
 
 
-cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_intp *shape,
+cdef cnp.ndarray output_of(Ports ports, out, str name, int ndim, cnp.npy_intp *shape,
                            bint by_row=False):
     """`out` as an array to write in place of a new one, or an error that helps.
 
@@ -228,8 +228,8 @@ cdef cnp.ndarray output_of(Network network, out, str name, int ndim, cnp.npy_int
         array = <cnp.ndarray>out
     else:
         array = as_plain(name, out, "a NumPy array without a mask")
-    if not is_of(array, network.type_num):
-        raise TypeError(f"{name} has dtype {array.dtype.str}; expected {network.dtype}")
+    if not is_of(array, ports.type_num):
+        raise TypeError(f"{name} has dtype {array.dtype.str}; expected {ports.dtype}")
     if array.ndim != ndim or not cnp.PyArray_CompareLists(array.shape, shape, ndim):
         raise ValueError(
             f"{name} has shape {(<object>array).shape}; expected {as_tuple(ndim, shape)}")

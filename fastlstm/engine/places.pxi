@@ -5,78 +5,11 @@ from collections.abc import Mapping
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastlstm cimport fl_row_shape, fl_rows
+from fastlstm cimport fl_rows
 
 cdef enum:
-    MOST_AXES = 8  # of a row and, in front, of time and batch
     NO_AXIS = -1   # in place of a number of steps or streams: an array without that axis
     ANY = -2       # in place of a number of steps: as many as the first array has
-
-
-cdef class Port:
-    """An input or an output: a name, and how its rows look.
-
-    Parameters
-    ----------
-    name : str
-    shape : tuple of int
-        The axes of a row.
-    step_rows : int
-        Of an output: rows that a step gives at most, if that is the same for every step; 0: if not.
-    """
-
-    cdef readonly str name
-    cdef readonly tuple shape
-    cdef readonly Py_ssize_t step_rows
-    cdef readonly size_t tokens   # of an input: how many it knows, or 0
-    cdef readonly bint held       # whether it has one row for a sequence
-    cdef readonly size_t count    # numbers of a row
-    cdef int ndim
-    cdef cnp.npy_intp axes[MOST_AXES]  # those of a row, behind two that are free
-
-    def __cinit__(self, str name, shape, Py_ssize_t step_rows=1):
-        cdef int i
-        self.name, self.shape, self.step_rows = name, tuple(shape), step_rows
-        self.ndim = len(self.shape)
-        if self.ndim > MOST_AXES - 2:
-            raise ValueError(f"{name!r} has rows of {self.ndim} axes")
-        self.count = 1
-        for i in range(self.ndim):
-            self.axes[i + 2] = self.shape[i]
-            self.count *= <size_t>self.axes[i + 2]
-
-    cdef int match(self, fl_row_shape found) except -1:
-        if found.count != self.count:
-            raise ValueError(
-                f"{self.name!r} has rows of {self.count} numbers, the program of {found.count}")
-        self.tokens, self.held = found.tokens, found.held
-        return 0
-
-
-cdef object several_rows(Port port):
-    """The exception of a step that may give several rows of an output of no whole rate.
-
-    No step of a stream does that where `step_rows` is 1, but a state may have been given that no
-    stream leaves.
-    """
-    return ValueError(
-        f"output {port.name!r} does not have a whole number of rows for a step; expected run(x) of "
-        f"a block of steps")
-
-
-cdef list by_name(tuple ports, given, str what):
-    """The values of a mapping, in the order of the ports, each of which it must have."""
-    names = [port.name for port in ports]
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{what} is a {type_text(given)}; expected a mapping to arrays of "
-            f"{', '.join(map(repr, names)) or 'nothing, which this model holds'}")
-    if wrong := sorted(set(names) ^ set(given), key=str):
-        raise ValueError(
-            f"{what} has {', '.join(map(repr, given)) or 'nothing'}; expected exactly "
-            f"{', '.join(map(repr, names)) or 'nothing'}: {wrong[0]!r:.80} is "
-            f"{'missing' if wrong[0] in names else 'unknown'}")
-    return [given[name] for name in names]
 
 
 cdef inline int shape_of(Port port, Py_ssize_t T, Py_ssize_t B, cnp.npy_intp *shape) noexcept:
@@ -97,17 +30,17 @@ cdef inline int shape_of(Port port, Py_ssize_t T, Py_ssize_t B, cnp.npy_intp *sh
 cdef class Places:
     """Where a call of a network finds the rows of its inputs and outputs."""
 
-    cdef Network network
+    cdef Ports ports
     cdef Buffer table
     cdef fl_rows *inputs            # (inputs,)
     cdef fl_rows *outputs           # (outputs,)
     cdef int64_t token              # that a step reads, given as an int
 
-    def __cinit__(self, Network network):
-        self.network = network
-        self.table = Buffer((network.n_inputs + network.n_outputs) * sizeof(fl_rows))
+    def __cinit__(self, Ports ports):
+        self.ports = ports
+        self.table = Buffer((ports.n_inputs + ports.n_outputs) * sizeof(fl_rows))
         self.inputs = <fl_rows *>self.table.data
-        self.outputs = self.inputs + network.n_inputs
+        self.outputs = self.inputs + ports.n_inputs
 
     cdef int put(self, fl_rows *place, cnp.ndarray array, bint by_steps, bint by_streams) except -1:
         """Place an array whose rows lie in one piece, with either axis in front or without it."""
@@ -119,7 +52,7 @@ cdef class Places:
 
     cdef int put_all(self, inputs, outputs) except -1:
         """Place arrays (T, B, ...) of the inputs with a row for each step, and of the outputs."""
-        for number, array in zip(self.network.moving_numbers, inputs):
+        for number, array in zip(self.ports.moving_numbers, inputs):
             self.put(self.inputs + <size_t>number, array, True, True)
         for number, array in enumerate(outputs):
             self.put(self.outputs + <size_t>number, array, True, True)
@@ -127,7 +60,7 @@ cdef class Places:
 
     cdef int put_held(self, list held) except -1:
         """Place arrays (B, ...) of the inputs that are held for a sequence."""
-        for number, array in zip(self.network.held_numbers, held):
+        for number, array in zip(self.ports.held_numbers, held):
             self.put(self.inputs + <size_t>number, array, False, True)
         return 0
 
@@ -141,8 +74,8 @@ cdef class Places:
         cdef list arrays
         if B != NO_AXIS:
             leading = (*leading, B)
-        arrays = self.network.arrays_of(x, leading, check, False)
-        for number, array in zip(self.network.moving_numbers, arrays):
+        arrays = self.ports.arrays_of(x, leading, check, False)
+        for number, array in zip(self.ports.moving_numbers, arrays):
             self.put(self.inputs + <size_t>number, array, T != NO_AXIS, B != NO_AXIS)
         return arrays
 
@@ -165,28 +98,28 @@ cdef class Places:
         by_stream : bool
             Whether the caller's may lie by stream, as :func:`output_of` says.
         """
-        cdef Network network = self.network
+        cdef Ports ports = self.ports
         cdef cnp.npy_intp shape[MOST_AXES]
         cdef cnp.ndarray array
         cdef list arrays = [], given = []
         cdef Port port
-        cdef bint single = network.n_outputs == 1
+        cdef bint single = ports.n_outputs == 1
         cdef int ndim
         if out is not None and not single:
             if not isinstance(out, Mapping):
                 raise TypeError(f"out is a {type_text(out)}; this model has several outputs: "
                                 f"expected a mapping of their names to arrays")
-            if unknown := set(out) - {port.name for port in network.outputs}:
+            if unknown := set(out) - {port.name for port in ports.outputs}:
                 raise ValueError(f"out has {min(unknown, key=str)!r}, which is no output")
         for number, T in enumerate(rows):
-            port = <Port>network.outputs[number]
+            port = <Port>ports.outputs[number]
             ndim = shape_of(port, T, B, shape)
             to = out if single or out is None else out.get(port.name)
             if to is None:
-                array = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
+                array = cnp.PyArray_EMPTY(ndim, shape, ports.type_num, 0)
             else:
                 name = "out" if single else f"out[{port.name!r}]"
-                array = output_of(network, to, name, ndim, shape, by_stream)
+                array = output_of(ports, to, name, ndim, shape, by_stream)
                 for x in read:
                     check_apart(name, array, x)
                 if any([overlap(array, other) for other in arrays]):
@@ -201,9 +134,9 @@ cdef class Places:
 
     cdef object named(self, list results):
         """What a call returns: the one output, or a mapping of their names."""
-        if self.network.n_outputs == 1:
+        if self.ports.n_outputs == 1:
             return results[0]
-        return {port.name: result for port, result in zip(self.network.outputs, results)}
+        return {port.name: result for port, result in zip(self.ports.outputs, results)}
 
     # One step of a model of one input and one output: the usual case, which makes no list.
 
@@ -212,30 +145,30 @@ cdef class Places:
 
         Its shape (ndim,) is as of shape_of.
         """
-        cdef Network network = self.network
-        cdef Port port = network.x
+        cdef Ports ports = self.ports
+        cdef Port port = ports.x
         self.inputs[0].b = port.count
         if port.tokens and ndim == 0 and type(x) is int and 0 <= x < <object>port.tokens:
             self.token = x
             self.inputs[0].data = &self.token
             return None
         if not (are_tokens(x, ndim, shape, port.tokens) if port.tokens else
-                is_plain(x, network.type_num, ndim, shape)):
-            x = network.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
+                is_plain(x, ports.type_num, ndim, shape)):
+            x = ports.as_rows(port, x, as_tuple(ndim - port.ndim, shape))
         self.inputs[0].data = cnp.PyArray_DATA(<cnp.ndarray>x)
         return x
 
     cdef inline object write_step(self, out, int ndim, cnp.npy_intp *shape, x, bint zero):
         """The row that a step gives, the caller's own or a new one; x is what it reads."""
-        cdef Network network = self.network
+        cdef Ports ports = self.ports
         cdef cnp.ndarray result
         if out is None:
-            result = cnp.PyArray_EMPTY(ndim, shape, network.type_num, 0)
+            result = cnp.PyArray_EMPTY(ndim, shape, ports.type_num, 0)
         else:
-            result = output_of(network, out, "out", ndim, shape)
+            result = output_of(ports, out, "out", ndim, shape)
             if x is not None:
                 check_apart("out", result, x)
-        self.outputs[0].data, self.outputs[0].b = cnp.PyArray_DATA(result), network.y.count
+        self.outputs[0].data, self.outputs[0].b = cnp.PyArray_DATA(result), ports.y.count
         if zero:
             memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
         return result if out is None else out

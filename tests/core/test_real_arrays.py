@@ -18,6 +18,7 @@ from models import build, recurrent
 from ways import assert_same_bits
 
 import fastlstm
+from fastlstm import _engine
 from fastlstm import spec as rows
 from fastlstm.format import ModelFile
 
@@ -97,6 +98,7 @@ def calls(rng: np.random.Generator) -> dict[str, Call]:
 
         return asyncio.run(run())
 
+    network = model._network
     return {
         "model": model,
         "a list": lambda x: model([x, x]),
@@ -116,12 +118,14 @@ def calls(rng: np.random.Generator) -> dict[str, Call]:
         "rows": lambda x: batch.reset(x),
         "states of slots": lambda x: pool.write_rows(slot, x),
         "states to open": lambda x: pool.open_rows(x, [1]),
-        "a network's x": lambda x: model._network.run([x], [steps], state),
-        "a network's y": lambda x: model._network.run([steps], [x], state),
-        "a network's state": lambda x: model._network.count_rows(x, 1),
-        "a network's lengths": lambda x: model._network.run([steps], [steps], state, x),
-        "a network's resets": lambda x: model._network.run([steps], [steps], state, None, x),
-        "a network's parts": lambda x: model._network.write_parts(state, {"h": x, "c": x}),
+        "a network's x": lambda x: _engine.run_whole(network, [x], [steps], state),
+        "a network's y": lambda x: _engine.run_whole(network, [steps], [x], state),
+        "a network's state": lambda x: _engine.count_rows(network, x, 1),
+        "a network's lengths": lambda x: _engine.run_whole(network, [steps], [steps], state, x),
+        "a network's resets": lambda x: _engine.run_whole(
+            network, [steps], [steps], state, None, x
+        ),
+        "a network's parts": lambda x: _engine.write_parts(network, state, {"h": x, "c": x}),
         "held": lambda x: speaker.stream(held={"s": x}),
         "a network's held": lambda x: speaker._network.begin(
             np.zeros((1, speaker._network.state_size), np.float32), [x]
