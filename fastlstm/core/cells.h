@@ -98,7 +98,7 @@ INLINE void accumulate_beside(const int G, vec (*total)[4], const real *w, const
         clear(AHEAD, G, other);
         if (j == side->K) break;
     }
-    accumulate(1, 1, G, total, w, 0, h, k, K);
+    accumulate(1, G, total, w, 0, h, k, K);
 }
 
 /* What the sum over h starts from: the last gate of `h_init` (P, G, L), and 0 in the others; NULL:
@@ -122,7 +122,7 @@ INLINE void sum_both(const int N, const int G, const int made, cell a, size_t p,
     const fl_panels *gates = &a.packed->gates;
     const real *w = (const real *)gates->weights + p * gates->stride;
     for (int n = 0; n < N; ++n) start_sums(G, from_x[n], r, (p + (size_t)n) * (size_t)(G * L));
-    if (r->x) accumulate(1, N, G, from_x, w, gates->stride, &r->x, 0, a.packed->input_rows);
+    if (r->x) accumulate(N, G, from_x, w, gates->stride, &r->x, 0, a.packed->input_rows);
     w += a.packed->input_rows * (size_t)(G * L);
     if (N > 1 || side) IN_MEMORY(from_x);
     if (made) {
@@ -131,7 +131,7 @@ INLINE void sum_both(const int N, const int G, const int made, cell a, size_t p,
     }
     for (int n = 0; n < N; ++n) start_h(G, from_h[n], h_init, p + (size_t)n);
     if (side) accumulate_beside(G, from_h, w, &r->h, a.is->h_size, side);
-    else accumulate(1, N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
+    else accumulate(N, G, from_h, w, gates->stride, &r->h, 0, a.is->h_size);
 }
 
 /* The part of a cell's panels that x is multiplied by, and the one of h, for rows [first, ...) of a step;

@@ -34,7 +34,7 @@ INLINE void product_block(const int N, const int G, const product *a, size_t p, 
     for (int n = 0; n < N; ++n)
         start_sums(G, total[n], r, a->first + (p + (size_t)n) * (size_t)(G * L));
     if (r->x)
-        accumulate(1, N, G, total, a->weights + p * a->stride, a->stride, &r->x, 0, a->x_size);
+        accumulate(N, G, total, a->weights + p * a->stride, a->stride, &r->x, 0, a->x_size);
     for (int n = 0; n < N; ++n) finish_product(G, a, p + (size_t)n, r, total[n]);
 }
 

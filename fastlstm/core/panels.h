@@ -71,10 +71,10 @@ INLINE void accumulate_one(const int M, const int N, const int G, accumulators a
     }
 }
 
-/* total[m * N + n][g] += the sum over inputs [k, K), block by block; w is N panels at input k,
+/* total[n][g] += the sum over inputs [k, K) of one row, block by block; w is N panels at input k,
  * which is K_LEVEL at most. */
-INLINE void accumulate(const int M, const int N, const int G, vec (*total)[4], const real *w,
-                       size_t stride, const real *const *x, size_t k, size_t K) {
+INLINE void accumulate(const int N, const int G, vec (*total)[4], const real *w, size_t stride,
+                       const real *const *x, size_t k, size_t K) {
     vec levels[ROWS][4];
     size_t level = K_LEVEL;
     while (k < K) {
@@ -82,17 +82,17 @@ INLINE void accumulate(const int M, const int N, const int G, vec (*total)[4], c
         accumulators acc;
         if (k == level) {
             IN_MEMORY(levels);
-            if (level == K_LEVEL) clear(M * N, G, levels);
-            add_to(M * N, G, total, levels);
-            clear(M * N, G, total);
+            if (level == K_LEVEL) clear(N, G, levels);
+            add_to(N, G, total, levels);
+            clear(N, G, total);
             level += K_LEVEL;
         }
-        if (M * N > 1) IN_MEMORY(total);
-        clear(M * N, G, acc);
-        for (; k < end; ++k, w += G * L) accumulate_one(M, N, G, acc, w, stride, x, k);
-        add_to(M * N, G, acc, total);
+        if (N > 1) IN_MEMORY(total);
+        clear(N, G, acc);
+        for (; k < end; ++k, w += G * L) accumulate_one(1, N, G, acc, w, stride, x, k);
+        add_to(N, G, acc, total);
     }
-    if (level > K_LEVEL) add_to(M * N, G, levels, total);
+    if (level > K_LEVEL) add_to(N, G, levels, total);
 }
 
 /* Outputs [first, first + L) of `size`: all L, or what is left of them. */
