@@ -208,10 +208,17 @@ class TestCythonImports:
                 assert line.startswith("    "), line
 
 
-# What a program in C is given, which no public name makes.
+# What a program in C is given, and what serves elsewhere, which no public name makes.
 PROGRAMS = {
     "step.py": {"fastlstm.plan.lowering": {"plan"}, "fastlstm": {"spec"}},
     "trained.py": {"fastlstm.format": {"ModelFile"}},
+    "replicas.py": {
+        "fastlstm.serving.access": {"Access"},
+        "fastlstm.serving.grpc_v2": {"Servicer"},
+        "fastlstm.serving.metrics": {"Metrics"},
+        "fastlstm.serving.repository": {"Repository"},
+        "fastlstm.serving.served": {"Served"},
+    },
 }
 
 
