@@ -202,6 +202,10 @@ INLINE void sum_part(const int G, const row *rows, size_t n, int of_h, size_t k,
  * A part of the weights meets all rows before the next part comes: it is then in the first-level
  * cache, and the next one on its way from farther away. Between two parts, as between two blocks,
  * what each row has summed up lies in memory. */
+#if defined __GNUC__ && !defined __clang__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* levels, which the first level clears */
+#endif
 INLINE void sum_rows(const int G, const row *rows, size_t n, int of_h, const real *w, size_t K,
                      const real *next, vec (*total)[4]) {
     vec levels[TILE][4];
@@ -220,6 +224,9 @@ INLINE void sum_rows(const int G, const row *rows, size_t n, int of_h, const rea
     }
     for (size_t r = 0; r < n && K > K_LEVEL; ++r) add_to(1, G, levels + r, total + r);
 }
+#if defined __GNUC__ && !defined __clang__
+#pragma GCC diagnostic pop
+#endif
 
 /* BODY for the panels p of a range and the rows [r, r + m) of n, as many as TILE: panels outside, so
  * that a panel comes from afar once for all rows. `next` is the panel that is read after p. */
