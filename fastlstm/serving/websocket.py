@@ -36,6 +36,7 @@ CODES = {
     Kind.UNAUTHORISED: 1008,
     Kind.FAILED: 1011,
 }
+END = "end"  # what a client says to have the rows that are still due
 MOST_REASON = 123  # bytes of a close frame's text
 
 log = logging.getLogger("fastlstm.serving")
@@ -46,8 +47,9 @@ class Sockets:
 
     The hello is a JSON object: ``model``, ``input`` and ``output`` (datatype, shape of a row),
     ``max_steps`` of a frame, ``session``, ``steps`` that it has made. Each binary frame of T rows
-    is answered by one of T' rows. A connection that ends with code 1000 or 1001 ends its stream;
-    one that breaks leaves it for ``?session=`` of a new connection, until it is idle for too long.
+    is answered by one of T' rows, and the text ``end`` by the rows that are still due, with which
+    the stream ends. A connection that ends with code 1000 or 1001 ends its stream too; one that
+    breaks leaves it for ``?session=`` of a new connection, until it is idle for too long.
 
     Parameters
     ----------
@@ -194,8 +196,12 @@ class Connection:
                 if message["type"] == "websocket.disconnect":
                     return message.get("code") in (ENDED, GOING_AWAY)
                 data = message.get("bytes")
-                if data is None:
-                    raise RequestError(Kind.INVALID, "a text frame; expected binary frames of rows")
+                end = data is None and message.get("text") == END
+                if data is None and not end:
+                    raise RequestError(
+                        Kind.INVALID, f"a text frame; expected binary frames of rows, or {END!r}"
+                    )
+                data = data or b""
                 steps, rest = divmod(len(data), tensor.row_bytes)
                 if rest:
                     raise RequestError(
@@ -203,8 +209,8 @@ class Connection:
                         f"a frame of {len(data)} bytes; expected a multiple of {tensor.row_bytes}",
                     )
                 x = np.frombuffer(data, tensor.dtype).reshape(steps, *tensor.row)
-                pending = served.submit(Request({tensor.name: x}, name, not started))
-                if not started:
+                pending = served.submit(Request({tensor.name: x}, name, not started, end))
+                if not started and not end:
                     served.sequences[name].leave = self._idle
                     started = True
                     if timer is not None:
@@ -213,6 +219,9 @@ class Connection:
                 await send({"type": "websocket.send", "bytes": as_bytes(y)})
                 count(steps)
                 took(clock() - began)
+                if end:
+                    await self._close(ENDED, "")
+                    return False
         finally:
             if timer is not None:
                 timer.cancel()

@@ -123,7 +123,7 @@ class Tab:
         path.unlink(missing_ok=True)
         self.click(button)
         end = time.monotonic() + PATIENCE
-        while not path.exists():
+        while not path.exists() or not path.stat().st_size:  # an empty one holds its place
             assert time.monotonic() < end, f"{name} is not there"
             time.sleep(0.05)
         return path

@@ -70,6 +70,24 @@ class TestStreams:
                 assert found.tobytes() == stream.run(x[first:last]).tobytes()
                 first = last
 
+    @pytest.mark.parametrize("name", ["plain", "late"])
+    @pytest.mark.parametrize("steps", [0, 9])
+    def test_the_rows_that_are_due_at_the_end(self, server, models, name, steps, rng):
+        (x,) = inputs_for(models[name], rng, steps).values()
+        whole, _ = models[name](x)
+        found = []
+        with streaming(server, name) as (connection, hello):
+            if steps:
+                found.append(send(connection, x, whole.shape[1]).tobytes())
+            connection.send("end")
+            found.append(connection.recv(PATIENCE))
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(PATIENCE)
+        assert b"".join(found) == whole.tobytes()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1000
+        assert refused(server, name, f"?session={hello['session']}")[0] == 1008
+
     def test_many_at_once(self, server, models, rng):
         """Frames that are sent before the others are answered."""
         stream = models["plain"].stream()

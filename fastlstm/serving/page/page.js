@@ -146,7 +146,7 @@ class Run {
       this.input.put(rows);
       plot.sent(rows, this.input.rowSize, start);
     }
-    await this.stream.drain();
+    await this.stream.finish();
     const { sent, answered, lost } = this.stream;
     say(`Done: ${lost ? count(answered) : "all"} of ${count(sent)} steps were answered`, lost > 0);
   }

@@ -29,6 +29,7 @@ export class ModelStream {
   #attempts = 0;
   #timer;
   #connected = false;
+  #ended = false;
   #failure = null;
   #waiting = [];
 
@@ -71,9 +72,12 @@ export class ModelStream {
     return frame;
   }
 
-  /** Wait until all that was sent is answered. */
-  async drain() {
-    await this.#until(() => this.#inFlight.length === 0);
+  /** Wait until all that was sent is answered, and the rows that are still due have come. */
+  async finish() {
+    const frame = { rows: "end", start: this.sent, steps: 0, sentAt: 0 };
+    this.#inFlight.push(frame);
+    if (this.#connected) this.#post(frame);
+    await this.#until(() => this.#ended);
   }
 
   /** End the stream. */
@@ -125,6 +129,7 @@ export class ModelStream {
 
   #answered(data) {
     const frame = this.#inFlight.shift();
+    this.#ended = frame.rows === "end";
     this.answered += frame.steps;
     this.#told.answered(frame, new ARRAYS[this.hello.output.datatype](data));
     this.#wake();
@@ -132,7 +137,7 @@ export class ModelStream {
 
   #closed({ code, reason }) {
     this.#connected = false;
-    if (this.#failure !== null) return;
+    if (this.#failure !== null || this.#ended) return;
     const why = reason || WORDS[code] || "the connection was closed";
     const may = this.#session !== null && [BROKEN, RESTART, LATER].includes(code);
     if (!may) {
