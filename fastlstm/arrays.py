@@ -99,6 +99,8 @@ class Network(_engine.Network):
         check: bool = True,
         contiguous: bool = True,
     ) -> Any:
+        if type(x) is np.ndarray:
+            return super().as_rows(port, x, leading, check, contiguous)
         name = "x" if len(self.inputs) == 1 else repr(port.name)
         array = offered(name, x)
         if array is not x and not port.tokens and array.dtype != self.dtype:

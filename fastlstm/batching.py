@@ -85,7 +85,8 @@ class Batcher:
     """
 
     __slots__ = (
-        *("_max_batch", "_max_pending", "_max_wait", "_network", "_on_batch", "_pool", "_queue"),
+        *("_first", "_max_batch", "_max_pending", "_max_wait", "_network", "_on_batch", "_pool"),
+        "_queue",
     )
 
     def __init__(
@@ -102,6 +103,8 @@ class Batcher:
         self._max_pending = max_pending
         self._on_batch = on_batch
         self._network = pool.network
+        first = self._network.moving[0]
+        self._first = first.name, len(first.shape)
         self._queue: _Queue | None = None
 
     @property
@@ -166,9 +169,9 @@ class Batcher:
         RuntimeError
             As :meth:`step`, and if `max_pending` requests are queued.
         """
-        port = self._network.moving[0]
-        first = x.get(port.name) if isinstance(x, Mapping) else x
-        if getattr(first, "ndim", 0) > len(port.shape):
+        name, axes = self._first
+        first = x if isinstance(x, np.ndarray) or not isinstance(x, Mapping) else x.get(name)
+        if getattr(first, "ndim", 0) > axes:
             return self._ask(slot, *self._checked_block(x), waits=False)
         return self._ask(slot, self._checked_step(x), None, waits=False)
 
@@ -241,7 +244,7 @@ class _Queue:
 
     __slots__ = (
         *("loop", "requests", "handle", "_process", "_pool", "_max_batch", "_max_wait"),
-        *("_network", "_on_batch"),
+        *("_network", "_on_batch", "_gives_a_row", "_keeps_steps"),
     )
 
     def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
@@ -254,6 +257,9 @@ class _Queue:
         self._max_wait = batcher._max_wait
         self._network = batcher._network
         self._on_batch = batcher._on_batch
+        outputs = self._network.outputs
+        self._gives_a_row = all(port.step_rows == 1 for port in outputs)
+        self._keeps_steps = self._network.keeps_steps and not any(port.held for port in outputs)
 
     def is_awaited(self) -> bool:
         """Whether there is a request that can still be answered, in this process."""
@@ -324,12 +330,14 @@ class _Queue:
     def _answer(self, batch: list[Request]) -> None:
         try:
             slots = [request[0] for request in batch]
-            blocks = len(batch) - [request[2] for request in batch].count(None)
-            several = any(port.step_rows != 1 for port in self._network.outputs)
-            if blocks or several or len(set(slots)) < len(slots):
-                outputs = self._run(batch)
+            lengths = {request[2] for request in batch}
+            alike = len(lengths) == 1 and len(set(slots)) == len(slots)
+            if alike and self._gives_a_row and None in lengths:
+                outputs = self._step(batch, slots)
+            elif alike and self._gives_a_row and self._keeps_steps:
+                outputs = self._run_alike(batch, slots)
             else:
-                outputs = self._step(batch)
+                outputs = self._run(batch)
         except ValueError as error:
             rest = self._without_closed(batch)
             if len(rest) == len(batch):
@@ -357,21 +365,37 @@ class _Queue:
                 _refuse([request], error)
         return rest
 
-    def _step(self, batch: list[Request]) -> list[Any]:
+    def _inputs(self, batch: list[Request], *leading: int) -> Any:
+        """The numbers of all requests, of each input as one array (*leading, ...)."""
+        arrays = [
+            np.concatenate([request[1][i] for request in batch]).reshape(*leading, *port.shape)
+            for i, port in enumerate(self._network.moving)
+        ]
+        if len(arrays) == 1:
+            return arrays[0]
+        return {p.name: array for p, array in zip(self._network.moving, arrays, strict=True)}
+
+    def _run_alike(self, batch: list[Request], slots: list[int]) -> list[Any]:
+        """The outputs of blocks of T steps of different streams, where each step gives a row."""
+        numbers, n, T = np.array(slots, np.int64), len(batch), _steps_of(batch[0])
+        if T == 1:
+            made = self._pool.step(numbers, self._inputs(batch, n))
+            return [_of_each(made, lambda y, b: y[b : b + 1].copy(), b) for b in range(n)]
+        x = _of_each(self._inputs(batch, n, T), np.swapaxes, 0, 1)
+        made = self._pool.run(numbers, x)
+        return [_of_each(made, lambda y, b: y[:, b].copy(), b) for b in range(n)]
+
+    def _step(self, batch: list[Request], of: list[int]) -> list[Any]:
         """The outputs of single steps of different streams."""
         network, n = self._network, len(batch)
-        slots = np.array([request[0] for request in batch], np.int64)
-        x = {
-            port.name: np.concatenate([request[1][i] for request in batch]).reshape(n, *port.shape)
-            for i, port in enumerate(network.moving)
-        }
+        slots, x = np.array(of, np.int64), self._inputs(batch, n)
         gives: dict[str, Any] = {
             port.name: None
             if network.keeps_steps
             else self._pool.output_steps(slots, output=port.name)
             for port in network.outputs
         }
-        made = self._pool.step(slots, _only(x))
+        made = self._pool.step(slots, x)
         rows = {
             port.name: made if len(network.outputs) == 1 else made[port.name]
             for port in network.outputs
@@ -456,6 +480,13 @@ class _Queue:
                         one = y[first, b].copy()
                     found[port.name] = one
                 outputs[i] = _only(found)
+
+
+def _of_each(arrays: Any, take: Callable[..., Array], *where: int) -> Any:
+    """What is taken of an array, or of each of a mapping."""
+    if type(arrays) is not dict:
+        return take(arrays, *where)
+    return {name: take(array, *where) for name, array in arrays.items()}
 
 
 def _only(values: dict[str, Any]) -> Any:

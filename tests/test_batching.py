@@ -65,7 +65,8 @@ class RecordedPool(Pool):
         if self.errors:
             raise self.errors.pop(0)
         y = super().run(slots, x, lengths, out=out)
-        self.note(slots, [x[:n, i] for i, n in enumerate(lengths)])
+        steps = [len(x)] * len(slots) if lengths is None else lengths
+        self.note(slots, [x[:n, i] for i, n in enumerate(steps)])
         return y
 
     def sizes(self) -> list[int]:
