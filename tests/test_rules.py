@@ -99,7 +99,10 @@ FOR_TYPES_ONLY = {"batching": {"pool"}}
 # those that it may import within a function, so that importing fastlstm does without them.
 THIRD_PARTY = {
     "gpu": {"cupy"},
-    "serving": {"grpc", "tritonclient", "uvicorn", "starlette", "websockets", "prometheus_client"},
+    "serving": {
+        *("grpc", "google", "tritonclient", "uvicorn", "starlette", "websockets"),
+        "prometheus_client",
+    },
 }
 WITHIN_FUNCTIONS = {
     "commands": {"rich", "matplotlib", "torch", "scipy", "onnxruntime", "importlib", "uvloop"},

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -55,6 +56,23 @@ MOST_AHEAD = 32  # requests of one stream that are queued before the first is an
 
 add_to_server = add_GRPCInferenceServiceServicer_to_server
 log = logging.getLogger("fastlstm.serving")
+
+
+class _Asked:
+    """A request of a stream, which is queued or refused."""
+
+    __slots__ = ("began", "pending", "refusal", "request", "served")
+
+    served: Served
+    pending: Pending
+
+    def __init__(self, request: Any) -> None:
+        self.request, self.began = request, time.perf_counter()
+        self.refusal: RequestError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.refusal is not None or self.pending.is_done
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -111,78 +129,82 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         began = time.perf_counter()
+        await self._check(context)
+        response = messages.ModelInferResponse()
         try:
-            self._access.check(_authorization(context))
             served, pending = self._submit(request)
-            answer = await pending.answer()
+            _fill(response, served, await pending.answer(), request.id)
         except RequestError as refusal:
             await self._abort(context, refusal)
-        response = _response(served, answer, request.id)
-        self._count(served, began, pending)
+        self._counters[served.name].answered("grpc", pending.made, time.perf_counter() - began)
         return response
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[Any]:
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> None:
         """Answers in the order of the requests, which are queued as they arrive.
 
         Requests of one sequence run in their order; those of many share calls of their pool.
         """
         await self._check(context)
-        queued: deque[tuple[Any, float, Served | None, Pending | RequestError]] = deque()
-        arrived, room = asyncio.Event(), asyncio.Event()
-        reader = asyncio.create_task(self._read(requests, queued, arrived, room))
+        queued: deque[_Asked] = deque()
+        done, room = asyncio.Event(), asyncio.Event()
+        reader = asyncio.create_task(self._read(context, queued, done.set, room))
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
-        reader.add_done_callback(lambda done: arrived.set())
+        reader.add_done_callback(lambda _: done.set())
         try:
-            while True:
-                while not queued and not reader.done():
-                    arrived.clear()
-                    await arrived.wait()
-                if not queued:
-                    break
-                request, began, served, pending = queued.popleft()
-                room.set()
-                try:
-                    if served is None or isinstance(pending, RequestError):
-                        raise pending  # type: ignore[misc]
-                    answer = await pending.answer()
-                except RequestError as refusal:
-                    self._refuse(refusal)
-                    response = messages.ModelStreamInferResponse(error_message=str(refusal))
-                    response.infer_response.id = request.id
-                    response.infer_response.model_name = request.model_name
-                    yield response
+            while queued or not reader.done():
+                if not queued or not queued[0].is_done:
+                    done.clear()
+                    await done.wait()
                     continue
-                response = messages.ModelStreamInferResponse(
-                    infer_response=_response(served, answer, request.id)
-                )
-                self._count(served, began, pending)
-                yield response
+                asked = queued.popleft()
+                room.set()
+                await context.write(await self._answered(asked))
         finally:
             reader.cancel()
         if not self._repository.is_ready:
             await self._abort(context, RequestError(Kind.STOPPING, "the server is stopping"))
+        try:
+            reader.result()
+        except DecodeError:
+            await self._abort(
+                context, RequestError(Kind.INVALID, "a message is no ModelInferRequest")
+            )
 
     async def _read(
-        self,
-        requests: AsyncIterator[Any],
-        queued: deque[Any],
-        arrived: asyncio.Event,
-        room: asyncio.Event,
+        self, context: Any, queued: deque[_Asked], done: Callable[[], None], room: asyncio.Event
     ) -> None:
         """Queue the requests of a stream, no more than some ahead of their answers."""
-        async for request in requests:
-            began = time.perf_counter()
+        read, eof = context.read, grpc.aio.EOF
+        while (request := await read()) is not eof:
+            asked = _Asked(request)
             try:
-                queued.append((request, began, *self._submit(request)))
+                asked.served, asked.pending = self._submit(request)
+                asked.pending.on_done = done
             except RequestError as refusal:
-                queued.append((request, began, None, refusal))
-            arrived.set()
+                asked.refusal = refusal
+                done()
+            queued.append(asked)
             while len(queued) >= MOST_AHEAD:
                 room.clear()
                 await room.wait()
+
+    async def _answered(self, asked: _Asked) -> Any:
+        """The answer to a request that is done, or why there is none."""
+        response = messages.ModelStreamInferResponse()
+        infer, request = response.infer_response, asked.request
+        try:
+            if asked.refusal is not None:
+                raise asked.refusal
+            _fill(infer, asked.served, await asked.pending.answer(), request.id)
+        except RequestError as refusal:
+            self._refuse(refusal)
+            response.error_message = str(refusal)
+            infer.id, infer.model_name = request.id, request.model_name
+        else:
+            took = time.perf_counter() - asked.began
+            self._counters[asked.served.name].answered("grpc", asked.pending.made, took)
+        return response
 
     def stop(self) -> None:
         """Read no more of any stream; what is queued is answered."""
@@ -193,16 +215,13 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         served = self._repository.find(request.model_name, request.model_version)
         return served, served.submit(_request(served, request))
 
-    def _count(self, served: Served, began: float, pending: Pending) -> None:
-        counters = self._counters[served.name]
-        counters.steps(pending.made)
-        counters.seconds["grpc"](time.perf_counter() - began)
-
     def _refuse(self, refusal: RequestError) -> None:
         self._metrics.refused(refusal.kind)
         log.warning("refused over gRPC", extra={"fields": {"why": str(refusal)}})
 
     async def _check(self, context: Any) -> None:
+        if self._access.is_open:
+            return
         try:
             self._access.check(_authorization(context))
         except RequestError as refusal:
@@ -221,12 +240,15 @@ def _authorization(context: Any) -> str | bytes | None:
     return None
 
 
-def _parameter(parameters: Any, name: str, kind: type | tuple[type, ...], otherwise: Any) -> Any:
-    """One of a request's, which must be of a kind."""
-    if name not in parameters:
-        return otherwise
-    given = parameters[name]
-    value = getattr(given, given.WhichOneof("parameter_choice") or "", otherwise)
+def _chosen(given: Any) -> Any:
+    """The value of a parameter, None without one."""
+    choice = given.WhichOneof("parameter_choice")
+    return None if choice is None else getattr(given, choice)
+
+
+def _value(given: dict[str, Any], name: str, kind: type | tuple[type, ...], otherwise: Any) -> Any:
+    """One of a request's parameters, which must be of a kind."""
+    value = given.get(name, otherwise)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise RequestError(Kind.INVALID, f"parameter {name} is {value!r:.80}, of another kind")
     return value
@@ -240,7 +262,7 @@ def _request(served: Served, message: Any) -> Request:
     RequestError
         If it does not fit the model.
     """
-    parameters, raw = message.parameters, message.raw_input_contents
+    raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise RequestError(
             Kind.INVALID,
@@ -248,44 +270,43 @@ def _request(served: Served, message: Any) -> Request:
         )
     inputs: dict[str, Array] = {}
     for i, given in enumerate(message.inputs):
-        tensor = served.tensor_in(given.name)
-        check_parameters(f"input {given.name}", given.parameters)
-        if given.name in inputs:
-            raise RequestError(Kind.INVALID, f"input {given.name!r:.200} is given twice")
+        name = given.name
+        tensor = served.tensor_in(name)
+        if given.parameters:
+            check_parameters(f"input {name}", given.parameters)
+        if name in inputs:
+            raise RequestError(Kind.INVALID, f"input {name!r:.200} is given twice")
+        datatype, shape = given.datatype, given.shape[:]
         if raw:
-            array = as_array(tensor, given.datatype, given.shape, raw[i])
+            array = as_array(tensor, datatype, shape, raw[i])
         else:
             numbers = getattr(given.contents, CONTENTS[tensor.datatype])
-            array = from_numbers(tensor, given.datatype, given.shape, numbers)
-        inputs[given.name] = array
-    state = inputs.pop(STATE, None) if served.keeps_state else None
-    sequence = start = end = None
-    if parameters:
+            array = from_numbers(tensor, datatype, shape, numbers)
+        inputs[name] = array
+    request = Request(inputs)
+    if STATE in inputs and served.keeps_state:
+        request.state = inputs.pop(STATE).tobytes()
+    if parameters := message.parameters:
         check_parameters("the request", parameters, SEQUENCE)
-        sequence = _parameter(parameters, "sequence_id", (int, str), None) or None
-        start = _parameter(parameters, "sequence_start", bool, False)
-        end = _parameter(parameters, "sequence_end", bool, False)
-    for output in message.outputs:
-        check_parameters(f"output {output.name}", output.parameters)
-    return Request(
-        inputs,
-        sequence,
-        bool(start),
-        bool(end),
-        None if state is None else state.tobytes(),
-        tuple(output.name for output in message.outputs),
-    )
+        values = {name: _chosen(parameters[name]) for name in parameters}
+        request.sequence = _value(values, "sequence_id", (int, str), 0) or None
+        request.start = _value(values, "sequence_start", bool, False)
+        request.end = _value(values, "sequence_end", bool, False)
+    if message.outputs:
+        for output in message.outputs:
+            check_parameters(f"output {output.name}", output.parameters)
+        request.outputs = tuple(output.name for output in message.outputs)
+    return request
 
 
-def _response(served: Served, answer: Answer, name: str) -> Any:
-    response = messages.ModelInferResponse(model_name=served.name, model_version=VERSION, id=name)
+def _fill(response: Any, served: Served, answer: Answer, name: str) -> None:
+    """Put an answer into a message."""
+    response.model_name, response.model_version, response.id = served.name, VERSION, name
     response.parameters["sequence_steps"].int64_param = answer.steps
     for output, array in answer.outputs.items():
-        response.outputs.add(
-            name=output, datatype=served.outputs[output].datatype, shape=array.shape
-        )
+        datatype = served.outputs[output].datatype
+        response.outputs.add(name=output, datatype=datatype, shape=array.shape)
         response.raw_output_contents.append(as_bytes(array))
     if answer.state is not None:
         response.outputs.add(name=STATE, datatype="UINT8", shape=[len(answer.state)])
         response.raw_output_contents.append(answer.state)
-    return response

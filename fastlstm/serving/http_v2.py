@@ -135,9 +135,8 @@ class Endpoints:
         asked = _Asked(served, document, binary)
         pending = served.submit(asked.request)
         response = asked.response(await pending.answer())
-        counters = self._counters[served.name]
-        counters.steps(pending.made)
-        counters.seconds["http"](time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._counters[served.name].answered("http", pending.made, took)
         return response
 
     async def _body(self, request: HttpRequest) -> bytes:

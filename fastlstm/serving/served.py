@@ -28,12 +28,17 @@ DATATYPES = {"f4": "FP32", "f8": "FP64", "i8": "INT64"}
 
 
 class Sequence:
-    """The stream of a client: a slot, and who was told to go when it ends."""
+    """The stream of a client: a slot, its steps, and who was told to go when it ends.
 
-    __slots__ = ("leave", "name", "slot")
+    Parameters
+    ----------
+    slot, steps : int
+    """
 
-    def __init__(self, name: Name, slot: int) -> None:
-        self.name, self.slot = name, slot
+    __slots__ = ("leave", "slot", "steps")
+
+    def __init__(self, slot: int, steps: int = 0) -> None:
+        self.slot, self.steps = slot, steps
         self.leave: Callable[[str], None] | None = None  # of a connection that is its own
 
 
@@ -43,7 +48,7 @@ class Pending:
     Parameters
     ----------
     served : Served
-    slot : int
+    sequence : Sequence
     future : asyncio.Future
         Of what the pool gives.
     made : int
@@ -52,19 +57,49 @@ class Pending:
         Outputs; all if there are none.
     """
 
-    __slots__ = ("_future", "_served", "_wanted", "last", "made", "slot")
+    __slots__ = ("_future", "_last", "_served", "_steps", "_wanted", "made", "on_done", "sequence")
 
     def __init__(
         self,
         served: Served,
-        slot: int,
+        sequence: Sequence,
         future: asyncio.Future[Any],
         made: int,
         wanted: tuple[str, ...],
     ) -> None:
-        self._served, self.slot, self._future = served, slot, future
+        self._served, self.sequence, self._future = served, sequence, future
         self.made, self._wanted = made, wanted
-        self.last: Last | None = None
+        self._steps = 0
+        self._last: Last | None = None
+        self.on_done: Callable[[], None] | None = None
+        # Called in the order of the requests, before whoever awaits the future goes on, and also
+        # if nobody does any more.
+        future.add_done_callback(self._finish)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether :meth:`answer` waits no more."""
+        return self._future.done()
+
+    def _finish(self, done: asyncio.Future[Any]) -> None:
+        sequence = self.sequence
+        if not done.cancelled() and done.exception() is None:
+            sequence.steps += self.made
+        self._steps = sequence.steps
+        if self.on_done is not None:
+            self.on_done()
+
+    def end(self, keeps: bool) -> None:
+        """Have the stream closed when this request is done; its state may be kept."""
+        self._future.add_done_callback(lambda done: self._close(done, keeps))
+
+    def _close(self, done: asyncio.Future[Any], keeps: bool) -> None:
+        slot = self.sequence.slot
+        try:
+            if not done.cancelled() and done.exception() is None:
+                self._last = self._served.last(slot, keeps)
+        finally:
+            self._served.pool.close(slot)
 
     async def answer(self) -> Answer:
         """Wait for it.
@@ -80,14 +115,12 @@ class Pending:
             # The stream was closed meanwhile, or there was no memory.
             kind = Kind.UNKNOWN if isinstance(error, ValueError) else Kind.FAILED
             raise RequestError(kind, str(error) or type(error).__name__) from error
-        served, last = self._served, self.last
-        outputs = served.by_name(made)
-        if last is None:
-            answer = Answer(outputs, served.pool.steps(self.slot))
-        else:
+        outputs, last = self._served.by_name(made), self._last
+        answer = Answer(outputs, self._steps)
+        if last is not None:
             for name, rows in last.rows.items():
                 outputs[name] = np.concatenate([outputs[name], rows])
-            answer = Answer(outputs, last.steps, last.state)
+            answer.state = last.state
         if self._wanted:
             answer.outputs = {name: outputs[name] for name in self._wanted if name != STATE}
         return answer
@@ -95,17 +128,15 @@ class Pending:
 
 @dataclass(slots=True)
 class Last:
-    """What is known of a sequence when its stream is closed.
+    """What is kept of a stream that is closed.
 
     Parameters
     ----------
-    steps : int
     rows : dict of str to array
         That were still due.
     state : bytes, optional
     """
 
-    steps: int
     rows: dict[str, Array]
     state: bytes | None
 
@@ -197,69 +228,63 @@ class Served:
         """
         if self.stopping:
             raise RequestError(Kind.STOPPING, "the server is stopping; ask again when it is back")
-        moving, held = self._split(request)
-        self._check_outputs(request)
-        name, fresh = request.sequence, True
+        moving, held, steps = self._split(request)
+        if request.outputs or request.state is not None:
+            self._check_outputs(request)
+        name = request.sequence
+        fresh, ends = name is None or request.start, name is None or request.end
         if name is None:
             if request.start or request.end:
                 raise RequestError(
                     Kind.INVALID, "sequence_start and sequence_end need a sequence_id"
                 )
-            slot = self._open(held, request.state)
+            sequence = self._open(held, request.state)
         elif request.start:
-            slot = self._open(held, None, checked_name(name))
+            sequence = self._open(held, None, checked_name(name))
         else:
-            sequence, fresh = self._sequence(name), False
+            sequence = self._sequence(name)
             if held:
                 raise RequestError(
                     Kind.INVALID,
                     f"{', '.join(held)} is held for a whole sequence; expected it only where "
                     f"sequence_start is true",
                 )
-            slot = sequence.slot
-        ends = name is None or request.end
         try:
-            future = self.pool.submit(slot, moving)
-        except (ValueError, TypeError) as error:
-            self._close(slot, fresh)
+            future = self.pool.submit(sequence.slot, moving)
+        except (ValueError, TypeError, RuntimeError) as error:
+            if fresh:
+                self.pool.close(sequence.slot)
+            if isinstance(error, RuntimeError):
+                raise RequestError(Kind.FULL, f"too much is asked at once: {error}") from error
             raise RequestError(Kind.INVALID, str(error)) from error
-        except RuntimeError as error:
-            self._close(slot, fresh)
-            raise RequestError(Kind.FULL, f"too much is asked at once: {error}") from error
-        steps = len(request.inputs[self._moving])
-        pending = Pending(self, slot, future, steps, request.outputs)
+        pending = Pending(self, sequence, future, steps, request.outputs)
         if name is not None and request.start:
             self.end(name)
             if not ends:
-                self.sequences[name] = Sequence(name, slot)
+                self.sequences[name] = sequence
         elif name is not None and ends:
             del self.sequences[name]
         if ends:
-            keeps = name is None and (request.state is not None or STATE in request.outputs)
-            # Called before whoever awaits the future goes on, also if nobody does any more.
-            future.add_done_callback(lambda done: self._finish(pending, done, keeps))
+            pending.end(name is None and (request.state is not None or STATE in request.outputs))
         return pending
 
-    def _split(self, request: Request) -> tuple[Any, dict[str, Array]]:
-        """The rows of the inputs, as a pool takes them, and what is held for a sequence."""
+    def _split(self, request: Request) -> tuple[Any, dict[str, Array], int]:
+        """The rows of the inputs, as a pool takes them, what is held for a sequence, and steps."""
         given = request.inputs
-        missing = [
-            name
-            for name in self.inputs
-            if name not in given and (name not in self._held or self._begins(request))
-        ]
-        if missing:
-            raise RequestError(Kind.INVALID, f"input {', '.join(missing)} is missing")
-        moving: Any = given[self._moving]
-        if not self._only_input or self._held:
-            rows = {name: array for name, array in given.items() if name not in self._held}
-            moving = rows[self._moving] if self._only_input else rows
-        steps = len(given[self._moving])
-        if steps > self.most_steps:
+        if len(given) < len(self.inputs):
+            begins = self._begins(request)
+            missing = [n for n in self.inputs if n not in given and (begins or n not in self._held)]
+            if missing:
+                raise RequestError(Kind.INVALID, f"input {', '.join(missing)} is missing")
+        first = given[self._moving]
+        if len(first) > self.most_steps:
             raise RequestError(
-                Kind.INVALID, f"a request of {steps} steps; expected at most {self.most_steps}"
+                Kind.INVALID, f"a request of {len(first)} steps; expected at most {self.most_steps}"
             )
-        return moving, {name: given[name] for name in self._held if name in given}
+        moving: Any = first
+        if not self._only_input:
+            moving = {name: array for name, array in given.items() if name not in self._held}
+        return moving, {name: given[name] for name in self._held if name in given}, len(first)
 
     @staticmethod
     def _begins(request: Request) -> bool:
@@ -296,8 +321,8 @@ class Served:
 
     def _open(
         self, held: Mapping[str, Array], state: bytes | None, name: Name | None = None
-    ) -> int:
-        """A slot for a sequence that begins."""
+    ) -> Sequence:
+        """A sequence that begins, in a slot of its own."""
         pool = self.pool
         # One more than the most is there for a sequence that starts anew: its old one ends after.
         if len(pool) - (name in self.sequences) >= self.most_streams:
@@ -307,24 +332,21 @@ class Served:
                 f"later",
             )
         try:
-            return pool.open(held=held or None) if state is None else pool.loads(state)
+            if state is not None:
+                return self._loaded(state)
+            return Sequence(pool.open(held=held or None))
         except (ValueError, TypeError) as error:
             raise RequestError(Kind.INVALID, str(error)) from error
 
-    def _close(self, slot: int, fresh: bool) -> None:
-        if fresh:
-            self.pool.close(slot)
+    def _loaded(self, data: bytes) -> Sequence:
+        slot = self.pool.loads(data)
+        return Sequence(slot, self.pool.steps(slot))
 
-    def _finish(self, pending: Pending, done: asyncio.Future[Any], keeps: bool) -> None:
-        """Close the stream of a sequence that has ended."""
-        pool, slot = self.pool, pending.slot
-        try:
-            if not done.cancelled() and done.exception() is None:
-                rows = self.by_name(pool.flush(slot)) if self._owes and not keeps else {}
-                state = pool.dumps(slot) if keeps else None
-                pending.last = Last(pool.steps(slot), rows, state)
-        finally:
-            pool.close(slot)
+    def last(self, slot: int, keeps: bool) -> Last:
+        """What is due of a stream that ends: its state if that is kept, else its last rows."""
+        if keeps:
+            return Last({}, self.pool.dumps(slot))
+        return Last(self.by_name(self.pool.flush(slot)) if self._owes else {}, None)
 
     def end(self, name: Name) -> None:
         """End a sequence, if there is one of that name; what it has queued is refused."""
@@ -337,17 +359,17 @@ class Served:
         idle = set(self.pool.idle(self.idle).tolist())
         if not idle:
             return 0
-        gone = [s for s in self.sequences.values() if s.slot in idle]
-        for sequence in gone:
-            self.end(sequence.name)
+        gone = [(name, s) for name, s in self.sequences.items() if s.slot in idle]
+        for name, sequence in gone:
+            self.end(name)
             if sequence.leave is not None:
                 sequence.leave(f"no step for {self.idle:g} seconds; the sequence has ended")
         return len(gone)
 
     def saved(self) -> Iterator[tuple[Name, bytes]]:
         """Every sequence as bytes."""
-        for sequence in self.sequences.values():
-            yield sequence.name, self.pool.dumps(sequence.slot)
+        for name, sequence in self.sequences.items():
+            yield name, self.pool.dumps(sequence.slot)
 
     def restore(self, name: Name, data: bytes) -> None:
         """Go on with a sequence that :meth:`saved` gave.
@@ -359,4 +381,4 @@ class Served:
         RuntimeError
             If all slots are taken.
         """
-        self.sequences[name] = Sequence(name, self.pool.loads(data))
+        self.sequences[name] = self._loaded(data)

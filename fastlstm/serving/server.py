@@ -17,9 +17,8 @@ from typing import Any
 
 import grpc
 import uvicorn
-from starlette.applications import Starlette
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route, Router, WebSocketRoute
 
 import fastlstm
 from fastlstm.serving import grpc_v2
@@ -183,9 +182,9 @@ def _served(name: str, model: fastlstm.Model, options: Options, metrics: Metrics
         most_steps=options.most_steps,
         most_batch=options.most_batch,
         idle=options.idle,
-        on_batch=counters.batch,
+        on_batch=counters.requests.add,
     )
-    counters.streams(lambda: len(served.pool))
+    counters.streams = lambda: len(served.pool)
     return served
 
 
@@ -276,7 +275,7 @@ def _http_server(
     """A server of HTTP and WebSocket that is not started yet."""
     sockets = Sockets(repository, options.access, metrics, options.patience)
     endpoints = Endpoints(repository, options.access, metrics, options.most_bytes)
-    app = Starlette(
+    app = Router(  # not Starlette, whose layers wrap each message of a WebSocket
         routes=[
             *endpoints.routes(),
             WebSocketRoute("/v2/models/{model}/stream", sockets),

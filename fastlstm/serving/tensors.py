@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +44,16 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def dtype(self) -> np.dtype[Any]:
         return DATATYPES[self.datatype]
 
-    @property
+    @functools.cached_property
     def row(self) -> tuple[int, ...]:
         """The axes behind that of the steps."""
         return self.shape[1:] if self.shape[:1] == (-1,) else self.shape
 
-    @property
+    @functools.cached_property
     def row_bytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.row)
 
@@ -60,11 +62,10 @@ class Tensor:
 
     def check(self, datatype: str, shape: Sequence[int]) -> None:
         """Refuse a client's tensor that is not such a one."""
-        fits = len(shape) == len(self.shape) and all(
-            (n >= 0 if axis == -1 else n == axis) for n, axis in zip(shape, self.shape, strict=True)
-        )
-        if datatype != self.datatype or not fits:
-            given = f"{datatype} {list(shape[:MOST_AXES])}"
+        found = tuple(shape)
+        steps = found[:1] if self.shape[:1] == (-1,) and found and found[0] >= 0 else ()
+        if datatype != self.datatype or found != (*steps, *self.row):
+            given = f"{datatype} {list(found[:MOST_AXES])}"
             raise RequestError(
                 Kind.INVALID,
                 f"input {self.name!r} is {given:.200}; expected {self.datatype} {list(self.shape)}"
@@ -115,4 +116,4 @@ def from_numbers(tensor: Tensor, datatype: str, shape: Sequence[int], numbers: A
 
 def as_bytes(array: Array) -> bytes:
     """An array's numbers in order, little endian."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return array.tobytes() if sys.byteorder == "little" else array.byteswap().tobytes()

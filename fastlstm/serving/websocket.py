@@ -158,7 +158,7 @@ class Connection:
         if sequence.leave is not None:
             raise RequestError(Kind.FULL, "this session has a connection")
         sequence.leave = self._idle
-        return served, name, served.pool.steps(sequence.slot)
+        return served, name, sequence.steps
 
     async def _say_hello(self, served: Served, name: str, steps: int | None) -> None:
         (taken,), (given,) = served.inputs.values(), served.outputs.values()
@@ -175,8 +175,7 @@ class Connection:
     async def _stream(self, served: Served, name: str, started: bool) -> bool:
         """Answer frames until the client goes; whether it meant to end its stream."""
         (tensor,) = served.inputs.values()
-        counters = self._sockets.counters[served.name]
-        count, took = counters.steps, counters.seconds["websocket"]
+        answered = self._sockets.counters[served.name].answered
         receive, send, clock = self._receive, self._send, time.perf_counter
         timer = None
         if not started:
@@ -217,8 +216,7 @@ class Connection:
                         timer.cancel()
                 (y,) = (await pending.answer()).outputs.values()
                 await send({"type": "websocket.send", "bytes": as_bytes(y)})
-                count(steps)
-                took(clock() - began)
+                answered("websocket", steps, clock() - began)
                 if end:
                     await self._close(ENDED, "")
                     return False
