@@ -135,3 +135,30 @@ def test_errors_of_fewer_bits(tmp_path):
         off = {name: figures["rms"] for name, figures in row["difference"].items()}
         assert 0 < off["fastlstm float32"] < off["fastlstm float16"] < off["fastlstm bfloat16"]
         assert off["fastlstm bfloat16"] < off["fastlstm int8"] < 1e-2
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="the server and its clients need a core each",
+)
+class TestLoad:
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        for package in ("grpc", "tritonclient.grpc", "uvicorn", "uvloop", "prometheus_client"):
+            pytest.importorskip(package, reason="of pip install 'fastlstm[serve]'")
+
+    def test_what_a_message_costs(self, tmp_path):
+        words = ["--streams", "3", "--steps-per-message", "2", "--seconds", "0.1"]
+        rows = run("load.py", tmp_path, "--cost", *words)["rows"]
+        assert [row["protocol"] for row in rows] == ["grpc", "unary", "websocket"]
+        for row in rows:
+            assert (row["lost"], row["wrong"]) == (0, 0)
+            assert row["batch"] >= 1
+            costs = [row[f"{what}_microseconds"] for what in ("server", "echo", "model")]
+            assert min(costs) > 0
+            assert row["ratio"] == costs[0] / (costs[1] + costs[2])
+
+    def test_memory_over_sessions(self, tmp_path):
+        (row,) = run("load.py", tmp_path, "--sessions", "200", "--protocol", "grpc")["rows"]
+        assert row["sessions"] == 200
+        assert min(row["bytes_before"], row["bytes_after"]) > 2**20
