@@ -169,7 +169,7 @@ class Clients:
             while holds and len(latencies) < total:
                 began = clock()
                 due = min(int((began - start) // interval) + 1, sent + BURST, total)
-                ready = epoll.poll(0)
+                ready, before = epoll.poll(0), sent
                 while sent < due and holds:
                     message, number = divmod(sent, streams)
                     say, client, those = says[number]
@@ -184,7 +184,7 @@ class Clients:
                         wrong += not answer.endswith(answers[number][message])
                         heard[number] = message + 1
                 now = clock()
-                if ready or due > 0:
+                if ready or sent > before:
                     worked += now - began
                 holds &= now - last < LOST_SECONDS
         except OSError as error:
