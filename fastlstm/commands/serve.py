@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "when the server is back. docs/serving.md shows clients."
     )
     add = parser.add_argument
-    add("models", metavar="[NAME=]MODEL", nargs="+", help="files that fastlstm convert wrote")
+    add(
+        "models",
+        metavar="[NAME=]MODEL",
+        nargs="+",
+        help="file that fastlstm convert wrote; NAME, by which clients ask, is else the file's",
+    )
     add("--isa", help="instruction set to run on (see fastlstm doctor)")
     add("--threads", type=positive, default=1, help="that a call may use")
     where = parser.add_argument_group("addresses")
@@ -95,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     exposed = not is_loopback(options.host)
     if exposed and (options.access.is_open or options.certificate is None):
         lacks = " and ".join(
-            ["no token: whoever reaches it can use it"] * options.access.is_open
-            + ["no TLS: whoever is between can read and change all"] * (options.certificate is None)
+            ["no token (whoever reaches it can use it)"] * options.access.is_open
+            + ["no TLS (who is between can read and change all)"] * (options.certificate is None)
         )
         print(f"fastlstm: warning: {options.host} has {lacks}", file=sys.stderr)
 
@@ -128,7 +133,9 @@ def _named(given: list[str]) -> dict[str, str]:
         name, equals, path = one.partition("=")
         if not equals:
             name, path = os.path.splitext(os.path.basename(one))[0], one
-        if not name or not NAME_CHARACTERS.issuperset(name) or not path:
+        if not path:
+            raise ValueError(f"{one!r} names no file; expected NAME=MODEL")
+        if not name or not NAME_CHARACTERS.issuperset(name):
             raise ValueError(
                 f"{one!r}: the model's name is {name!r}; expected NAME=MODEL, a name of letters, "
                 f"digits and . _ -"

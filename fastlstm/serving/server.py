@@ -199,7 +199,13 @@ def _restore(store: Store, repository: Repository, options: Options) -> int:
                     f"{options.state!r} holds sequences of model {model!r:.200}, which is not "
                     f"served; serve it under this name, or give another file"
                 )
-            repository.served[model].restore(name, stream)
+            try:
+                repository.served[model].restore(name, stream)
+            except ValueError as error:
+                raise ValueError(
+                    f"{options.state!r} holds sequence {name!r:.80} of model {model!r}, which does "
+                    f"not go on: {error}; serve the file that it ran on, or give another --state"
+                ) from error
 
     return store.take(most, check)
 

@@ -15,6 +15,7 @@ import pytest
 from processes import PATIENCE, serving
 
 from fastlstm import cli
+from fastlstm.serving.store import Store
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -57,6 +58,7 @@ def test_refused_options(paths, capsys, options, text):
         (["a={plain}", "a={late}"], "two models are called 'a'"),
         (["a/b={plain}"], "expected NAME=MODEL"),
         (["={plain}"], "expected NAME=MODEL"),
+        (["a="], "'a=' names no file"),
         (["{plain}.no"], "No such file"),
     ],
 )
@@ -88,6 +90,21 @@ def test_a_port_that_is_taken(paths, capsys, option):
         free = "--grpc-port" if option == "--http-port" else "--http-port"
         said = refusal(capsys, str(paths["plain"]), option, port, free, "0")
     assert f"cannot listen on 127.0.0.1:{port}" in said
+
+
+def test_sequences_of_other_weights(paths, models, tmp_path, capsys):
+    state = tmp_path / "state"
+    pool = models["late"].pool()
+    store = Store(state)
+    store.put([("plain", "kept", pool.dumps(pool.open()))])
+    store.close()
+    given = [str(paths["plain"]), "--state", str(state), "--http-port", "0", "--grpc-port", "0"]
+    said = refusal(capsys, *given)
+    assert f"{str(state)!r} holds sequence 'kept' of model 'plain'" in said
+    assert "give another --state" in said
+    store = Store(state)
+    assert store.take(1, lambda found: None) == 1  # they are still there
+    store.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
