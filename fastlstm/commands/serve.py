@@ -18,9 +18,16 @@ SUMMARY = "serve models to the clients of the Open Inference Protocol, and over 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults, where there are some."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = _Defaults
     parser.epilog = (
         "A stop by SIGTERM or SIGINT answers what has arrived; with --state, all sequences go on "
         "when the server is back. docs/serving.md shows clients."
@@ -118,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(
                 f"serving {', '.join(models)} at {where.http} (HTTP, WebSocket, page) and ", end=""
             )
-            print(f"{where.grpc} (gRPC){f', {restored} sequences restored' * bool(restored)}")
+            print(f"{where.grpc} (gRPC){f'; sequences restored: {restored}' * bool(restored)}")
         sys.stdout.flush()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

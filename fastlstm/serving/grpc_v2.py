@@ -89,6 +89,20 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._repository, self._access, self._metrics = repository, access, metrics
         self._counters = {name: metrics.of(name) for name in repository.served}
         self._readers: set[asyncio.Task[None]] = set()
+        for name in vars(GRPCInferenceServiceServicer):
+            if not name.startswith("_") and name not in vars(Servicer):
+                setattr(self, name, self._lacking(name))
+
+    def _lacking(self, name: str) -> Any:
+        """The handler of a call of the protocol that is not answered here."""
+
+        async def refuse(request: Any, context: Any) -> None:
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"{name} is not served; docs/serving.md lists what is",
+            )
+
+        return refuse
 
     # Names of the protocol.
     # ruff: noqa: N802

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.websockets import WebSocketClose
 
 from fastlstm.serving.access import Access
 from fastlstm.serving.metrics import Metrics
@@ -30,7 +31,7 @@ from fastlstm.serving.requests import (
 from fastlstm.serving.served import Served
 from fastlstm.serving.tensors import Tensor, as_array, as_bytes, from_numbers
 
-__all__ = ["STATUS", "Endpoints"]
+__all__ = ["STATUS", "Endpoints", "not_found"]
 
 STATUS = {
     Kind.INVALID: 400,
@@ -155,6 +156,15 @@ class Endpoints:
                 )
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+async def not_found(scope: Any, receive: Any, send: Any) -> None:
+    """Answer what asks for a path that is not there."""
+    if scope["type"] == "websocket":
+        await WebSocketClose()(scope, receive, send)
+        return
+    text = f"there is nothing at {scope['path'][:200]!r}; docs/serving.md lists what is served"
+    await _refused(RequestError(Kind.UNKNOWN, text))(scope, receive, send)
 
 
 class _Asked:

@@ -275,7 +275,9 @@ class Served:
             begins = self._begins(request)
             missing = [n for n in self.inputs if n not in given and (begins or n not in self._held)]
             if missing:
-                raise RequestError(Kind.INVALID, f"input {', '.join(missing)} is missing")
+                raise RequestError(
+                    Kind.INVALID, f"input {', '.join(map(repr, missing))} is missing"
+                )
         first = given[self._moving]
         if len(first) > self.most_steps:
             raise RequestError(

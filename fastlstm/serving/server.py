@@ -24,7 +24,7 @@ import fastlstm
 from fastlstm.serving import grpc_v2
 from fastlstm.serving.access import Access
 from fastlstm.serving.connections import limited
-from fastlstm.serving.http_v2 import Endpoints
+from fastlstm.serving.http_v2 import Endpoints, not_found
 from fastlstm.serving.metrics import Metrics
 from fastlstm.serving.repository import Repository
 from fastlstm.serving.served import Served
@@ -271,7 +271,10 @@ def _grpc_server(
             credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address} for gRPC: {error}") from None
+        raise OSError(
+            f"cannot listen on {address} for gRPC; is the port taken? Expected a free --grpc-port, "
+            f"or 0, and a --host of this machine"
+        ) from error
     return server, port
 
 
@@ -286,7 +289,8 @@ def _http_server(
             *endpoints.routes(),
             WebSocketRoute("/v2/models/{model}/stream", sockets),
             *_pages(),
-        ]
+        ],
+        default=not_found,
     )
     http, websocket = limited(options.most_clients, options.patience)
     config = uvicorn.Config(

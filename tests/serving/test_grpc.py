@@ -105,6 +105,12 @@ class TestServer:
             with pytest.raises(grpc.RpcError, match="no repository 'other'"):
                 stub.RepositoryIndex(messages.RepositoryIndexRequest(repository_name="other"))
 
+    def test_what_is_not_served(self, client):
+        for ask in (client.get_model_config, client.get_inference_statistics):
+            with pytest.raises(InferenceServerException, match="is not served") as found:
+                ask("plain")
+            assert "UNIMPLEMENTED" in found.value.status()
+
 
 @pytest.mark.parametrize("name", ["plain", "words", "several", "late", "frames"])
 class TestModels:
@@ -256,7 +262,7 @@ def inputs(*given: dict[str, Any]) -> dict[str, Any]:
 REFUSED = {
     "no such model": ({"model_name": "\x1b[31mred"}, "NOT_FOUND", "no model '\\x1b[31mred'"),
     "no such version": ({"model_version": "3"}, "NOT_FOUND", "no version '3'"),
-    "no input": ({"inputs": [], "raw_input_contents": []}, "INVALID_ARGUMENT", "x is missing"),
+    "no input": ({"inputs": [], "raw_input_contents": []}, "INVALID_ARGUMENT", "'x' is missing"),
     "another input": (inputs({"name": "z"}), "INVALID_ARGUMENT", "no input 'z'; expected x"),
     "twice": (
         inputs({}, {}) | {"raw_input_contents": [bytes(24)] * 2},
@@ -355,7 +361,7 @@ class TestRefusals:
             infer(client, "several", values, sequence_id=9)
         del values["knobs"]
         infer(client, "several", values, sequence_id=9)
-        with pytest.raises(InferenceServerException, match="knobs is missing"):
+        with pytest.raises(InferenceServerException, match="'knobs' is missing"):
             infer(client, "several", values, sequence_id=10, sequence_start=True)
         with pytest.raises(InferenceServerException, match="no sequence 10"):
             infer(client, "several", values, sequence_id=10)

@@ -96,7 +96,9 @@ class TestServer:
         assert [one["name"] for one in repository.index(ready=True)] == ["a"]
 
     def test_another_path(self, server):
-        assert ask(server, "/v3")[0] == 404
+        status, _, body = ask(server, "/v2/models/plain/config")
+        assert status == 404
+        assert "nothing at '/v2/models/plain/config'" in json.loads(body)["error"]
         assert ask(server, "/v2/models/plain/infer")[0] == 405
 
 
