@@ -6,8 +6,8 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import example_programs
 import numpy as np
-import programs
 import pytest
 
 import fastlstm
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     """A model and records of several keys."""
     made = tmp_path / "sample"
     sizes = ("--records", RECORDS, "--keys", KEYS, "--size", 5, 19)
-    programs.run("keyed_streams/sample.py", made, *sizes)
+    example_programs.run("keyed_streams/sample.py", made, *sizes)
     return made
 
 
@@ -51,7 +51,7 @@ def killed_after(commits: int, folder: Path) -> tuple[bool, int]:
     first : int
         The record that it went on from.
     """
-    with programs.start("keyed_streams/exactly_once.py", folder, "--batch", BATCH) as job:
+    with example_programs.start("keyed_streams/exactly_once.py", folder, "--batch", BATCH) as job:
         assert job.stdout is not None
         first = int(job.stdout.readline().split()[-1])
         if killed := all(job.stdout.readline() for _ in range(commits)):

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import example_programs
 import numpy as np
-import programs
 import pytest
 
 import fastlstm
@@ -91,7 +91,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator) -> Cluster:
-    monkeypatch.syspath_prepend(str(programs.EXAMPLES / "ray_serve"))
+    monkeypatch.syspath_prepend(str(example_programs.EXAMPLES / "ray_serve"))
     shapes = {"weight_ih_l0": (76, I), "weight_hh_l0": (76, 19)}
     shapes |= {"bias_ih_l0": (76,), "bias_hh_l0": (76,)}
     weights = {name: rng.uniform(-0.3, 0.3, shape) for name, shape in shapes.items()}

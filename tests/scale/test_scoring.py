@@ -6,8 +6,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import example_programs
 import numpy as np
-import programs
 import pytest
 
 import fastlstm
@@ -21,14 +21,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and 600 sequences of 0 to 50 steps in 7 files."""
     made = tmp_path_factory.mktemp("scoring") / "sample"
     sizes = ("--sequences", 600, "--longest", 50, "--files", 7, "--size", 5, 19)
-    programs.run("scoring/sample.py", made, *sizes)
+    example_programs.run("scoring/sample.py", made, *sizes)
     return made
 
 
 @pytest.fixture
 def score(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module that users copy."""
-    monkeypatch.syspath_prepend(str(programs.EXAMPLES / "scoring"))
+    monkeypatch.syspath_prepend(str(example_programs.EXAMPLES / "scoring"))
     import score
 
     score.again.cache_clear()
@@ -83,7 +83,7 @@ class TestScore:
 
 def test_ray_and_an_actor_that_is_killed(folder: Path) -> None:
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install '.[ray]'")
-    told = programs.run("scoring/compare.py", folder, "ray", "--kill")
+    told = example_programs.run("scoring/compare.py", folder, "ray", "--kill")
     assert "one process: 600 sequences" in told
     assert "killed: process " in told
     assert "the same rows and the same bits" in told
@@ -91,5 +91,5 @@ def test_ray_and_an_actor_that_is_killed(folder: Path) -> None:
 
 def test_dask(folder: Path) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[dask]'")
-    told = programs.run("scoring/compare.py", folder, "dask")
+    told = example_programs.run("scoring/compare.py", folder, "dask")
     assert "the same rows and the same bits" in told

@@ -155,7 +155,9 @@ def test_the_state_in_the_hands_of_the_client(server, models, rng):
 
 class TestBinary:
     def test_as_tritonclient_sends_it(self, server, models, rng):
-        triton = pytest.importorskip("tritonclient.http", reason="of tritonclient[http]")
+        pytest.importorskip("geventhttpclient", reason="of tritonclient[http]")
+        from tritonclient import http as triton
+
         x = rng.standard_normal((5, 6)).astype(np.float32)
         given = triton.InferInput("x", [5, 6], "FP32")
         given.set_data_from_numpy(x)
