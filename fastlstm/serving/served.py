@@ -57,7 +57,10 @@ class Pending:
         Outputs; all if there are none.
     """
 
-    __slots__ = ("_future", "_last", "_served", "_steps", "_wanted", "made", "on_done", "sequence")
+    __slots__ = (
+        *("_future", "_last", "_served", "_steps", "_wanted", "is_done", "made", "on_done"),
+        "sequence",
+    )
 
     def __init__(
         self,
@@ -70,22 +73,19 @@ class Pending:
         self._served, self.sequence, self._future = served, sequence, future
         self.made, self._wanted = made, wanted
         self._steps = 0
+        # Not that of the future, which is done a turn of the loop before its callbacks have run.
+        self.is_done = False
         self._last: Last | None = None
         self.on_done: Callable[[], None] | None = None
         # Called in the order of the requests, before whoever awaits the future goes on, and also
         # if nobody does any more.
         future.add_done_callback(self._finish)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether :meth:`answer` waits no more."""
-        return self._future.done()
-
     def _finish(self, done: asyncio.Future[Any]) -> None:
         sequence = self.sequence
         if not done.cancelled() and done.exception() is None:
             sequence.steps += self.made
-        self._steps = sequence.steps
+        self._steps, self.is_done = sequence.steps, True
         if self.on_done is not None:
             self.on_done()
 
