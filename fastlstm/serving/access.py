@@ -65,7 +65,10 @@ class Access:
         """
         if origin is None or origin.lower() in self._origins:
             return
-        site = urlsplit(origin)
+        try:
+            site = urlsplit(origin)
+        except ValueError:
+            site = urlsplit("")
         # A site can have its own name resolve to this machine; it cannot know the token.
         known = not self.is_open or _is_literal(site.hostname or "")
         if known and host is not None and site.netloc.lower() == host.lower():

@@ -58,6 +58,11 @@ def limited(
             self.transport.abort()
 
     class Socket(Reader, WebSocketsSansIOProtocol):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not self.handshake_initiated:  # all of it has come, and is none
+                self.cut("an upgrade without a handshake")
+
         def handle_cont(self, event: Frame) -> None:
             if len(self.frames) >= MOST_FRAGMENTS:  # empty ones have no end by their size
                 self.cut("a message of too many fragments")

@@ -292,6 +292,10 @@ def _request(served: Served, message: Any) -> Request:
             raise RequestError(Kind.INVALID, f"input {name!r:.200} is given twice")
         datatype, shape = given.datatype, given.shape[:]
         if raw:
+            if given.HasField("contents"):
+                raise RequestError(
+                    Kind.INVALID, f"input {name!r} is given as contents and as raw_input_contents"
+                )
             array = as_array(tensor, datatype, shape, raw[i])
         else:
             numbers = getattr(given.contents, CONTENTS[tensor.datatype])

@@ -297,6 +297,8 @@ def _arrays(served: Served, given: list[dict[str, Any]], binary: memoryview) -> 
         settings = _field(entry, "parameters", dict, {})
         check_parameters(f"input {name}", settings, ("binary_data_size",))
         size = _field(settings, "binary_data_size", int, -1)
+        if size >= 0 and "data" in entry:
+            raise RequestError(Kind.INVALID, f"input {name!r} has data and binary_data_size")
         if size >= 0:
             found[name] = as_array(tensor, datatype, shape, binary[taken : taken + size])
             taken += size

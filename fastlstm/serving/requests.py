@@ -93,6 +93,11 @@ def checked_name(given: Name) -> Name:
             Kind.INVALID,
             f"sequence_id has {len(given)} characters; expected at most {MOST_NAME}, or an integer",
         )
+    if isinstance(given, str) and not given.isascii():
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(Kind.INVALID, f"sequence_id is no text: {error.reason}") from None
     if isinstance(given, int) and not -(2**63) <= given < 2**63:
         raise RequestError(
             Kind.INVALID,

@@ -238,6 +238,10 @@ class Served:
                 raise RequestError(
                     Kind.INVALID, "sequence_start and sequence_end need a sequence_id"
                 )
+            if held and request.state is not None:
+                raise RequestError(
+                    Kind.INVALID, f"{', '.join(held)} is in {STATE}; expected it without one only"
+                )
             sequence = self._open(held, request.state)
         elif request.start:
             sequence = self._open(held, None, checked_name(name))

@@ -132,12 +132,12 @@ async def serve(
         servicer = grpc_v2.Servicer(repository, options.access, metrics)
         grpc_server, grpc_port = _grpc_server(servicer, options, tls)
         http_server, sockets = _http_server(repository, metrics, options, tls)
-        restored = 0 if store is None else _restore(store, repository, options)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
             stack.callback(loop.remove_signal_handler, number)
+        restored = 0 if store is None else _restore(store, repository, options)
         http_task: asyncio.Task[None] | None = None
         try:
             await grpc_server.start()
@@ -161,10 +161,10 @@ async def serve(
             for one in served:
                 one.stopping = True
             servicer.stop()
-            await asyncio.gather(grpc_server.stop(GRACE_SECONDS), sockets.stop())
+            await asyncio.gather(grpc_server.stop(GRACE_SECONDS), sockets.stop(GRACE_SECONDS))
             http_server.should_exit = True
             if http_task is not None:
-                await http_task
+                await asyncio.wait({http_task})
             if store is not None:
                 count = store.put(
                     (one.name, name, data) for one in served for name, data in one.saved()
@@ -199,8 +199,14 @@ def _restore(store: Store, repository: Repository, options: Options) -> int:
                     f"{options.state!r} holds sequences of model {model!r:.200}, which is not "
                     f"served; serve it under this name, or give another file"
                 )
+            served = repository.served[model]
+            if len(served.sequences) >= options.most_streams:
+                raise ValueError(
+                    f"{options.state!r} holds more than {options.most_streams} sequences of model "
+                    f"{model!r}; raise --max-streams"
+                )
             try:
-                repository.served[model].restore(name, stream)
+                served.restore(name, stream)
             except ValueError as error:
                 raise ValueError(
                     f"{options.state!r} holds sequence {name!r:.80} of model {model!r}, which does "

@@ -79,13 +79,17 @@ class Sockets:
             self.connections.discard(connection)
             self.metrics.gone()
 
-    async def stop(self) -> None:
-        """Answer what is under way, and close every connection, whose stream is kept."""
+    async def stop(self, seconds: float) -> None:
+        """Answer what is under way, and close every connection, whose stream is kept.
+
+        Those that have not ended after so many seconds, as of clients that do not read, are left.
+        """
+        end = asyncio.get_running_loop().time() + seconds
         for connection in tuple(self.connections):
             connection.leave(
                 RESTART, "the server is stopping; go on with ?session= when it is back"
             )
-        while self.connections:
+        while self.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
 
 

@@ -281,6 +281,11 @@ REFUSED = {
         "INVALID_ARGUMENT",
         "raw_input_contents has 2 tensors; expected 1",
     ),
+    "numbers twice": (
+        inputs({"contents": {"fp32_contents": [0.0] * 6}}),
+        "INVALID_ARGUMENT",
+        "as contents and as raw_input_contents",
+    ),
     "too many steps": (
         inputs({"shape": [4097, 6]}) | {"raw_input_contents": [bytes(4097 * 24)]},
         "INVALID_ARGUMENT",
@@ -365,6 +370,13 @@ class TestRefusals:
             infer(client, "several", values, sequence_id=10, sequence_start=True)
         with pytest.raises(InferenceServerException, match="no sequence 10"):
             infer(client, "several", values, sequence_id=10)
+
+    def test_held_rows_beside_a_state_that_has_them(self, client, models, rng):
+        values = inputs_for(models["several"], rng, 2)
+        found = arrays(infer(client, "several", values, "y", "stream_state"))
+        given = values | {"stream_state": found["stream_state"]}
+        with pytest.raises(InferenceServerException, match="knobs is in stream_state"):
+            infer(client, "several", given)
 
     def test_a_refused_start_leaves_the_sequence_that_was(self, client, models, rng):
         x = rng.standard_normal((3, 6)).astype(np.float32)

@@ -230,6 +230,11 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "inputs of no objects": ({"inputs": [3]}, 400, "holds what is no object"),
     "no name": ({"inputs": [{}]}, 400, "'name' is missing"),
     "no data": ({"inputs": [{k: X[k] for k in X if k != "data"}]}, 400, "neither data nor"),
+    "data twice": (
+        {"inputs": [X | {"parameters": {"binary_data_size": 24}}]},
+        400,
+        "has data and binary_data_size",
+    ),
     "words": ({"inputs": [X | {"data": ["a"] * 6}]}, 400, "do not fit"),
     "nulls": ({"inputs": [X | {"data": [None] * 6}]}, 400, "do not fit"),
     "truths": ({"inputs": [X | {"data": [True] * 6}]}, 400, "do not fit"),
