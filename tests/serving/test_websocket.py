@@ -206,7 +206,7 @@ def test_tokens_and_sites(paths):
 
 
 def test_limits_of_time_and_number(paths, rng):
-    options = ("--patience", "1", "--idle", "1.5", "--max-clients", "8", "--max-message", "240")
+    options = ("--patience", "4", "--idle", "5", "--max-clients", "8", "--max-message", "240")
     with serving({"plain": paths["plain"]}, *options) as server:
         with (
             streaming(server, "plain") as (connection, _),
