@@ -34,7 +34,7 @@ NO_WINDOW = b"\0\0\6\4\0\0\0\0\0" + struct.pack(">HI", 4, 0)
 @pytest.fixture(scope="module")
 def server(paths) -> Iterator[Server]:
     """One that waits a second for slow clients, and takes small messages."""
-    limits = ["--patience", "1", "--max-message", str(MOST_BYTES)]
+    limits = ["--patience", "3", "--max-message", str(MOST_BYTES)]
     with serving({"plain": paths["plain"]}, *limits) as server:
         yield server
         assert server.process.poll() is None, server.end()
