@@ -12,7 +12,6 @@ __all__ = ["set_up"]
 
 MOST_ALIKE = 10  # lines of one kind
 WINDOW_SECONDS = 60.0
-MOST_KINDS = 1024
 MOST_CHARACTERS = 4000  # of a traceback or text
 
 # Ours, and those of the libraries that speak the protocols.
@@ -22,22 +21,20 @@ LOGGERS = ("fastlstm.serving", "uvicorn.error", "asyncio", "grpc")
 class Limit(logging.Filter):
     """Lets a few lines of each kind pass in a minute; the first of the next one tells how many not.
 
-    Lines are of one kind if their text is, before what changes is filled in.
+    Lines are of one kind if they come from one place in the code: clients can change their text.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[tuple[str, str], list[float]] = {}  # since, lines
+        self._seen: dict[tuple[str, int], list[float]] = {}  # since, lines
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = (record.name, str(record.msg)[:200])
+        kind = record.pathname, record.lineno
         now = time.monotonic()
         seen = self._seen.get(kind)
         if seen is None or now - seen[0] >= WINDOW_SECONDS:
             if seen is not None and seen[1] > MOST_ALIKE:
                 record.left_out = int(seen[1]) - MOST_ALIKE
-            if len(self._seen) >= MOST_KINDS:
-                self._seen.clear()
             seen = self._seen[kind] = [now, 0]
         seen[1] += 1
         return seen[1] <= MOST_ALIKE

@@ -369,10 +369,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def _allow_files(count: int) -> None:
     """Allow this process so many open files: each client is one."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY not in (now, most) and most < count:
+    if now == resource.RLIM_INFINITY or now >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
+    except (ValueError, OSError, OverflowError):
         raise ValueError(
             f"{count} files are too many, the system allows {most}: lower --max-clients, or raise "
             f"the limit with ulimit -n"
-        )
-    if now != resource.RLIM_INFINITY and now < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
+        ) from None

@@ -40,7 +40,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--idle", "0"], "'0'; expected seconds, more than 0"),
         (["--idle", "nan"], "'nan'"),
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key are given together"),
-        (["--max-clients", str(10**9)], "files are too many, the system allows"),
+        (["--max-clients", str(2**40)], "files are too many, the system allows"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:"),
         (["--state", "/no/such/folder/state"], "No such file or directory"),
         (["--token-file", "/no/such/file"], "No such file or directory"),
